@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+// The baseline that every trained model has to beat: a text's own first words as its summary.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include <srformer/core/error.hpp>
+
+namespace srformer::examples {
+
+/// The number of words of `text`; words are what ASCII white space separates.
+inline std::size_t count_words(std::string_view text) {
+  constexpr std::string_view space = " \t\n\v\f\r";
+  std::size_t words = 0;
+  for (std::size_t at = text.find_first_not_of(space); at != std::string_view::npos;
+       at = text.find_first_not_of(space, at)) {
+    ++words;
+    at = text.find_first_of(space, at);
+    if (at == std::string_view::npos) break;
+  }
+  return words;
+}
+
+/// The mean number of words of `summaries`, rounded to the nearest whole number.
+inline std::size_t mean_words(std::span<const std::string> summaries) {
+  require(!summaries.empty(), "mean_words", "summaries is empty, expected at least one");
+  std::size_t words = 0;
+  for (const std::string& summary : summaries) words += count_words(summary);
+  return (2 * words + summaries.size()) / (2 * summaries.size());
+}
+
+/// The first `words` words of `text`, separated by one space each; all of them where there are fewer.
+inline std::string first_words(std::string_view text, std::size_t words) {
+  constexpr std::string_view space = " \t\n\v\f\r";
+  std::string head;
+  std::size_t at = 0;
+  for (std::size_t i = 0; i < words; ++i) {
+    at = text.find_first_not_of(space, at);
+    if (at == std::string_view::npos) break;
+    const std::size_t end = std::min(text.find_first_of(space, at), text.size());
+    if (i > 0) head += ' ';
+    head += text.substr(at, end - at);
+    at = end;
+  }
+  return head;
+}
+
+}  // namespace srformer::examples

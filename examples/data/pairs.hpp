@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// A pair of a text and its summary, and the file of such pairs that the programs read: JSON lines.
+#pragma once
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include <srformer/core/error.hpp>
+
+namespace srformer::examples {
+
+enum class Split { train, validation, test };
+
+struct Pair {
+  std::string text, summary;
+  bool operator==(const Pair&) const = default;
+};
+
+/// One line {"text": ..., "summary": ...}, without its newline; bytes that are not UTF-8 become
+/// U+FFFD.
+inline std::string json_line(const Pair& pair) {
+  nlohmann::ordered_json line;
+  line["text"] = pair.text;
+  line["summary"] = pair.summary;
+  return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
+/// Writes `lines` to `path`, aside first and then renamed, so that `path` is never half a file.
+inline void write_lines(const std::filesystem::path& path, const std::vector<std::string>& lines) {
+  const std::filesystem::path aside = path.string() + ".part";
+  std::ofstream file(aside, std::ios::binary);
+  for (const std::string& line : lines) file << line << '\n';
+  file.close();
+  if (!file) {
+    throw io_error(aside.string() + " cannot be written: see that its folder exists and has room");
+  }
+  std::filesystem::rename(aside, path);
+}
+
+/// Writes one JSON line per pair to `path`.
+inline void write_pairs(const std::filesystem::path& path, const std::vector<Pair>& pairs) {
+  std::vector<std::string> lines;
+  lines.reserve(pairs.size());
+  for (const Pair& pair : pairs) lines.push_back(json_line(pair));
+  write_lines(path, lines);
+}
+
+}  // namespace srformer::examples
