@@ -1,0 +1,352 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <sys/resource.h>
+
+#include <csignal>
+#include <fstream>
+#include <srformer/io/hf_checkpoint.hpp>
+
+#include "support/catch.hpp"
+#include "temporary_folder.hpp"
+
+using namespace srformer;
+using Catch::Matchers::ContainsSubstring;
+using nlohmann::json;
+
+namespace {
+
+using Tensors = std::map<std::string, std::pair<std::vector<index_t>, std::vector<float>>>;
+
+void write_text(const std::filesystem::path& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary) << text;
+}
+
+std::string text_of(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void write_tensors(const std::filesystem::path& path, const Tensors& tensors) {
+  SafetensorsWriter writer;
+  for (const auto& [name, tensor] : tensors)
+    writer.add<float>(name, DType::f32, tensor.first, tensor.second);
+  writer.write(path);
+}
+
+template <class Call>
+std::string refusal(Call call) {
+  try {
+    call();
+  } catch (const io_error& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+/// A checkpoint of two shards; 12 and 8 bytes.
+void write_shards(const TemporaryFolder& folder, const json& index) {
+  write_text(folder.path / "config.json", "{}");
+  write_tensors(folder.path / "one.safetensors", {{"a", {{3}, {1, 2, 3}}}});
+  write_tensors(folder.path / "two.safetensors", {{"b", {{2}, {4, 5}}}});
+  write_text(folder.path / "model.safetensors.index.json", index.dump());
+}
+
+const json two_shards = {{"metadata", {{"total_size", 20}}},
+                         {"weight_map", {{"a", "one.safetensors"}, {"b", "two.safetensors"}}}};
+
+/// A folder with one file of weights.
+struct Saved {
+  TemporaryFolder folder;
+  HfCheckpoint checkpoint;
+
+  explicit Saved(const Tensors& tensors) : checkpoint((prepare(folder, tensors), folder.path)) {}
+
+  static void prepare(const TemporaryFolder& folder, const Tensors& tensors) {
+    write_text(folder.path / "config.json", "{}");
+    write_tensors(folder.path / "model.safetensors", tensors);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a folder is opened and its tensors loaded", "[hf_checkpoint]") {
+  const TemporaryFolder folder;
+  write_text(folder.path / "config.json", R"({"d_model": 8})");
+  write_tensors(folder.path / "model.safetensors",
+                {{"w", {{2, 2}, {1, 2, 3, 4}}}, {"b", {{1}, {5}}}});
+  const HfCheckpoint checkpoint(folder.path);
+  CHECK(checkpoint.config().at("d_model") == 8);
+  CHECK(checkpoint.generation_config() == json::object());
+  CHECK(checkpoint.names() == std::vector<std::string>{"b", "w"});
+  CHECK(checkpoint.file_of("w").read<float>("w").size() == 4);
+  CHECK_THROWS_WITH(checkpoint.file_of("v"), ContainsSubstring("no tensor \"v\" among its 2"));
+
+  std::vector<double> w(4), b(1), absent(3, -1.0);
+  std::vector<TensorSlot> slots{host_slot("w", {}, {2, 2}, std::span(w)),
+                                host_slot("b", {}, {1}, std::span(b)),
+                                host_slot("absent", {}, {3}, std::span(absent))};
+  slots[2].required = false;
+  checkpoint.load(slots);
+  CHECK(w == std::vector<double>{1, 2, 3, 4});
+  CHECK(b == std::vector<double>{5});
+  CHECK(absent == std::vector<double>(3, -1.0));
+
+  write_text(folder.path / "generation_config.json", R"({"num_beams": 4})");
+  CHECK(HfCheckpoint(folder.path).generation_config().at("num_beams") == 4);
+}
+
+TEST_CASE("a folder without a checkpoint is refused with what to do", "[hf_checkpoint]") {
+  const TemporaryFolder folder;
+  const auto open = [&] { return refusal([&] { HfCheckpoint checkpoint(folder.path); }); };
+  CHECK_THAT(refusal([&] { HfCheckpoint checkpoint(folder.path / "none"); }),
+             ContainsSubstring("none: is not a folder"));
+  CHECK_THAT(open(), ContainsSubstring("holds no config.json"));
+  write_text(folder.path / "config.json", "[]");
+  CHECK_THAT(open(), ContainsSubstring("config.json: byte 0: is not a JSON object"));
+  write_text(folder.path / "config.json", "{\"a\": 1,}");
+  CHECK_THAT(open(), ContainsSubstring("config.json: byte 8: not valid JSON"));
+  write_text(folder.path / "config.json", "");
+  CHECK_THAT(open(), ContainsSubstring("config.json: byte 0: not valid JSON"));
+  write_text(folder.path / "config.json", "{}");
+  CHECK_THAT(open(),
+             ContainsSubstring("neither model.safetensors nor model.safetensors.index.json"));
+  write_text(folder.path / "pytorch_model.bin", "PK");
+  CHECK_THAT(open(), ContainsSubstring("convert it with: python -c") &&
+                         ContainsSubstring("save_pretrained('" + folder.path.string()));
+  write_text(folder.path / "model.safetensors", "short");
+  CHECK_THAT(open(), ContainsSubstring("model.safetensors: byte 5: ends within"));
+}
+
+TEST_CASE("shards are one checkpoint", "[hf_checkpoint]") {
+  const TemporaryFolder folder;
+  write_shards(folder, two_shards);
+  std::vector<float> a(3), b(2);
+  HfCheckpoint(folder.path)
+      .load(std::vector<TensorSlot>{host_slot("a", {}, {3}, std::span(a)),
+                                    host_slot("b", {}, {2}, std::span(b))});
+  CHECK(a == std::vector<float>{1, 2, 3});
+  CHECK(b == std::vector<float>{4, 5});
+
+  json without_size = two_shards;
+  without_size.erase("metadata");
+  write_shards(folder, without_size);
+  CHECK(HfCheckpoint(folder.path).names() == std::vector<std::string>{"a", "b"});
+
+  // transformers prefers the single file too.
+  write_tensors(folder.path / "model.safetensors", {{"c", {{1}, {9}}}});
+  CHECK(HfCheckpoint(folder.path).names() == std::vector<std::string>{"c"});
+}
+
+TEST_CASE("an index that contradicts its shards is refused", "[hf_checkpoint]") {
+  const auto open = [](const json& index, const char* removed = nullptr) {
+    const TemporaryFolder folder;
+    write_shards(folder, index);
+    if (removed != nullptr) std::filesystem::remove(folder.path / removed);
+    return refusal([&] { HfCheckpoint checkpoint(folder.path); });
+  };
+  REQUIRE(open(two_shards) == "accepted");
+  CHECK_THAT(open(two_shards, "two.safetensors"),
+             ContainsSubstring("shard two.safetensors of 2 is missing"));
+  json index = two_shards;
+  index["metadata"]["total_size"] = 24;
+  CHECK_THAT(open(index), ContainsSubstring("total_size of 24, but the shards hold 20 bytes"));
+  index["metadata"]["total_size"] = "20";
+  CHECK_THAT(open(index), ContainsSubstring("total_size of \"20\""));
+  index = two_shards;
+  index["weight_map"]["c"] = "one.safetensors";
+  CHECK_THAT(open(index), ContainsSubstring("tensor \"c\" is not in its shard one.safetensors"));
+  index = two_shards;
+  index["weight_map"].erase("b");
+  index["weight_map"]["a"] = "two.safetensors";
+  CHECK_THAT(open(index), ContainsSubstring("tensor \"a\" is not in its shard two.safetensors"));
+  index = two_shards;
+  index["weight_map"]["a"] = "../one.safetensors";
+  CHECK_THAT(open(index), ContainsSubstring("not a file of this folder"));
+  index["weight_map"]["a"] = 1;
+  CHECK_THAT(open(index), ContainsSubstring("names no file for tensor \"a\""));
+  CHECK_THAT(open(json{{"metadata", {}}}), ContainsSubstring("no object \"weight_map\""));
+}
+
+TEST_CASE("a shard with a tensor the index omits is refused", "[hf_checkpoint]") {
+  const TemporaryFolder folder;
+  write_shards(folder, two_shards);
+  write_tensors(folder.path / "two.safetensors", {{"b", {{2}, {4, 5}}}, {"extra", {{1}, {0}}}});
+  CHECK_THAT(
+      refusal([&] { HfCheckpoint checkpoint(folder.path); }),
+      ContainsSubstring("tensor \"extra\" is in two.safetensors, which the index does not say"));
+}
+
+TEST_CASE("all that does not fit is reported at once, and nothing is filled", "[hf_checkpoint]") {
+  const Saved saved({{"right", {{1}, {7}}},
+                     {"turned", {{2, 3}, {1, 2, 3, 4, 5, 6}}},
+                     {"tied.a", {{1}, {1}}},
+                     {"tied.b", {{1}, {2}}},
+                     {"old.1.bias", {{1}, {1}}},
+                     {"stranger", {{1}, {1}}}});
+  std::vector<float> right{-1}, turned(6), tied(1), absent(1);
+  const std::vector<TensorSlot> slots{
+      host_slot("right", {}, {1}, std::span(right)),
+      host_slot("turned", {}, {3, 2}, std::span(turned)),
+      host_slot("tied.a", {"tied.b", "tied.c"}, {1}, std::span(tied)),
+      host_slot("first.absent", {"alias.absent"}, {1}, std::span(absent)),
+      host_slot("second.absent", {}, {1}, std::span(absent))};
+  const std::string message = refusal([&] {
+    saved.checkpoint.load(slots, {.ignore_unexpected = {"old.*.bias"}, .optional_prefix = {}});
+  });
+  CHECK_THAT(message, ContainsSubstring("missing: first.absent, second.absent; "));
+  CHECK_THAT(message, ContainsSubstring("unexpected: stranger; "));
+  CHECK_THAT(message, ContainsSubstring("turned: expected [3,2], got [2,3]"));
+  CHECK_THAT(message, ContainsSubstring("that differ: tied.a and tied.b"));
+  CHECK_THAT(message, !ContainsSubstring("old.1.bias") && !ContainsSubstring("right"));
+  CHECK(right == std::vector<float>{-1});
+}
+
+TEST_CASE("tied weights are found under any of their names", "[hf_checkpoint]") {
+  std::vector<float> shared(2);
+  const std::vector<TensorSlot> slots{
+      host_slot("shared.weight", {"encoder.weight", "lm_head.weight"}, {2}, std::span(shared))};
+  const auto load = [&](const Tensors& tensors) {
+    shared = {0, 0};
+    Saved(tensors).checkpoint.load(slots);
+    return shared;
+  };
+  const std::vector<float> x{1, 2};
+  CHECK(load({{"shared.weight", {{2}, x}}}) == x);
+  CHECK(load({{"lm_head.weight", {{2}, x}}}) == x);
+  CHECK(load({{"lm_head.weight", {{2}, x}}, {"encoder.weight", {{2}, x}}}) == x);
+  CHECK_THAT(refusal([&] {
+               load({{"lm_head.weight", {{2}, x}}, {"encoder.weight", {{2}, {1, 3}}}});
+             }),
+             ContainsSubstring("encoder.weight and lm_head.weight"));
+  // Untied weights are two slots, which may differ.
+  std::vector<float> head(2);
+  Saved({{"shared.weight", {{2}, x}}, {"lm_head.weight", {{2}, {3, 4}}}})
+      .checkpoint.load(std::vector<TensorSlot>{
+          host_slot("shared.weight", {"encoder.weight"}, {2}, std::span(shared)),
+          host_slot("lm_head.weight", {}, {2}, std::span(head))});
+  CHECK(head == std::vector<float>{3, 4});
+}
+
+TEST_CASE("a prefix that the base model lacks is optional", "[hf_checkpoint]") {
+  const Saved saved({{"encoder.w", {{1}, {3}}}});
+  std::vector<float> w(1);
+  const std::vector<TensorSlot> slots{host_slot("model.encoder.w", {}, {1}, std::span(w))};
+  CHECK_THAT(refusal([&] { saved.checkpoint.load(slots); }),
+             ContainsSubstring("missing: model.encoder.w"));
+  saved.checkpoint.load(slots, {.ignore_unexpected = {}, .optional_prefix = "model."});
+  CHECK(w == std::vector<float>{3});
+}
+
+TEST_CASE("patterns", "[hf_checkpoint]") {
+  CHECK(matches_pattern("a.b", "a.b"));
+  CHECK(matches_pattern("a.b", "a.*"));
+  CHECK(matches_pattern("a.b", "*"));
+  CHECK(matches_pattern("", "*"));
+  CHECK(matches_pattern("a.0.b.1.c", "a.*.b.*.c"));
+  CHECK(matches_pattern("abab", "*ab"));
+  CHECK_FALSE(matches_pattern("a.b", "a"));
+  CHECK_FALSE(matches_pattern("a.b", "*.c"));
+  CHECK_FALSE(matches_pattern("a.b", ""));
+}
+
+TEST_CASE("fields of a configuration", "[hf_checkpoint]") {
+  const json config = json::parse(
+      R"({"size":64,"zero":0,"minus":-1,"rate":0.5,"whole":512.0,"on":true,"name":"relu","nothing":null,)"
+      R"("list":[1,2],"big":3000000000,"huge":18446744073709551615})");
+  const std::string path = "dir/config.json";
+  CHECK(json_field<index_t>(config, "size", path) == 64);
+  CHECK(json_field<int>(config, "minus", path) == -1);
+  CHECK(json_field<double>(config, "rate", path) == 0.5);
+  CHECK(json_field<float>(config, "size", path) == 64.0f);
+  CHECK(json_field<bool>(config, "on", path));
+  CHECK(json_field<std::string>(config, "name", path) == "relu");
+  CHECK(json_field_or<index_t>(config, "absent", path, 7) == 7);
+  CHECK(json_field_or<index_t>(config, "nothing", path, 7) == 7);
+  CHECK(json_field_or<index_t>(config, "size", path, 7) == 64);
+  CHECK_FALSE(json_optional<int>(config, "nothing", path).has_value());
+  CHECK(json_size(config, "size", path) == 64);
+  CHECK(json_size_or(config, "nothing", path, 3) == 3);
+  CHECK(json_field<std::int64_t>(config, "big", path) == 3'000'000'000);
+
+  CHECK_THROWS_WITH((json_field<index_t>(config, "d_model", path)),
+                    ContainsSubstring("dir/config.json: has no \"d_model\", expected an integer"));
+  CHECK_THROWS_WITH((json_field<index_t>(config, "nothing", path)),
+                    ContainsSubstring("has no \"nothing\""));
+  CHECK_THROWS_WITH((json_field<index_t>(config, "name", path)),
+                    ContainsSubstring("\"name\" is \"relu\", expected an integer"));
+  CHECK_THROWS_WITH((json_field<index_t>(config, "whole", path)), ContainsSubstring("is 512.0"));
+  CHECK_THROWS_WITH((json_field<index_t>(config, "on", path)), ContainsSubstring("is true"));
+  CHECK_THROWS_WITH((json_field<bool>(config, "size", path)),
+                    ContainsSubstring("expected true or false"));
+  CHECK_THROWS_WITH((json_field<double>(config, "on", path)),
+                    ContainsSubstring("expected a number"));
+  CHECK_THROWS_WITH((json_field<std::string>(config, "list", path)), ContainsSubstring("is [1,2]"));
+  CHECK_THROWS_WITH((json_field<std::int32_t>(config, "big", path)),
+                    ContainsSubstring("is 3000000000"));
+  CHECK_THROWS_AS((json_field<std::int64_t>(config, "huge", path)), io_error);
+  CHECK_THROWS_AS((json_field<std::uint32_t>(config, "minus", path)), io_error);
+  CHECK_THROWS_WITH(json_field_or<int>(config, "name", path, 1),
+                    ContainsSubstring("\"name\" is \"relu\""));
+  CHECK_THROWS_WITH(json_size(config, "zero", path),
+                    ContainsSubstring("\"zero\" is 0, expected at least 1"));
+  CHECK_THROWS_WITH(json_size_or(config, "minus", path, 3), ContainsSubstring("at least 1"));
+  CHECK_THROWS_WITH(json_size(config, "absent", path), ContainsSubstring("has no \"absent\""));
+}
+
+TEST_CASE("a checkpoint is saved and opened again", "[hf_checkpoint]") {
+  const TemporaryFolder parent;
+  const auto folder = parent.path / "new" / "checkpoint-10";
+  const std::vector<float> x{1, 2, 3};
+  SafetensorsWriter writer;
+  writer.add<float>("x", DType::f32, {3}, x);
+  const json config{{"d_model", 3}, {"name", "\u00e9"}};
+  save_checkpoint(folder, writer, config, {{"num_beams", 2}});
+  CHECK(std::distance(std::filesystem::directory_iterator(folder), {}) == 3);
+  CHECK(text_of(folder / "config.json") == "{\n  \"d_model\": 3,\n  \"name\": \"\u00e9\"\n}\n");
+  const HfCheckpoint checkpoint(folder);
+  CHECK(checkpoint.config() == config);
+  CHECK(checkpoint.generation_config().at("num_beams") == 2);
+  CHECK(checkpoint.file_of("x").metadata().at("format") == "pt");
+  std::vector<float> y(3);
+  checkpoint.load(std::vector<TensorSlot>{host_slot("x", {}, {3}, std::span(y))});
+  CHECK(y == x);
+}
+
+TEST_CASE("a full disk leaves the whole old checkpoint", "[hf_checkpoint]") {
+  const TemporaryFolder folder;
+  const std::vector<float> x{1, 2, 3};
+  SafetensorsWriter writer;
+  writer.add<float>("x", DType::f32, {3}, x);
+  save_checkpoint(folder.path, writer, {{"version", 1}}, {{"version", 1}});
+  const std::string weights = text_of(folder.path / "model.safetensors");
+
+  // Weights and generation_config.json fit, config.json does not.
+  rlimit before{};
+  REQUIRE(getrlimit(RLIMIT_FSIZE, &before) == 0);
+  const rlimit small{1000, before.rlim_max};
+  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
+  SafetensorsWriter other;
+  other.add<float>("other", DType::f32, {3}, x);
+  const json config{{"version", 2}, {"note", std::string(2000, 'x')}};
+  REQUIRE(setrlimit(RLIMIT_FSIZE, &small) == 0);
+  const std::string message = refusal([&] {
+    save_checkpoint(folder.path, other, config, {{"version", 2}});
+  });
+  setrlimit(RLIMIT_FSIZE, &before);
+  std::signal(SIGXFSZ, handler);
+
+  CHECK_THAT(message, ContainsSubstring("config.json: cannot write") &&
+                          ContainsSubstring("nothing was overwritten"));
+  CHECK(folder.entries() == 3);
+  CHECK(text_of(folder.path / "model.safetensors") == weights);
+  CHECK(HfCheckpoint(folder.path).config().at("version") == 1);
+  CHECK(HfCheckpoint(folder.path).generation_config().at("version") == 1);
+}
+
+TEST_CASE("JSON files are replaced whole", "[hf_checkpoint]") {
+  const TemporaryFolder folder;
+  write_json_file(folder.path / "a.json", {{"a", 1}});
+  CHECK_THROWS_WITH(write_json_file(folder.path / "a.json", "\xff"),
+                    ContainsSubstring("not UTF-8"));
+  CHECK(read_json_file(folder.path / "a.json") == json{{"a", 1}});
+  CHECK(folder.entries() == 1);
+}
