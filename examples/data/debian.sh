@@ -14,7 +14,7 @@ fi
 output=$1
 program=${2:-build/examples/debian_descriptions}
 if [ ! -x "$program" ]; then
-  echo "$program is not a program: build the target debian_descriptions, or give its path" >&2
+  echo "$program is not a program: build the target example_debian_descriptions, or give its path" >&2
   exit 2
 fi
 

@@ -37,9 +37,11 @@ inline std::string_view field(std::string_view line, std::string_view name) {
   return line.substr(2);
 }
 
-/// Appends one line of a description, its first space already off, to the text so far.
+/// The text of a description, line by line: paragraphs on one line each, items of lists as "- ..." on
+/// a line each, and verbatim (indented) lines as they are.
 class Description {
  public:
+  /// Takes the next line, without the one space that every line of a long field begins with.
   void add(std::string_view line) {
     while (!line.empty() && (line.back() == ' ' || line.back() == '\r')) line.remove_suffix(1);
     if (line.empty() || line == ".") {
