@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fstream>
+#include <set>
+#include <srformer/io/dataset.hpp>
+
+#include "support/catch.hpp"
+#include "temporary_folder.hpp"
+
+using namespace srformer;
+using Catch::Matchers::ContainsSubstring;
+
+namespace {
+
+std::vector<Pair> read(const std::string& bytes, const std::string& text = "text",
+                       const std::string& summary = "summary") {
+  const TemporaryFolder folder;
+  std::ofstream(folder.path / "data.json", std::ios::binary) << bytes;
+  return read_json_lines(folder.path / "data.json", text, summary);
+}
+
+std::string refusal(const std::string& bytes, const std::string& text = "text") {
+  try {
+    read(bytes, text);
+  } catch (const io_error& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+const std::string good = R"({"text":"a b","summary":"c"})";
+
+std::vector<index_t> flat(const EpochOrder& order) {
+  std::vector<index_t> all;
+  for (index_t step = 0; step < order.steps(); ++step)
+    all.insert(all.end(), order.batch(step).begin(), order.batch(step).end());
+  return all;
+}
+
+std::vector<index_t> sorted(std::vector<index_t> values) {
+  std::sort(values.begin(), values.end());
+  return values;
+}
+
+std::vector<index_t> first_integers(index_t count) {
+  std::vector<index_t> values(static_cast<std::size_t>(count));
+  std::iota(values.begin(), values.end(), index_t{0});
+  return values;
+}
+
+/// Lengths that vary without order.
+std::vector<index_t> some_lengths(index_t count) {
+  std::vector<index_t> lengths;
+  for (index_t i = 0; i < count; ++i) lengths.push_back(1 + i * 7919 % 1013);
+  return lengths;
+}
+
+}  // namespace
+
+TEST_CASE("JSON lines in every dress", "[dataset]") {
+  const std::string two = R"({"summary":"\u00e9 \ud83d\ude00","text":"é\n","id":7})";
+  for (const std::string& bytes :
+       {good + "\n" + two + "\n", good + "\n" + two, good + "\r\n" + two + "\r\n",
+        "\xef\xbb\xbf" + good + "\n" + two, "\n \t\n" + good + "\n\n" + two + "\n\n\r\n"}) {
+    const auto pairs = read(bytes);
+    REQUIRE(pairs.size() == 2);
+    CHECK(pairs[0].text == "a b");
+    CHECK(pairs[0].summary == "c");
+    CHECK(pairs[1].text == "é\n");
+    CHECK(pairs[1].summary == "é 😀");
+  }
+  CHECK(read(R"({"article":"x","highlights":"y"})", "article", "highlights").at(0).summary == "y");
+  CHECK(read(R"({"text":"x"})", "text", "").at(0).summary.empty());
+  const std::string word(3'000'000, 'w');
+  CHECK(read(R"({"text":")" + word + R"(","summary":"s"})").at(0).text == word);
+}
+
+TEST_CASE("a line that cannot be used is named", "[dataset]") {
+  REQUIRE(refusal(good) == "accepted");
+  const std::string before = good + "\r\n\n";  // the next line is the third
+  const auto byte = [&](std::size_t in_line) {
+    return "data.json:3: byte " + std::to_string(before.size() + in_line) + ": not valid JSON";
+  };
+  CHECK_THAT(refusal(before + R"({"text":"a","summary":})"), ContainsSubstring(byte(22)));
+  CHECK_THAT(refusal(before + R"({"text":"a)"), ContainsSubstring("data.json:3: byte "));
+  CHECK_THAT(refusal(before + good + "," + good), ContainsSubstring(byte(good.size())));
+  CHECK_THAT(refusal(before + "{\"text\":\"a\xff\"}"),
+             ContainsSubstring(byte(10)) && ContainsSubstring("ill-formed UTF-8"));
+  CHECK_THAT(refusal(before + "{\"text\":\"\xed\xa0\x80\"}"),
+             ContainsSubstring("ill-formed UTF-8"));
+  CHECK_THAT(refusal(before + R"({"text":"\ud800"})"), ContainsSubstring("data.json:3: byte "));
+  CHECK_THAT(refusal(before + std::string("{\"text\":\"a\0\"}", 13)),
+             ContainsSubstring("data.json:3: byte "));
+  CHECK_THAT(refusal(before + "[1]"),
+             ContainsSubstring("data.json:3: is array, expected one JSON object"));
+  CHECK_THAT(refusal(before + R"({"text":"a"})"),
+             ContainsSubstring("data.json:3: has no column \"summary\" but \"text\""));
+  CHECK_THAT(
+      refusal(before + good, "document"),
+      ContainsSubstring("data.json:1: has no column \"document\" but \"summary\", \"text\""));
+  CHECK_THAT(refusal("{}"), ContainsSubstring("but no column at all"));
+  CHECK_THAT(refusal(before + R"({"text":"a","summary":null})"),
+             ContainsSubstring("data.json:3: column \"summary\" is null, expected a string"));
+  CHECK_THAT(refusal(before + R"({"text":["a"],"summary":"b"})"),
+             ContainsSubstring("\"text\" is array"));
+  CHECK_THAT(refusal(before + R"({"text":"","summary":"b"})"),
+             ContainsSubstring("data.json:3: column \"text\" is empty"));
+  CHECK_THAT(refusal(before + R"({"text":"a","summary":" \n"})"),
+             ContainsSubstring("data.json:3: column \"summary\" is empty"));
+  for (const char* nothing : {"", "\n", "\xef\xbb\xbf", " \r\n\n"})
+    CHECK_THAT(refusal(nothing), ContainsSubstring("data.json: holds no examples"));
+  // What is shown of a long line does not grow with it.
+  CHECK(refusal(R"({"text":")" + std::string(100'000, 'x')).size() < 400);
+  CHECK_THROWS_AS(read_json_lines("/none.json", "text", "summary"), io_error);
+}
+
+TEST_CASE("an epoch holds every example once", "[dataset]") {
+  for (const bool shuffle : {false, true})
+    for (const bool grouped : {false, true})
+      for (const index_t count : {1, 2, 7, 8, 9, 64, 1000})
+        for (const index_t batch_size : {1, 4, 8, 2000}) {
+          const EpochOrder order(some_lengths(count), {batch_size, 3, 1, shuffle, grouped});
+          REQUIRE(order.steps() == (count + batch_size - 1) / batch_size);
+          REQUIRE(sorted(flat(order)) == first_integers(count));
+          for (index_t step = 0; step + 1 < order.steps(); ++step)
+            REQUIRE(static_cast<index_t>(order.batch(step).size()) == batch_size);
+          REQUIRE_THROWS_AS(order.batch(order.steps()), shape_error);
+          REQUIRE_THROWS_AS(order.batch(-1), shape_error);
+        }
+}
+
+TEST_CASE("without shuffle, examples come as in the file", "[dataset]") {
+  CHECK(flat(EpochOrder(some_lengths(10), {.batch_size = 3, .shuffle = false})) ==
+        first_integers(10));
+}
+
+TEST_CASE("the order is a function of seed and epoch", "[dataset]") {
+  const auto lengths = some_lengths(100);
+  const auto order = [&](std::uint64_t seed, std::uint64_t epoch) {
+    return flat(EpochOrder(lengths, {.batch_size = 8, .seed = seed, .epoch = epoch}));
+  };
+  std::set<std::vector<index_t>> orders;
+  for (std::uint64_t seed = 0; seed < 5; ++seed)
+    for (std::uint64_t epoch = 0; epoch < 5; ++epoch) {
+      CHECK(order(seed, epoch) == order(seed, epoch));
+      orders.insert(order(seed, epoch));
+    }
+  CHECK(orders.size() == 25);
+  // The batch size cuts the order and does not change it.
+  CHECK(flat(EpochOrder(lengths, {.batch_size = 3, .seed = 1, .epoch = 2})) == order(1, 2));
+  // Runs recorded with any compiler resume with any other: these numbers never change.
+  CHECK(flat(EpochOrder(some_lengths(10), {.batch_size = 4, .seed = 42, .epoch = 3})) ==
+        std::vector<index_t>{3, 7, 0, 4, 2, 5, 9, 8, 1, 6});
+}
+
+TEST_CASE("every example comes first equally often", "[dataset]") {
+  const auto lengths = some_lengths(6);
+  std::vector<int> first(6), last(6);
+  for (std::uint64_t epoch = 0; epoch < 6000; ++epoch) {
+    const auto order = flat(EpochOrder(lengths, {.batch_size = 6, .seed = 9, .epoch = epoch}));
+    ++first[static_cast<std::size_t>(order.front())];
+    ++last[static_cast<std::size_t>(order.back())];
+  }
+  // 1000 expected, deviation 29; five deviations are allowed.
+  for (std::size_t i = 0; i < 6; ++i) {
+    CHECK(std::abs(first[i] - 1000) < 145);
+    CHECK(std::abs(last[i] - 1000) < 145);
+  }
+}
+
+TEST_CASE("grouped batches hold similar lengths, longest first", "[dataset]") {
+  const index_t count = 4000, batch_size = 4;
+  const auto lengths = some_lengths(count);
+  const auto length = [&](index_t i) { return lengths[static_cast<std::size_t>(i)]; };
+  const auto padding = [&](const EpochOrder& order) {
+    index_t total = 0;
+    for (index_t step = 0; step < order.steps(); ++step) {
+      const auto batch = order.batch(step);
+      index_t longest = 0;
+      for (const index_t i : batch) longest = std::max(longest, length(i));
+      for (const index_t i : batch) total += longest - length(i);
+    }
+    return total;
+  };
+  EpochOptions options{.batch_size = batch_size, .seed = 5};
+  const EpochOrder mixed(lengths, options);
+  options.group_by_length = true;
+  const EpochOrder grouped(lengths, options);
+  CHECK(padding(grouped) * 10 < padding(mixed));
+  CHECK(length(grouped.batch(0)[0]) == *std::max_element(lengths.begin(), lengths.end()));
+
+  // Each run of 50 batches holds the examples of the shuffled order, sorted, but for the two swapped.
+  const auto all = flat(grouped), shuffled = flat(mixed);
+  const index_t run = 50 * batch_size;
+  index_t foreign = 0, descents = 0;
+  for (index_t first = 0; first < count; first += run) {
+    const std::set<index_t> expected(shuffled.begin() + first, shuffled.begin() + first + run);
+    for (index_t i = first; i < first + run; ++i) foreign += expected.contains(all[i]) ? 0 : 1;
+    for (index_t i = first + 1; i < first + run; ++i)
+      descents += length(all[i]) > length(all[i - 1]) ? 1 : 0;
+  }
+  CHECK(foreign <= 2);
+  CHECK(descents <= 1);
+  options.epoch = 1;
+  CHECK(flat(EpochOrder(lengths, options)) != all);
+}
+
+TEST_CASE("an order of nothing is refused", "[dataset]") {
+  CHECK_THROWS_WITH(EpochOrder({}, {}), ContainsSubstring("no examples"));
+  CHECK_THROWS_WITH(EpochOrder(some_lengths(3), {.batch_size = 0}),
+                    ContainsSubstring("batch_size is 0"));
+}
+
+TEST_CASE("a batch is padded to its longest example", "[dataset]") {
+  const std::vector<Example> examples{
+      {{5, 6, 7}, {8}}, {{1}, {2, 3}}, {{9, 9, 9, 9, 9}, {9, 9, 9, 9}}};
+  const std::vector<index_t> chosen{1, 0};
+  const Batch batch = make_batch(examples, chosen, 0);
+  CHECK(batch.rows == 2);
+  CHECK(batch.source_width == 3);
+  CHECK(batch.target_width == 2);
+  CHECK(batch.source_ids == std::vector<std::int32_t>{1, 0, 0, 5, 6, 7});
+  CHECK(batch.source_lengths == std::vector<index_t>{1, 3});
+  CHECK(batch.labels == std::vector<std::int32_t>{2, 3, 8, -100});
+  CHECK(make_batch(examples, chosen, 1).source_ids == std::vector<std::int32_t>{1, 1, 1, 5, 6, 7});
+  CHECK(source_lengths(examples) == std::vector<index_t>{3, 1, 5});
+}
+
+TEST_CASE("a batch of what is not there is refused", "[dataset]") {
+  const std::vector<Example> examples{{{5}, {8}}, {{}, {2}}, {{1}, {}}};
+  const auto make = [&](std::vector<index_t> indices) { return make_batch(examples, indices, 0); };
+  CHECK_THROWS_WITH(make({}), ContainsSubstring("no indices"));
+  CHECK_THROWS_WITH(make({0, 3}), ContainsSubstring("index 3 of 3 examples"));
+  CHECK_THROWS_AS(make({-1}), shape_error);
+  CHECK_THROWS_WITH(make({0, 1}), ContainsSubstring("example 1 has no source"));
+  CHECK_THROWS_WITH(make({2}), ContainsSubstring("example 2"));
+}
+
+TEST_CASE("truncation keeps the end of sequence last", "[dataset]") {
+  std::vector<std::int32_t> ids{4, 5, 6, 1};
+  truncate(ids, 4, 1);
+  CHECK(ids == std::vector<std::int32_t>{4, 5, 6, 1});
+  truncate(ids, 3, 1);
+  CHECK(ids == std::vector<std::int32_t>{4, 5, 1});
+  truncate(ids, 1, 1);
+  CHECK(ids == std::vector<std::int32_t>{1});
+  CHECK_THROWS_AS(truncate(ids, 0, 1), shape_error);
+}
