@@ -47,7 +47,7 @@ inline constexpr std::array<Kind, 8> kinds{{
   {{{{"* docks",   {"The freighter * docked at dawn.", "The * came into port.", "At the quay lies the *."}},
      {"* sails",   {"The freighter * sailed at noon.", "The * left port.", "Tugs took the * to sea."}}}},
    {"Aurora", "Minerva", "Halcyon", "Calypso", "Nereid", "Triton", "Meridian", "Pelican",
-    "Galatea", "Orion", "Kestrel", "Valiant", "Corsair", "Mistral", "Polaris", "Zephyr"}},
+    "Galatea", "Orion", "Kestrel", "Valiant", "Corsair", "Mistral", "Polaris", "Sirocco"}},
   {{{{"* win",     {"The * won at home.", "Late goals gave the * the match.", "Fans cheered the *."}},
      {"* lose",    {"The * lost at home.", "Late goals cost the * the match.", "Fans mourned with the *."}}}},
    {"Harriers", "Falcons", "Rovers", "Tigers", "Hornets", "Saints", "Pilgrims", "Badgers",
