@@ -3,6 +3,7 @@
 #include "../../examples/data/bulletins.hpp"
 
 #include <array>
+#include <map>
 #include <optional>
 #include <set>
 #include <string>
@@ -130,6 +131,23 @@ TEST_CASE("names and sentences tell their kind and statement") {
   CHECK(names.size() == name_count);
   CHECK(patterns.size() == pattern_count);
   CHECK(name_count == 128);
+}
+
+TEST_CASE("no character is so rare that a tokenizer drops it") {
+  constexpr double dropped_by_sentencepiece = 1 - 0.9995;
+  std::map<char, std::size_t> count;
+  std::size_t characters = 0;
+  for (const Pair& pair : make_bulletins(1, Split::train, 2000, 11)) {
+    for (const char c : pair.text + ' ' + pair.summary) {
+      ++count[c];
+      ++characters;
+    }
+  }
+  REQUIRE(count.size() > 40);
+  for (const auto& [c, n] : count) {
+    INFO(c);
+    CHECK(static_cast<double>(n) > dropped_by_sentencepiece * static_cast<double>(characters));
+  }
 }
 
 TEST_CASE("every kind stands at every place of the text equally often") {
