@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// Softmax attention of a few queries to a run of keys, as one team computes it: the piece that full,
+// segmented, Transformer-XL and LongT5 attention have in common.
+//
+//   s_ij = q_i . k_j + bias_ij,  p_i = softmax(s_i),  a_i = sum_j drop_ij p_ij v_j
+//
+//   dp_ij = drop_ij (da_i . v_j),  ds_ij = p_ij (dp_ij - sum_l p_il dp_il)
+//   dq_i += sum_j ds_ij k_j,  dk_j += sum_i ds_ij q_i,  dv_j += sum_i drop_ij p_ij da_i
+//
+// Nothing is saved: backward computes the weights again.
+#pragma once
+
+#include <srformer/attention/mask.hpp>
+#include <srformer/ops/dropout.hpp>
+#include <srformer/ops/softmax.hpp>
+
+namespace srformer {
+
+/// The rows of a matrix in memory, `stride` elements apart.
+template <class T>
+struct Rows {
+  T* data = nullptr;
+  index_t stride = 0;
+  SRF_HD T* row(index_t i) const { return data + i * stride; }
+  SRF_HD Rows from(index_t i) const { return {data + i * stride, stride}; }
+  SRF_HD operator Rows<const T>() const { return {data, stride}; }  // NOLINT: as pointers convert
+};
+
+/// The [length, size] matrix of one source and head in a [B,H,length,size] view.
+template <class T, class Space>
+SRF_HD Rows<T> head_rows(const View<T, 4, Space>& x, index_t b, index_t h) {
+  return {x.data + b * x.strides[0] + h * x.strides[1], x.strides[2]};
+}
+
+/// A block of the [B,H,M,N] scores: some queries, some keys that follow each other.
+struct ScoreBlock {
+  index_t b, h, head_size;
+  index_t heads, queries, keys;      ///< H, M, N of the whole
+  index_t first_query, query_count;  ///< the queries at hand
+  index_t first_key, key_count;      ///< the keys at hand
+  index_t zero_keys = 0;             ///< further keys of zeros, with zero values and no bias
+};
+
+/// What shapes the weights beyond the scores.
+template <class C, class Space>
+struct AttendContext {
+  ScoreMask<C, Space> mask{};
+  Dropout dropout{};
+};
+
+namespace detail {
+
+/// weights [query_count, key_count]: the softmax of every query of the block, before dropout.
+template <class Team, class T, class C, class Space>
+SRF_HD void block_weights(const Team& team, const AttendContext<C, Space>& context,
+                          const ScoreBlock& block, Rows<const T> q, Rows<const T> k, C* weights) {
+  const index_t n = block.key_count;
+  team.gemm(Op::none, Op::transpose, block.query_count, n, block.head_size, C(1), q.data, q.stride,
+            k.data, k.stride, C(0), weights, n);
+  for (index_t r = 0; r < block.query_count; ++r) {
+    C* row = weights + r * n;
+    const index_t i = block.first_query + r;
+    const index_t limit = context.mask.visible(i, block.first_key + n) - block.first_key;
+    const index_t seen = limit < 0 ? 0 : limit;
+    context.mask.add(team, block.b, block.h, i, block.first_key, seen, block.queries, block.keys, row);
+    softmax_row(team, seen, row, block.zero_keys);
+    team.for_each(n - seen, [=](index_t c) { row[seen + c] = C(0); });
+  }
+}
+
+/// x[c] *= the dropout factor of query first_query + r and key first_key + c.
+template <class Team, class C>
+SRF_HD void drop_row(const Team& team, const Dropout& dropout, const ScoreBlock& block, index_t r, C* x) {
+  const auto first = static_cast<std::uint64_t>(
+      ((block.b * block.heads + block.h) * block.queries + block.first_query + r) * block.keys +
+      block.first_key);
+  const Dropout drop = dropout;
+  team.for_each(block.key_count, [=](index_t c) {
+    x[c] = x[c] * drop.template factor<C>(first + static_cast<std::uint64_t>(c));
+  });
+}
+
+}  // namespace detail
+
+/// out = alpha a for the queries of a block.
+///   q, out [query_count, D], k, v [key_count, D], weights scratch [query_count, key_count]
+template <class Team, class T, class C, class Space>
+SRF_HD void attend_forward(const Team& team, const AttendContext<C, Space>& context,
+                           const ScoreBlock& block, Rows<const T> q, Rows<const T> k,
+                           Rows<const T> v, C alpha, Rows<T> out, C* weights) {
+  const index_t n = block.key_count;
+  detail::block_weights(team, context, block, q, k, weights);
+  if (context.dropout.active()) {
+    for (index_t r = 0; r < block.query_count; ++r) {
+      detail::drop_row(team, context.dropout, block, r, weights + r * n);
+    }
+  }
+  team.gemm(Op::none, Op::none, block.query_count, block.head_size, n, alpha, weights, n, v.data,
+            v.stride, C(0), out.data, out.stride);
+}
+
+/// d_q, d_k, d_v += the gradients through out = alpha a. Returns sum_i d_out_i . a_i.
+///   d_relative  [H, M+N-1] of this source, or null: += ds by distance
+///   weights, d_weights  scratch [query_count, key_count] each
+template <class Team, class T, class C, class Space>
+SRF_HD C attend_backward(const Team& team, const AttendContext<C, Space>& context,
+                         const ScoreBlock& block, Rows<const T> q, Rows<const T> k, Rows<const T> v,
+                         Rows<const T> d_out, C alpha, Rows<T> d_q, Rows<T> d_k, Rows<T> d_v,
+                         C* d_relative, C* weights, C* d_weights) {
+  const index_t m = block.query_count, n = block.key_count, D = block.head_size;
+  const bool dropping = context.dropout.active();
+  detail::block_weights(team, context, block, q, k, weights);
+  // a = (drop p) v
+  team.gemm(Op::none, Op::transpose, m, n, D, C(1), d_out.data, d_out.stride, v.data, v.stride, C(0),
+            d_weights, n);
+  C along(0);
+  for (index_t r = 0; r < m; ++r) {
+    C *p = weights + r * n, *d_p = d_weights + r * n;
+    if (dropping) detail::drop_row(team, context.dropout, block, r, d_p);
+    // p = softmax(s)
+    const C dot = team.template sum<C>(n, [=](index_t c) { return p[c] * d_p[c]; });
+    team.for_each(n, [=](index_t c) { d_p[c] = alpha * p[c] * (d_p[c] - dot); });
+    along = along + dot;
+    if (dropping) detail::drop_row(team, context.dropout, block, r, p);
+    if (d_relative != nullptr) {
+      C* row = d_relative + block.h * (block.queries + block.keys - 1) + block.first_key -
+               (block.first_query + r) + block.queries - 1;
+      team.for_each(n, [=](index_t c) { row[c] = row[c] + d_p[c]; });
+    }
+  }
+  team.gemm(Op::transpose, Op::none, n, D, m, alpha, weights, n, d_out.data, d_out.stride, C(1),
+            d_v.data, d_v.stride);
+  // s = q k^T + bias
+  team.gemm(Op::none, Op::none, m, D, n, C(1), d_weights, n, k.data, k.stride, C(1), d_q.data,
+            d_q.stride);
+  team.gemm(Op::transpose, Op::none, n, D, m, C(1), d_weights, n, q.data, q.stride, C(1), d_k.data,
+            d_k.stride);
+  return along;
+}
+
+}  // namespace srformer

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ordinary attention, for encoder and decoder self-attention and as the cross-attention "full":
+//
+//   A_i = sum_j softmax_j(q_i . k_j + bias_ij) v_j
+//
+// Scores exist for a block of queries at a time, never as a whole; backward computes them again, so
+// nothing is saved. attention/attend.hpp has the gradient.
+#pragma once
+
+#include <srformer/attention/attend.hpp>
+#include <srformer/backend/tensor.hpp>
+
+namespace srformer {
+
+namespace detail {
+
+/// Queries taken at a time: their scores fill about a quarter of a megabyte.
+inline constexpr index_t query_block(index_t keys) {
+  const index_t rows = 65536 / (keys > 0 ? keys : 1);
+  return rows < 16 ? 16 : rows > 128 ? 128 : rows;
+}
+
+template <class T, class Space>
+struct FullForward {
+  using C = compute_t<T>;
+  View<const T, 4, Space> q, k, v;
+  View<T, 4, Space> out;
+  AttendContext<C, Space> context;
+  index_t rows_each, blocks;
+
+  /// One row is one block of queries of one source and head.
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void* scratch) const {
+    const index_t H = q.extent(1), M = q.extent(2), N = k.extent(2), D = q.extent(3);
+    const index_t first = row % blocks * rows_each, lane = row / blocks;
+    const index_t b = lane / H, h = lane % H;
+    const index_t count = M - first < rows_each ? M - first : rows_each;
+    const index_t keys = context.mask.visible(first + count - 1, context.mask.keys(b, N));
+    const ScoreBlock block{b, h, D, H, M, N, first, count, 0, keys};
+    attend_forward<Team, T, C, Space>(team, context, block, head_rows(q, b, h).from(first),
+                                      head_rows(k, b, h), head_rows(v, b, h), C(1),
+                                      head_rows(out, b, h).from(first), static_cast<C*>(scratch));
+  }
+};
+
+template <class T, class Space>
+struct FullBackward {
+  using C = compute_t<T>;
+  View<const T, 4, Space> q, k, v, d_out;
+  View<T, 4, Space> d_q, d_k, d_v;
+  C* d_relative;  // [B,H,M+N-1]
+  AttendContext<C, Space> context;
+  index_t rows_each;
+
+  /// One row is one source and head.
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = q.extent(1), M = q.extent(2), N = k.extent(2), D = q.extent(3);
+    const index_t b = lane / H, h = lane % H, existing = context.mask.keys(b, N);
+    C* weights = static_cast<C*>(scratch);
+    C* d_weights = weights + rows_each * N;
+    C* d_rel = d_relative == nullptr ? nullptr : d_relative + b * H * (M + N - 1);
+    for (index_t first = 0; first < M; first += rows_each) {
+      const index_t count = M - first < rows_each ? M - first : rows_each;
+      const index_t keys = context.mask.visible(first + count - 1, existing);
+      const ScoreBlock block{b, h, D, H, M, N, first, count, 0, keys};
+      attend_backward<Team, T, C, Space>(
+          team, context, block, head_rows(q, b, h).from(first), head_rows(k, b, h),
+          head_rows(v, b, h), head_rows(d_out, b, h).from(first), C(1),
+          head_rows(d_q, b, h).from(first), head_rows(d_k, b, h), head_rows(d_v, b, h), d_rel,
+          weights, d_weights);
+    }
+  }
+};
+
+/// total[i] += sum over b of partial[b, i], in order.
+template <class C>
+struct AddOverBatch {
+  const C* partial;
+  C* total;
+  index_t batch, count;
+  SRF_HD void operator()(index_t i) const {
+    for (index_t b = 0; b < batch; ++b) total[i] = total[i] + partial[b * count + i];
+  }
+};
+
+template <class Q, class K>
+void check_attention(const char* function, const Q& q, const K& k, const K& v, const auto& out) {
+  const index_t B = q.extent(0), H = q.extent(1), D = q.extent(3), N = k.extent(2);
+  require(q.size() > 0 && k.size() > 0, function, "q is " + shape_text(q.extents) + " and k is " +
+                                                      shape_text(k.extents) + ", none may be empty");
+  check_shape(function, "k", "[B,H,N,D]", k.extents, std::array{B, H, N, D});
+  check_shape(function, "v", "[B,H,N,D]", v.extents, k.extents);
+  check_shape(function, "out", "[B,H,M,D]", out.extents, q.extents);
+  require(q.stride(3) == 1 && k.stride(3) == 1 && v.stride(3) == 1 && out.stride(3) == 1, function,
+          "the last axis of q, k, v and out must be contiguous");
+}
+
+}  // namespace detail
+
+/// out = softmax(q k^T + bias) v.
+///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; scores are not scaled
+/// Saves nothing. Cost 4 B H M N D.
+template <class B, class T>
+  requires BackendFor<B, T>
+void full_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+                            const AttendContext<compute_t<T>, typename B::space>& context,
+                            View<T, 4, typename B::space> out) {
+  detail::check_attention("full_attention_forward", q, k, v, out);
+  check_dropout("full_attention_forward", context.dropout);
+  const index_t M = q.extent(2), N = k.extent(2), each = detail::query_block(N);
+  const index_t blocks = (M + each - 1) / each;
+  be.for_each_row(
+      q.extent(0) * q.extent(1) * blocks, each * N * static_cast<index_t>(sizeof(compute_t<T>)),
+      detail::FullForward<T, typename B::space>{q, k, v, out, context, each, blocks});
+}
+
+/// d_q, d_k, d_v += the gradients; d_relative [H, M+N-1], where given, += that of the bias by distance.
+/// Cost 10 B H M N D.
+template <class B, class T>
+  requires BackendFor<B, T>
+void full_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+                             const AttendContext<compute_t<T>, typename B::space>& context,
+                             In<B, T, 4> d_out, View<T, 4, typename B::space> d_q,
+                             View<T, 4, typename B::space> d_k, View<T, 4, typename B::space> d_v,
+                             compute_t<T>* d_relative = nullptr) {
+  detail::check_attention("full_attention_backward", q, k, v, d_out);
+  detail::check_attention("full_attention_backward", d_q, d_k, d_v, d_out);
+  using C = compute_t<T>;
+  const index_t batch = q.extent(0), H = q.extent(1), M = q.extent(2), N = k.extent(2);
+  const index_t each = detail::query_block(N), distances = H * (M + N - 1);
+  Tensor<B, C, 1> partial(be, {d_relative == nullptr ? 0 : batch * distances});
+  be.fill(partial.data(), partial.size(), C(0));
+  be.for_each_row(batch * H, 2 * each * N * static_cast<index_t>(sizeof(C)),
+                  detail::FullBackward<T, typename B::space>{
+                      q, k, v, d_out, d_q, d_k, d_v,
+                      d_relative == nullptr ? nullptr : partial.data(), context, each});
+  if (d_relative != nullptr) {
+    be.for_each(distances, detail::AddOverBatch<C>{partial.data(), d_relative, batch, distances});
+  }
+}
+
+}  // namespace srformer

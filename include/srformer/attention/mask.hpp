@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is added to a score before the softmax, and which keys take part, without a stored matrix of
+// minus infinities.
+//
+//   score(i, j) += relative[h, j - i + M - 1] + dense[b, h, i, j],   j < keys(b), j <= i + offset if causal
+#pragma once
+
+#include <srformer/core/view.hpp>
+#include <srformer/core/scalar.hpp>
+
+namespace srformer {
+
+/// The additive and the absent part of attention scores. Everything is optional.
+///   lengths   [B]          how many keys of each source exist, on the backend; null: all
+///   relative  [H, M+N-1]   bias by distance, see attention/position_bias.hpp; null: none
+///   dense     [B,H,M,N]    bias by position; stride 0 broadcasts an axis; null: none
+template <class C, class Space>
+struct ScoreMask {
+  const index_t* lengths = nullptr;
+  const C* relative = nullptr;
+  View<const C, 4, Space> dense{};
+  bool causal = false;
+  index_t query_offset = 0;  ///< position of query 0 among the keys, for decoding with a cache
+
+  /// Keys that exist for source b, out of `keys`.
+  SRF_HD index_t keys(index_t b, index_t keys) const {
+    return lengths == nullptr || lengths[b] > keys ? keys : lengths[b];
+  }
+
+  /// Keys that query i of source b may see, out of `existing`.
+  SRF_HD index_t visible(index_t i, index_t existing) const {
+    if (!causal) return existing;
+    const index_t last = i + query_offset + 1;
+    return last < existing ? last : existing;
+  }
+
+  /// scores[c] += bias of query i and keys first_key + c, of M queries and N keys.
+  template <class Team>
+  SRF_HD void add(const Team& team, index_t b, index_t h, index_t i, index_t first_key,
+                  index_t count, index_t M, index_t N, C* scores) const {
+    if (relative != nullptr) {
+      const C* row = relative + h * (M + N - 1) + first_key - i + M - 1;
+      team.for_each(count, [=](index_t c) { scores[c] = scores[c] + row[c]; });
+    }
+    if (dense.data != nullptr) {
+      const C* row = &dense(b, h, i, first_key);
+      const index_t step = dense.stride(3);
+      team.for_each(count, [=](index_t c) { scores[c] = scores[c] + row[c * step]; });
+    }
+  }
+};
+
+}  // namespace srformer

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which segment a query sees, in integers only:
+//
+//   S = ceil(N / L),   seg(i) = min(S - 1, floor(i S / horizon))
+//
+// Queries of one segment are consecutive; some segments may be seen by no query.
+#pragma once
+
+#include <srformer/core/error.hpp>
+
+namespace srformer {
+
+/// One source of `length` keys cut into segments of `size`, spread over `horizon` decoder steps.
+struct SegmentRule {
+  index_t length;   ///< N, at least 1
+  index_t size;     ///< L, at least 1
+  index_t horizon;  ///< decoder steps over which the source is spread, at least 1
+
+  /// S.
+  SRF_HD constexpr index_t count() const { return (length + size - 1) / size; }
+
+  /// The segment that query i sees.
+  SRF_HD constexpr index_t of(index_t i) const {
+    const index_t segment = i * count() / horizon;
+    return segment < count() - 1 ? segment : count() - 1;
+  }
+
+  /// The first query that sees segment j or a later one: the least i with i S / horizon >= j.
+  SRF_HD constexpr index_t first_query(index_t j) const {
+    return j <= 0 ? 0 : (j * horizon + count() - 1) / count();
+  }
+
+  /// One past the last of `queries` queries that see segment j.
+  SRF_HD constexpr index_t end_query(index_t j, index_t queries) const {
+    const index_t end = j + 1 >= count() ? queries : first_query(j + 1);
+    return end < queries ? end : queries;
+  }
+
+  SRF_HD constexpr index_t first_key(index_t j) const { return j * size; }
+
+  /// Keys of segment j that exist; the last segment may be short.
+  SRF_HD constexpr index_t keys(index_t j) const {
+    const index_t rest = length - j * size;
+    return rest < size ? rest : size;
+  }
+
+  /// How many segments some of `queries` queries see.
+  SRF_HD constexpr index_t visited(index_t queries) const {
+    index_t number = 0;
+    for (index_t j = 0; j < count(); ++j) {
+      if (first_query(j) < end_query(j, queries)) ++number;
+    }
+    return number;
+  }
+};
+
+/// How the keys after the end of a source are treated.
+///   masked    every source behaves as if it stood alone and unpadded (the default)
+///   upstream  padded positions enter products, norms and the softmax, as in the authors' code
+enum class Padding { masked, upstream };
+
+}  // namespace srformer

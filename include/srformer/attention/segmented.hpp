@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// Segmented attention: every query attends to the keys of its own segment alone.
+//
+//   A_i = softmax(q_i K_j^T + b_i) V_j,   j = seg(i)
+//
+// Queries of one segment follow each other, so each segment is one small product. The gradient is
+// that of attention/attend.hpp, segment by segment. Nothing is saved.
+#pragma once
+
+#include <srformer/attention/full.hpp>
+#include <srformer/attention/segment.hpp>
+
+namespace srformer {
+
+struct SegmentedOptions {
+  index_t segment_size = 64;          ///< L
+  index_t horizon = 0;                ///< decoder steps over the source; 0: as many as queries
+  Padding padding = Padding::masked;  ///< what the tail of the last segment and padded keys do
+};
+
+/// The rule for source b: with masked padding it is that of its own length.
+template <class C, class Space>
+SRF_HD SegmentRule segment_rule(const SegmentedOptions& options, const ScoreMask<C, Space>& mask,
+                                index_t b, index_t queries, index_t keys) {
+  const index_t length = options.padding == Padding::masked ? mask.keys(b, keys) : keys;
+  return {length, options.segment_size, options.horizon > 0 ? options.horizon : queries};
+}
+
+namespace detail {
+
+inline void check_segments(const char* function, const SegmentedOptions& options) {
+  require(options.segment_size >= 1, function, "segment size must be at least 1");
+  require(options.horizon >= 0, function, "horizon must be at least 1, or 0 for the number of queries");
+}
+
+/// The block of scores between segment j and the queries that see it.
+SRF_HD inline ScoreBlock segment_block(const SegmentRule& rule, Padding padding, index_t j, index_t b,
+                                       index_t h, index_t heads, index_t queries, index_t keys,
+                                       index_t head_size) {
+  const index_t first = rule.first_query(j), end = rule.end_query(j, queries);
+  const index_t real = rule.keys(j);
+  return {b,     h,    head_size, heads, queries, keys, first, end > first ? end - first : 0,
+          rule.first_key(j), real, padding == Padding::upstream ? rule.size - real : 0};
+}
+
+template <class T, class Space>
+struct SegmentedForward {
+  using C = compute_t<T>;
+  View<const T, 4, Space> q, k, v;
+  View<T, 4, Space> out;
+  AttendContext<C, Space> context;
+  SegmentedOptions options;
+
+  /// One row is one source and head.
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = q.extent(1), M = q.extent(2), N = k.extent(2), D = q.extent(3);
+    const index_t b = lane / H, h = lane % H;
+    const SegmentRule rule = segment_rule(options, context.mask, b, M, N);
+    for (index_t j = 0; j < rule.count(); ++j) {
+      const ScoreBlock block = segment_block(rule, options.padding, j, b, h, H, M, N, D);
+      if (block.query_count == 0) continue;
+      attend_forward<Team, T, C, Space>(
+          team, context, block, head_rows(q, b, h).from(block.first_query),
+          head_rows(k, b, h).from(block.first_key), head_rows(v, b, h).from(block.first_key), C(1),
+          head_rows(out, b, h).from(block.first_query), static_cast<C*>(scratch));
+    }
+  }
+};
+
+template <class T, class Space>
+struct SegmentedBackward {
+  using C = compute_t<T>;
+  View<const T, 4, Space> q, k, v, d_out;
+  View<T, 4, Space> d_q, d_k, d_v;
+  AttendContext<C, Space> context;
+  SegmentedOptions options;
+  index_t scratch_weights;
+
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = q.extent(1), M = q.extent(2), N = k.extent(2), D = q.extent(3);
+    const index_t b = lane / H, h = lane % H;
+    C* weights = static_cast<C*>(scratch);
+    const SegmentRule rule = segment_rule(options, context.mask, b, M, N);
+    for (index_t j = 0; j < rule.count(); ++j) {
+      const ScoreBlock block = segment_block(rule, options.padding, j, b, h, H, M, N, D);
+      if (block.query_count == 0) continue;
+      const index_t i = block.first_query, t = block.first_key;
+      attend_backward<Team, T, C, Space>(
+          team, context, block, head_rows(q, b, h).from(i), head_rows(k, b, h).from(t),
+          head_rows(v, b, h).from(t), head_rows(d_out, b, h).from(i), C(1),
+          head_rows(d_q, b, h).from(i), head_rows(d_k, b, h).from(t), head_rows(d_v, b, h).from(t),
+          nullptr, weights, weights + scratch_weights);
+    }
+  }
+};
+
+/// The most weights one segment can have: all queries on one segment's keys.
+inline index_t most_weights(const SegmentedOptions& options, index_t queries, index_t keys) {
+  return queries * std::min(options.segment_size, keys);
+}
+
+}  // namespace detail
+
+/// out_i = softmax(q_i K_j^T + bias) V_j with j = seg(i) (paper, section 3.1).
+///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; scores are not scaled
+/// Saves nothing. Cost 4 B H M L D.
+template <class B, class T>
+  requires BackendFor<B, T>
+void segmented_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+                                 const AttendContext<compute_t<T>, typename B::space>& context,
+                                 const SegmentedOptions& options, View<T, 4, typename B::space> out) {
+  detail::check_attention("segmented_attention_forward", q, k, v, out);
+  detail::check_segments("segmented_attention_forward", options);
+  const index_t weights = detail::most_weights(options, q.extent(2), k.extent(2));
+  be.for_each_row(q.extent(0) * q.extent(1), weights * static_cast<index_t>(sizeof(compute_t<T>)),
+                  detail::SegmentedForward<T, typename B::space>{q, k, v, out, context, options});
+}
+
+/// d_q, d_k, d_v += the gradients through segmented_attention_forward. Cost 10 B H M L D.
+template <class B, class T>
+  requires BackendFor<B, T>
+void segmented_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+                                  const AttendContext<compute_t<T>, typename B::space>& context,
+                                  const SegmentedOptions& options, In<B, T, 4> d_out,
+                                  View<T, 4, typename B::space> d_q,
+                                  View<T, 4, typename B::space> d_k,
+                                  View<T, 4, typename B::space> d_v) {
+  detail::check_attention("segmented_attention_backward", q, k, v, d_out);
+  detail::check_attention("segmented_attention_backward", d_q, d_k, d_v, d_out);
+  detail::check_segments("segmented_attention_backward", options);
+  const index_t weights = detail::most_weights(options, q.extent(2), k.extent(2));
+  be.for_each_row(q.extent(0) * q.extent(1), 2 * weights * static_cast<index_t>(sizeof(compute_t<T>)),
+                  detail::SegmentedBackward<T, typename B::space>{q, k, v, d_out, d_q, d_k, d_v,
+                                                                  context, options, weights});
+}
+
+}  // namespace srformer

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a backend is. The backend object comes first in every call; it holds threads or a stream,
+// handles and recycled memory, and there is no other state. Nine primitives:
+//
+//   space                     host_space or cuda_space: where its memory is
+//   allocate<T>(n)            memory for n elements, uninitialised for built-in T; never null
+//   deallocate(p, n)          gives it back, usually to be handed out again
+//   fill(p, n, value)         n elements
+//   copy(to, from, n)         n elements within this backend's memory, converting the type
+//   to_host, from_host        the same across spaces; they synchronise
+//   for_each(n, f)            f(i), independent, f trivially copyable
+//   for_each_row(rows, scratch, f)   f(team, row, p): see backend/team.hpp; p is `scratch` bytes of
+//                             the team's own, aligned to 64, shared by no two teams at work
+//   reduce(n, f, out)         *out += sum of f(i), in an order that n alone decides
+//   gemm(...)                 C = alpha op(A) op(B) + beta C, row-major, BLAS meaning
+//   synchronize()             waits for all of the above
+#pragma once
+
+#include <srformer/backend/team.hpp>
+#include <srformer/core/view.hpp>
+
+namespace srformer {
+
+namespace detail {
+struct IndexFunctor {
+  SRF_HD void operator()(index_t) const {}
+};
+template <class A>
+struct ValueFunctor {
+  SRF_HD A operator()(index_t) const { return A(0); }
+};
+struct RowFunctor {
+  template <class Team>
+  SRF_HD void operator()(const Team&, index_t, void*) const {}
+};
+}  // namespace detail
+
+/// The primitives above, for elements of type T.
+template <class B, class T>
+concept HasPrimitives = requires(B& be, T* p, const T* from, accumulate_t<T>* sum, index_t n, T x,
+                                 compute_t<T> c) {
+  typename B::space;
+  { be.template allocate<T>(n) } -> std::same_as<T*>;
+  be.deallocate(p, n);
+  be.fill(p, n, x);
+  be.copy(p, from, n);
+  be.to_host(p, from, n);
+  be.from_host(p, from, n);
+  be.for_each(n, detail::IndexFunctor{});
+  be.for_each_row(n, n, detail::RowFunctor{});
+  be.reduce(n, detail::ValueFunctor<accumulate_t<T>>{}, sum);
+  be.gemm(Op::none, Op::transpose, n, n, n, c, from, n, from, n, c, p, n);
+  be.synchronize();
+};
+
+/// A backend: shown with double, which all of them hold.
+template <class B>
+concept Backend = HasPrimitives<B, double>;
+
+/// A backend that can hold and compute T. A device refuses scalars it cannot hold.
+template <class B, class T>
+concept BackendFor = Backend<B> && Scalar<T> && HasPrimitives<B, T> &&
+                     (std::is_same_v<typename B::space, host_space> || scalar_traits<T>::on_device);
+
+}  // namespace srformer

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0
+// Recycled memory: after the first step of a loop that asks for the same sizes, nothing is
+// allocated any more.
+#pragma once
+
+#include <cstddef>
+#include <map>
+#include <new>
+#include <vector>
+
+namespace srformer {
+
+/// Keeps freed blocks by size class. Not for use by several threads at once: a backend allocates
+/// between its parallel loops, never inside them.
+///   Source  has void* acquire(bytes) and void release(void*, bytes)
+template <class Source>
+class MemoryPool {
+ public:
+  MemoryPool() = default;
+  MemoryPool(const MemoryPool&) = delete;
+  MemoryPool& operator=(const MemoryPool&) = delete;
+  ~MemoryPool() { trim(); }
+
+  /// At least `bytes` bytes, aligned to 64.
+  void* acquire(std::size_t bytes) {
+    const std::size_t size = size_class(bytes);
+    std::vector<void*>& blocks = free_[size];
+    in_use_ += size;
+    peak_ = in_use_ > peak_ ? in_use_ : peak_;
+    if (!blocks.empty()) {
+      void* block = blocks.back();
+      blocks.pop_back();
+      return block;
+    }
+    ++acquisitions_;
+    return source_.acquire(size);
+  }
+
+  void release(void* block, std::size_t bytes) {
+    const std::size_t size = size_class(bytes);
+    in_use_ -= size;
+    free_[size].push_back(block);
+  }
+
+  /// Gives everything that is not in use back to the source.
+  void trim() {
+    for (auto& [size, blocks] : free_) {
+      for (void* block : blocks) source_.release(block, size);
+      blocks.clear();
+    }
+  }
+
+  std::size_t bytes_in_use() const { return in_use_; }
+  std::size_t peak_bytes() const { return peak_; }
+  std::size_t acquisitions() const { return acquisitions_; }
+
+ private:
+  /// Eight classes to the doubling: at most an eighth is wasted.
+  static std::size_t size_class(std::size_t bytes) {
+    if (bytes <= 512) return 512;
+    std::size_t step = 64;
+    while (step * 16 <= bytes) step *= 2;
+    return (bytes + step - 1) / step * step;
+  }
+
+  Source source_;
+  std::map<std::size_t, std::vector<void*>> free_;
+  std::size_t in_use_ = 0, peak_ = 0, acquisitions_ = 0;
+};
+
+/// Host memory on 64-byte boundaries.
+struct AlignedSource {
+  void* acquire(std::size_t bytes) { return ::operator new(bytes, std::align_val_t{64}); }
+  void release(void* block, std::size_t) { ::operator delete(block, std::align_val_t{64}); }
+};
+
+}  // namespace srformer

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// Teams: who works on one row.
+//
+// A row functor is called as f(team, row) or f(team, row, scratch) and does its work through the
+// team alone, so that the same text runs on a CPU core (SerialTeam, whose loops vectorise), on
+// several threads in lockstep (testing/thread_team.hpp) and on a CUDA block. What a team offers:
+//
+//   for_each(n, f)        f(i) for i in [0,n), independent of each other; ends with a barrier
+//   sum<A>(n, f)          the sum of f(i) in type A, the same value for every member
+//   max(n, start, f)      the largest of start and f(i)
+//   gemm(...)             C = alpha op(A) op(B) + beta C, row-major; ends with a barrier
+//   leader()              true for one member: who writes what is written once
+//   sync()                a barrier
+#pragma once
+
+#include <srformer/backend/gemm.hpp>
+#include <srformer/core/scalar.hpp>
+
+namespace srformer {
+
+/// A team of one: a CPU core.
+struct SerialTeam {
+  template <class F>
+  SRF_HD void for_each(index_t n, F f) const {
+#if !defined(__CUDA_ARCH__)
+#pragma GCC ivdep
+#endif
+    for (index_t i = 0; i < n; ++i) f(i);
+  }
+
+  /// Sixteen partial sums, so that the loop vectorises and the result is the same on every CPU.
+  template <class A, class F>
+  SRF_HD A sum(index_t n, F f) const {
+    if constexpr (std::is_floating_point_v<A>) {
+      constexpr index_t lanes = 16;
+      A part[lanes] = {};
+      const index_t whole = n - n % lanes;
+      for (index_t i = 0; i < whole; i += lanes) {
+        for (index_t lane = 0; lane < lanes; ++lane) part[lane] += f(i + lane);
+      }
+      for (index_t i = whole; i < n; ++i) part[i - whole] += f(i);
+      for (index_t step = lanes / 2; step > 0; step /= 2) {
+        for (index_t lane = 0; lane < step; ++lane) part[lane] += part[lane + step];
+      }
+      return part[0];
+    } else {
+      A total(0);
+      for (index_t i = 0; i < n; ++i) total = total + f(i);
+      return total;
+    }
+  }
+
+  template <class A, class F>
+  SRF_HD A max(index_t n, A start, F f) const {
+    if constexpr (std::is_floating_point_v<A>) {
+      constexpr index_t lanes = 16;
+      A part[lanes];
+      for (index_t lane = 0; lane < lanes; ++lane) part[lane] = start;
+      const index_t whole = n - n % lanes;
+      for (index_t i = 0; i < whole; i += lanes) {
+        for (index_t lane = 0; lane < lanes; ++lane) {
+          const A x = f(i + lane);
+          part[lane] = part[lane] < x ? x : part[lane];
+        }
+      }
+      for (index_t i = whole; i < n; ++i) part[0] = math::max(part[0], f(i));
+      for (index_t lane = 1; lane < lanes; ++lane) part[0] = math::max(part[0], part[lane]);
+      return part[0];
+    } else {
+      A top = start;
+      for (index_t i = 0; i < n; ++i) top = math::max(top, A(f(i)));
+      return top;
+    }
+  }
+
+  template <class TA, class TB, class TC>
+  SRF_HD void gemm(Op transpose_a, Op transpose_b, index_t m, index_t n, index_t k,
+                   std::type_identity_t<compute_t<TC>> alpha, const TA* a, index_t lda, const TB* b,
+                   index_t ldb, std::type_identity_t<compute_t<TC>> beta, TC* c,
+                   index_t ldc) const {
+#if !defined(__CUDA_ARCH__)
+    small_gemm(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+#endif
+  }
+
+  SRF_HD constexpr bool leader() const { return true; }
+  SRF_HD void sync() const {}
+};
+
+}  // namespace srformer

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tensor<Backend, T, Rank>: memory of a backend with a shape, row-major, owned and movable.
+#pragma once
+
+#include <array>
+#include <utility>
+#include <vector>
+
+#include <srformer/backend/concept.hpp>
+
+namespace srformer {
+
+/// Parameters of an op that do not take part in deducing T: constant and writable views.
+template <class B, class T, int Rank>
+using In = std::type_identity_t<View<const T, Rank, typename B::space>>;
+template <class B, class T, int Rank>
+using Out = std::type_identity_t<View<T, Rank, typename B::space>>;
+
+/// Owns [extents...] elements of T on a backend, which must outlive it. Uninitialised when made
+/// with `Tensor(be, shape)`; `zeros(be, shape)` fills it.
+template <class B, class T, int Rank>
+class Tensor {
+ public:
+  using value_type = T;
+  using space = typename B::space;
+
+  Tensor() = default;
+
+  Tensor(B& be, const std::array<index_t, Rank>& shape) : backend_(&be), view_(nullptr, shape) {
+    for (const index_t extent : shape) {
+      require(extent >= 0, "Tensor", "an extent is negative: " + shape_text(shape));
+    }
+    view_.data = be.template allocate<T>(view_.size());
+  }
+
+  Tensor(Tensor&& other) noexcept
+      : backend_(std::exchange(other.backend_, nullptr)), view_(std::exchange(other.view_, {})) {}
+
+  Tensor& operator=(Tensor&& other) noexcept {
+    Tensor moved(std::move(other));
+    std::swap(backend_, moved.backend_);
+    std::swap(view_, moved.view_);
+    return *this;
+  }
+
+  ~Tensor() {
+    if (backend_ != nullptr) backend_->deallocate(view_.data, view_.size());
+  }
+
+  View<T, Rank, space> view() { return view_; }
+  View<const T, Rank, space> view() const { return view_; }
+  operator View<T, Rank, space>() { return view_; }                     // NOLINT: a tensor is a view
+  operator View<const T, Rank, space>() const { return view_; }         // NOLINT
+  T* data() { return view_.data; }
+  const T* data() const { return view_.data; }
+  index_t size() const { return view_.size(); }
+  index_t extent(int axis) const { return view_.extents[axis]; }
+  std::size_t bytes() const { return static_cast<std::size_t>(size()) * sizeof(T); }
+  bool empty() const { return backend_ == nullptr; }
+
+ private:
+  B* backend_ = nullptr;
+  View<T, Rank, space> view_;
+};
+
+/// A tensor of zeros.
+template <class T, int Rank, class B>
+Tensor<B, T, Rank> zeros(B& be, const std::array<index_t, Rank>& shape) {
+  Tensor<B, T, Rank> tensor(be, shape);
+  be.fill(tensor.data(), tensor.size(), T(0));
+  return tensor;
+}
+
+/// A copy of a contiguous view.
+template <class B, class T, int Rank>
+Tensor<B, std::remove_const_t<T>, Rank> clone(B& be, const View<T, Rank, typename B::space>& view) {
+  require(view.contiguous(), "clone", "the view has gaps");
+  Tensor<B, std::remove_const_t<T>, Rank> tensor(be, view.extents);
+  be.copy(tensor.data(), static_cast<const std::remove_const_t<T>*>(view.data), view.size());
+  return tensor;
+}
+
+/// Host values in row-major order, moved to the backend.
+template <class T, int Rank, class B>
+Tensor<B, T, Rank> from_host(B& be, const std::array<index_t, Rank>& shape, const std::vector<T>& values) {
+  Tensor<B, T, Rank> tensor(be, shape);
+  require(static_cast<index_t>(values.size()) == tensor.size(), "from_host",
+          std::to_string(values.size()) + " values for shape " + shape_text(shape));
+  be.from_host(tensor.data(), values.data(), tensor.size());
+  return tensor;
+}
+
+/// The elements of a contiguous view in row-major order, on the host.
+template <class B, class T, int Rank>
+std::vector<std::remove_const_t<T>> to_host(B& be, const View<T, Rank, typename B::space>& view) {
+  require(view.contiguous(), "to_host", "the view has gaps");
+  std::vector<std::remove_const_t<T>> values(static_cast<std::size_t>(view.size()));
+  be.to_host(values.data(), static_cast<const std::remove_const_t<T>*>(view.data), view.size());
+  return values;
+}
+
+template <class B, class T, int Rank>
+std::vector<T> to_host(B& be, const Tensor<B, T, Rank>& tensor) {
+  return to_host(be, tensor.view());
+}
+
+}  // namespace srformer

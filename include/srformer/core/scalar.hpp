@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a scalar is to this library: field operators, a few functions found by argument-dependent
+// lookup, and three types: the one stored, the one computed in, and the one summed in.
+//
+// A user's own scalar works when it has + - * /, unary minus, construction from double, and a
+// `primal(x)` that gives an ordered value (for built-in types it is x itself). Only primal values
+// are compared, so that dual numbers pass through softmax and the firing threshold.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <concepts>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include <srformer/core/config.hpp>
+
+namespace Eigen {
+struct half;
+struct bfloat16;
+}  // namespace Eigen
+
+namespace srformer {
+
+/// Types that go with a stored type T; specialise it for a scalar that needs others.
+///   compute     in which elements are multiplied and added
+///   accumulate  in which long sums (loss, norms, gradients of shared scalars) are kept
+///   on_device   whether a CUDA device can hold T
+template <class T>
+struct scalar_traits {
+  using compute = T;
+  using accumulate = T;
+  static constexpr bool on_device = false;
+};
+
+template <>
+struct scalar_traits<float> {
+  using compute = float;
+  using accumulate = double;
+  static constexpr bool on_device = true;
+};
+
+template <>
+struct scalar_traits<double> {
+  using compute = double;
+  using accumulate = double;
+  static constexpr bool on_device = true;
+};
+
+template <>
+struct scalar_traits<Eigen::half> : scalar_traits<float> {};
+
+template <>
+struct scalar_traits<Eigen::bfloat16> : scalar_traits<float> {};
+
+template <class T>
+using compute_t = typename scalar_traits<std::remove_cv_t<T>>::compute;
+
+template <class T>
+using accumulate_t = typename scalar_traits<std::remove_cv_t<T>>::accumulate;
+
+/// The ordered value of a scalar: itself for built-in types.
+template <class T>
+  requires std::is_arithmetic_v<T>
+SRF_HD constexpr T primal(T x) {
+  return x;
+}
+
+namespace detail {
+template <class T>
+concept HasPrimal = requires(const T x) {
+  { primal(x) };
+  { primal(x) < primal(x) } -> std::convertible_to<bool>;
+};
+}  // namespace detail
+
+/// What an element type must offer (see the head of this file).
+template <class T>
+concept Scalar = std::copyable<T> && std::constructible_from<compute_t<T>, double> &&
+                 std::constructible_from<compute_t<T>, T> && requires(compute_t<T> a, compute_t<T> b) {
+                   { a + b } -> std::convertible_to<compute_t<T>>;
+                   { a - b } -> std::convertible_to<compute_t<T>>;
+                   { a * b } -> std::convertible_to<compute_t<T>>;
+                   { a / b } -> std::convertible_to<compute_t<T>>;
+                   { -a } -> std::convertible_to<compute_t<T>>;
+                 } && detail::HasPrimal<compute_t<T>>;
+
+/// Elementary functions of any scalar; float has a form of exp and tanh that compilers vectorise.
+namespace math {
+
+/// e^x to 1 ulp or so, without branches; 0 below -87.3, infinity above 88.7, NaN for NaN.
+SRF_HD inline float exp(float x) {
+#if defined(__CUDA_ARCH__)
+  return ::expf(x);
+#else
+  const float low = -87.33654f, high = 88.72283f;
+  float r = x < low ? low : x;
+  r = r > high ? high : r;
+  const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const float n = (r * 1.44269504f + shift) - shift;
+  r = r - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  // 2^n in two factors, as n reaches 128.
+  const auto half_n = static_cast<std::int32_t>(n) / 2;
+  const auto rest = static_cast<std::int32_t>(n) - half_n;
+  p = p * std::bit_cast<float>((half_n + 127) << 23) * std::bit_cast<float>((rest + 127) << 23);
+  p = x < low ? 0.0f : p;
+  p = x > high ? std::numeric_limits<float>::infinity() : p;
+  return x == x ? p : x;
+#endif
+}
+
+SRF_HD inline float tanh(float x) {
+#if defined(__CUDA_ARCH__)
+  return ::tanhf(x);
+#else
+  const float magnitude = x < 0 ? -x : x;
+  const float e = math::exp(-2.0f * magnitude);
+  const float far = (1.0f - e) / (1.0f + e);
+  const float s = x * x;  // the quotient cancels near 0: its series there
+  const float near = magnitude * (1.0f - s * (1.0f / 3 - s * (2.0f / 15 - s * (17.0f / 315))));
+  const float y = magnitude < 0.1f ? near : far;
+  return x < 0 ? -y : y;
+#endif
+}
+
+#define SRF_MATH_FUNCTION(name)  \
+  template <class T>             \
+  SRF_HD inline T name(const T& x) { \
+    using std::name;             \
+    return name(x);              \
+  }
+SRF_MATH_FUNCTION(exp)
+SRF_MATH_FUNCTION(log)
+SRF_MATH_FUNCTION(sqrt)
+SRF_MATH_FUNCTION(tanh)
+SRF_MATH_FUNCTION(erf)
+#undef SRF_MATH_FUNCTION
+
+template <class T>
+SRF_HD inline T max(const T& a, const T& b) {
+  return primal(a) < primal(b) ? b : a;
+}
+
+/// Whether x is neither infinite nor NaN.
+template <class T>
+SRF_HD inline bool finite(const T& x) {
+  const auto difference = primal(x) - primal(x);
+  return difference == difference;
+}
+
+}  // namespace math
+
+/// Below every score: the start of a running maximum.
+template <class T>
+SRF_HD constexpr T lowest_score() {
+  return T(-1e30);
+}
+
+}  // namespace srformer

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rows of a table by token id.
+//
+//   y_r = table[ids_r],   d_table[v] += sum over r with ids_r = v of dy_r, in the order of r
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <span>
+
+#include <srformer/backend/tensor.hpp>
+
+namespace srformer {
+
+namespace detail {
+
+template <class T>
+struct GatherRows {
+  const T* table;
+  const std::int32_t* ids;
+  T* y;
+  index_t columns;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void*) const {
+    const T* in = table + ids[row] * columns;
+    T* out = y + row * columns;
+    team.for_each(columns, [=](index_t c) { out[c] = in[c]; });
+  }
+};
+
+/// order holds the rows sorted by id; those of the distinct id u lie in [starts[u], starts[u+1]).
+template <class T>
+struct ScatterRows {
+  const T* d_y;
+  T* d_table;
+  const std::int32_t *ids, *order, *starts;
+  index_t columns;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t distinct, void*) const {
+    using C = compute_t<T>;
+    T* out = d_table + ids[order[starts[distinct]]] * columns;
+    for (std::int32_t i = starts[distinct]; i < starts[distinct + 1]; ++i) {
+      const T* in = d_y + order[i] * columns;
+      team.for_each(columns, [=](index_t c) { out[c] = T(C(out[c]) + C(in[c])); });
+    }
+  }
+};
+
+}  // namespace detail
+
+/// y = table[ids].
+///   ids on the host, each in [0,V) or a shape_error names it; table [V,E], y [R,E], contiguous
+template <class B, class T>
+  requires BackendFor<B, T>
+void embedding_forward(B& be, std::span<const std::int32_t> ids,
+                       In<B, T, 2> table, View<T, 2, typename B::space> y) {
+  const auto rows = static_cast<index_t>(ids.size());
+  check_shape("embedding_forward", "y", "[R,E]", y.extents, std::array{rows, table.extent(1)});
+  for (index_t r = 0; r < rows; ++r) {
+    if (ids[r] < 0 || ids[r] >= table.extent(0)) {
+      throw shape_error("embedding_forward: id " + std::to_string(ids[r]) + " at position " +
+                        std::to_string(r) + " is outside the vocabulary of " +
+                        std::to_string(table.extent(0)));
+    }
+  }
+  Tensor<B, std::int32_t, 1> device_ids(be, {rows});
+  be.from_host(device_ids.data(), ids.data(), rows);
+  be.for_each_row(rows, 0,
+                  detail::GatherRows<T>{table.data, device_ids.data(), y.data, table.extent(1)});
+}
+
+/// d_table += the gradient through embedding_forward; rows of one id are summed in order.
+template <class B, class T>
+  requires BackendFor<B, T>
+void embedding_backward(B& be, std::span<const std::int32_t> ids,
+                        In<B, T, 2> d_y,
+                        View<T, 2, typename B::space> d_table) {
+  const auto rows = static_cast<index_t>(ids.size());
+  check_shape("embedding_backward", "d_y", "[R,E]", d_y.extents,
+              std::array{rows, d_table.extent(1)});
+  std::vector<std::int32_t> order(ids.size()), starts;
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return ids[a] < ids[b]; });
+  for (index_t i = 0; i < rows; ++i) {
+    if (i == 0 || ids[order[i]] != ids[order[i - 1]]) starts.push_back(static_cast<std::int32_t>(i));
+  }
+  const auto distinct = static_cast<index_t>(starts.size());
+  starts.push_back(static_cast<std::int32_t>(rows));
+  Tensor<B, std::int32_t, 1> device(be, {2 * rows + distinct + 1});
+  std::int32_t* p = device.data();
+  be.from_host(p, ids.data(), rows);
+  be.from_host(p + rows, order.data(), rows);
+  be.from_host(p + 2 * rows, starts.data(), distinct + 1);
+  be.for_each_row(distinct, 0, detail::ScatterRows<T>{d_y.data, d_table.data, p, p + rows,
+                                                      p + 2 * rows, d_table.extent(1)});
+}
+
+}  // namespace srformer

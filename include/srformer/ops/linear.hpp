@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// y = x W^T + b, over rows.
+//
+//   dx += dy W,   dW += dy^T x,   db += sum over rows of dy
+#pragma once
+
+#include <optional>
+
+#include <srformer/backend/tensor.hpp>
+
+namespace srformer {
+
+namespace detail {
+
+template <class T>
+struct AddRowVector {
+  T* y;
+  const T* bias;
+  index_t row_stride, columns;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void*) const {
+    using C = compute_t<T>;
+    T* out = y + row * row_stride;
+    const T* add = bias;
+    team.for_each(columns, [=](index_t c) { out[c] = T(C(out[c]) + C(add[c])); });
+  }
+};
+
+/// Sums 64 rows at a time into partial [chunks, columns].
+template <class T>
+struct ColumnPartials {
+  static constexpr index_t rows_each = 64;
+  const T* x;
+  compute_t<T>* partial;
+  index_t row_stride, rows, columns;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t part, void*) const {
+    using C = compute_t<T>;
+    C* out = partial + part * columns;
+    const index_t first = part * rows_each;
+    const index_t last = first + rows_each < rows ? first + rows_each : rows;
+    team.for_each(columns, [=](index_t c) { out[c] = C(0); });
+    for (index_t r = first; r < last; ++r) {
+      const T* in = x + r * row_stride;
+      team.for_each(columns, [=](index_t c) { out[c] = out[c] + C(in[c]); });
+    }
+  }
+};
+
+/// total[c] += sum over parts of partial[part, c], in order.
+template <class T>
+struct AddPartials {
+  const compute_t<T>* partial;
+  T* total;
+  index_t parts, columns;
+  SRF_HD void operator()(index_t c) const {
+    compute_t<T> sum = compute_t<T>(total[c]);
+    for (index_t part = 0; part < parts; ++part) sum = sum + partial[part * columns + c];
+    total[c] = T(sum);
+  }
+};
+
+}  // namespace detail
+
+/// total [C] += the sum over the rows of x [R,C] (row stride free). Order fixed by R.
+template <class B, class T>
+  requires BackendFor<B, T>
+void add_column_sums(B& be, In<B, T, 2> x, View<T, 1, typename B::space> total) {
+  using Partials = detail::ColumnPartials<T>;
+  const index_t rows = x.extent(0), columns = x.extent(1);
+  const index_t parts = (rows + Partials::rows_each - 1) / Partials::rows_each;
+  Tensor<B, compute_t<T>, 2> partial(be, {parts, columns});
+  be.for_each_row(parts, 0, Partials{x.data, partial.data(), x.stride(0), rows, columns});
+  be.for_each(columns, detail::AddPartials<T>{partial.data(), total.data, parts, columns});
+}
+
+struct LinearOptions {
+  bool add_to_output = false;  ///< y += instead of y =, as for a residual stream
+};
+
+/// y = x W^T + b.
+///   x [R,I], weight [O,I], bias [O] or none, y [R,O]; last axes contiguous
+/// Cost 2 R I O.
+template <class B, class T>
+  requires BackendFor<B, T>
+void linear_forward(B& be, In<B, T, 2> x,
+                    In<B, T, 2> weight,
+                    std::optional<In<B, T, 1>> bias,
+                    View<T, 2, typename B::space> y, LinearOptions options = {}) {
+  const index_t rows = x.extent(0), in = x.extent(1), out = weight.extent(0);
+  check_shape("linear_forward", "weight", "[O,I]", weight.extents, std::array{out, in});
+  check_shape("linear_forward", "y", "[R,O]", y.extents, std::array{rows, out});
+  using C = compute_t<T>;
+  be.gemm(Op::none, Op::transpose, rows, out, in, C(1), x.data, x.stride(0), weight.data,
+          weight.stride(0), C(options.add_to_output ? 1 : 0), y.data, y.stride(0));
+  if (bias) {
+    check_shape("linear_forward", "bias", "[O]", bias->extents, std::array{out});
+    be.for_each_row(rows, 0, detail::AddRowVector<T>{y.data, bias->data, y.stride(0), out});
+  }
+}
+
+/// Gradients of y = x W^T + b; each is added to; d_x and d_bias may be absent.
+///   d_y [R,O], d_x [R,I], d_weight [O,I], d_bias [O]
+/// Cost 4 R I O.
+template <class B, class T>
+  requires BackendFor<B, T>
+void linear_backward(B& be, In<B, T, 2> x,
+                     In<B, T, 2> weight,
+                     In<B, T, 2> d_y,
+                     std::optional<Out<B, T, 2>> d_x,
+                     View<T, 2, typename B::space> d_weight,
+                     std::optional<Out<B, T, 1>> d_bias = std::nullopt) {
+  const index_t rows = d_y.extent(0), in = weight.extent(1), out = weight.extent(0);
+  check_shape("linear_backward", "d_y", "[R,O]", d_y.extents, std::array{x.extent(0), out});
+  using C = compute_t<T>;
+  if (d_x) {
+    check_shape("linear_backward", "d_x", "[R,I]", d_x->extents, std::array{rows, in});
+    be.gemm(Op::none, Op::none, rows, in, out, C(1), d_y.data, d_y.stride(0), weight.data,
+            weight.stride(0), C(1), d_x->data, d_x->stride(0));
+  }
+  check_shape("linear_backward", "d_weight", "[O,I]", d_weight.extents, weight.extents);
+  be.gemm(Op::transpose, Op::none, out, in, rows, C(1), d_y.data, d_y.stride(0), x.data, x.stride(0),
+          C(1), d_weight.data, d_weight.stride(0));
+  if (d_bias) add_column_sums(be, d_y, *d_bias);
+}
+
+}  // namespace srformer

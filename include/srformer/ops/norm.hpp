@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// Normalisation of rows.
+//
+// RMS norm, as T5 has it (no mean is taken off, no bias):
+//   r = (mean_c x_c^2 + eps)^-1/2,  y_c = w_c r x_c
+//   dx_c = r w_c dy_c - x_c r^3 / E sum_e w_e dy_e x_e,  dw_c = sum over rows of dy_c r x_c
+// Backward recomputes r: nothing is saved but x.
+#pragma once
+
+#include <srformer/ops/linear.hpp>
+
+namespace srformer {
+
+namespace detail {
+
+template <class T>
+struct RmsNormForward {
+  const T *x, *weight;
+  T* y;
+  index_t columns;
+  double epsilon;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void*) const {
+    using C = compute_t<T>;
+    const T *in = x + row * columns, *w = weight;
+    T* out = y + row * columns;
+    const C square = team.template sum<C>(columns, [=](index_t c) { return C(in[c]) * C(in[c]); });
+    const C r = C(1) / math::sqrt(square / C(static_cast<double>(columns)) + C(epsilon));
+    team.for_each(columns, [=](index_t c) { out[c] = T(C(w[c]) * (C(in[c]) * r)); });
+  }
+};
+
+/// One chunk of rows: d_x of each, and the chunk's share of d_weight.
+template <class T>
+struct RmsNormBackward {
+  static constexpr index_t rows_each = 32;
+  const T *x, *weight, *d_y;
+  T* d_x;
+  compute_t<T>* d_weight_partial;
+  index_t rows, columns;
+  double epsilon;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t part, void*) const {
+    using C = compute_t<T>;
+    const T* w = weight;
+    C* d_w = d_weight_partial + part * columns;
+    team.for_each(columns, [=](index_t c) { d_w[c] = C(0); });
+    const index_t first = part * rows_each;
+    const index_t last = first + rows_each < rows ? first + rows_each : rows;
+    const C inverse_columns = C(1) / C(static_cast<double>(columns));
+    for (index_t row = first; row < last; ++row) {
+      const T *in = x + row * columns, *d_out = d_y + row * columns;
+      T* d_in = d_x + row * columns;
+      const C square = team.template sum<C>(columns, [=](index_t c) { return C(in[c]) * C(in[c]); });
+      const C r = C(1) / math::sqrt(square * inverse_columns + C(epsilon));
+      const C dot = team.template sum<C>(
+          columns, [=](index_t c) { return C(w[c]) * C(d_out[c]) * C(in[c]); });
+      const C pull = dot * r * r * r * inverse_columns;
+      team.for_each(columns, [=](index_t c) {
+        d_in[c] = T(C(d_in[c]) + r * C(w[c]) * C(d_out[c]) - C(in[c]) * pull);
+        d_w[c] = d_w[c] + C(d_out[c]) * r * C(in[c]);
+      });
+    }
+  }
+};
+
+}  // namespace detail
+
+/// RMS norm of every row (T5; Zhang and Sennrich 2019).
+///   x, y [R,E] contiguous, weight [E]; backward needs x
+/// Cost O(RE).
+template <class B, class T>
+  requires BackendFor<B, T>
+void rms_norm_forward(B& be, In<B, T, 2> x,
+                      In<B, T, 1> weight, View<T, 2, typename B::space> y,
+                      double epsilon) {
+  check_shape("rms_norm_forward", "weight", "[E]", weight.extents, std::array{x.extent(1)});
+  check_shape("rms_norm_forward", "y", "[R,E]", y.extents, x.extents);
+  require(x.contiguous() && y.contiguous(), "rms_norm_forward", "x and y must be contiguous");
+  be.for_each_row(x.extent(0), 0,
+                  detail::RmsNormForward<T>{x.data, weight.data, y.data, x.extent(1), epsilon});
+}
+
+/// d_x, d_weight += the gradients through rms_norm_forward. Deterministic.
+template <class B, class T>
+  requires BackendFor<B, T>
+void rms_norm_backward(B& be, In<B, T, 2> x,
+                       In<B, T, 1> weight,
+                       In<B, T, 2> d_y, View<T, 2, typename B::space> d_x,
+                       View<T, 1, typename B::space> d_weight, double epsilon) {
+  check_shape("rms_norm_backward", "d_y", "[R,E]", d_y.extents, x.extents);
+  check_shape("rms_norm_backward", "d_x", "[R,E]", d_x.extents, x.extents);
+  check_shape("rms_norm_backward", "d_weight", "[E]", d_weight.extents, weight.extents);
+  require(x.contiguous() && d_y.contiguous() && d_x.contiguous(), "rms_norm_backward",
+          "x, d_y and d_x must be contiguous");
+  using Backward = detail::RmsNormBackward<T>;
+  const index_t rows = x.extent(0), columns = x.extent(1);
+  const index_t parts = (rows + Backward::rows_each - 1) / Backward::rows_each;
+  Tensor<B, compute_t<T>, 2> partial(be, {parts, columns});
+  be.for_each_row(parts, 0, Backward{x.data, weight.data, d_y.data, d_x.data, partial.data(), rows,
+                                     columns, epsilon});
+  be.for_each(columns, detail::AddPartials<T>{partial.data(), d_weight.data, parts, columns});
+}
+
+}  // namespace srformer
