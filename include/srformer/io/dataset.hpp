@@ -17,10 +17,10 @@ struct Pair {
   std::string summary;
 };
 
-/// One example from one line of JSON, "{"text": ..., "summary": ...}"; an empty `summary_column`
-/// asks for the text alone. `place`, as "train.json:7", and the byte at which the line begins in its
-/// file stand in the io_error that is thrown for broken JSON, invalid UTF-8, an absent column, and
-/// a column that is not a string or holds nothing but white space.
+/// One example from one line of JSON, {"text": ..., "summary": ...}; an empty `summary_column` asks
+/// for the text alone. `place`, as "train.json:7", and the byte at which the line begins in its file
+/// stand in the io_error that is thrown for broken JSON, invalid UTF-8, an absent column, and a
+/// column that is not a string or holds nothing but white space.
 inline Pair parse_json_line(std::string_view line, const std::string& place,
                             const std::string& text_column, const std::string& summary_column,
                             std::size_t offset = 0) {
@@ -81,7 +81,8 @@ struct Example {
   std::vector<std::int32_t> target;
 };
 
-/// Shortens `ids` to `max_length`, the last of which becomes `eos_id`; shorter ones stay as they are.
+/// Shortens `ids` to `max_length`, the last of which becomes `eos_id`; shorter ones stay as they
+/// are.
 inline void truncate(std::vector<std::int32_t>& ids, index_t max_length, std::int32_t eos_id) {
   require(max_length >= 1, "truncate",
           "max_length is " + std::to_string(max_length) + ", expected at least 1");

@@ -87,16 +87,19 @@ inline constexpr std::optional<DType> dtype_of<Eigen::bfloat16> = DType::bf16;
 template <>
 inline constexpr std::optional<DType> dtype_of<std::int64_t> = DType::i64;
 
+// Normal and subnormal form are both computed and one is masked out, so that loops vectorise; the
+// masks are made of a borrow, as compilers turn a comparison back into a branch.
+
 /// IEEE binary16 to binary32, exact.
 inline constexpr float decode_f16(std::uint16_t half) {
   const std::uint32_t sign = (half & 0x8000u) << 16;
   const std::uint32_t rest = (half & 0x7fffu) << 13;
   const std::uint32_t exponent = half & 0x7c00u;
   const std::uint32_t normal = rest + (112u << 23) + (exponent == 0x7c00u ? 112u << 23 : 0u);
-  constexpr float magic = 0x1p-14f;
-  const float subnormal = std::bit_cast<float>(rest + (113u << 23)) - magic;
-  return std::bit_cast<float>(sign |
-                              (exponent == 0 ? std::bit_cast<std::uint32_t>(subnormal) : normal));
+  const float subnormal = std::bit_cast<float>(rest + (113u << 23)) - 0x1p-14f;
+  const std::uint32_t small = 0u - ((exponent - 0x400u) >> 31);
+  return std::bit_cast<float>(sign | (std::bit_cast<std::uint32_t>(subnormal) & small) |
+                              (normal & ~small));
 }
 
 /// binary32 to IEEE binary16, to nearest, ties to even; beyond 65504 to infinity.
@@ -104,15 +107,16 @@ inline constexpr std::uint16_t encode_f16(float value) {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
   const std::uint32_t sign = (bits >> 16) & 0x8000u;
   const std::uint32_t rest = bits & 0x7fffffffu;
-  const std::uint32_t normal = (rest - (112u << 23) + 0xfffu + ((rest >> 13) & 1u)) >> 13;
+  const std::uint32_t finite = std::min(rest, 0x47800000u);  // 65536 becomes infinity
+  const std::uint32_t normal = (finite - (112u << 23) + 0xfffu + ((finite >> 13) & 1u)) >> 13;
+  const std::uint32_t small = 0u - ((rest - 0x38800000u) >> 31);
   constexpr float magic = 0.5f;  // its last place is the smallest binary16
   const std::uint32_t subnormal =
-      std::bit_cast<std::uint32_t>(std::bit_cast<float>(rest < 0x38800000u ? rest : 0u) + magic) -
+      std::bit_cast<std::uint32_t>(std::bit_cast<float>(rest & small) + magic) -
       std::bit_cast<std::uint32_t>(magic);
-  std::uint32_t half = rest < 0x38800000u ? subnormal : normal;
-  if (rest >= 0x47800000u) half = 0x7c00u;
-  if (rest > 0x7f800000u) half = 0x7e00u | ((rest >> 13) & 0x1ffu);
-  return static_cast<std::uint16_t>(sign | half);
+  const std::uint32_t not_a_number = 0u - ((0x7f800000u - rest) >> 31);
+  return static_cast<std::uint16_t>(sign | (subnormal & small) | (normal & ~small) |
+                                    (not_a_number & (0x200u | ((rest >> 13) & 0x1ffu))));
 }
 
 /// bfloat16 to binary32, exact.
