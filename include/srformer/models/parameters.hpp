@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0
+// The parameters of a model: named, each once, all in one piece of memory, with their gradients in
+// another piece of the same layout. Optimiser, checkpoint, initialisation and tests walk this list;
+// nothing else lists parameters.
+#pragma once
+
+#include <deque>
+#include <string>
+#include <vector>
+
+#include <srformer/backend/tensor.hpp>
+
+namespace srformer {
+
+/// What a parameter is for; weight decay and initialisation go by it.
+enum class Role { weight, bias, norm, embedding, scalar };
+
+/// One parameter: a name as Hugging Face has it, a shape, and where value and gradient lie.
+template <class B, class T>
+struct Parameter {
+  using Space = typename B::space;
+
+  std::string name;
+  std::vector<std::string> aliases;  ///< other names under which a checkpoint may hold it
+  Role role = Role::weight;
+  std::vector<index_t> shape;
+  index_t offset = 0;  ///< in elements from the start of all parameters
+  index_t count = 0;
+  T* value = nullptr;
+  T* gradient = nullptr;  ///< null until gradients are asked for
+
+  View<const T, 2, Space> matrix() const { return {value, {shape.at(0), shape.at(1)}}; }
+  View<T, 2, Space> d_matrix() const { return {gradient, {shape.at(0), shape.at(1)}}; }
+  View<const T, 1, Space> vector() const { return {value, {count}}; }
+  View<T, 1, Space> d_vector() const { return {gradient, {count}}; }
+};
+
+/// All parameters of a model. Add them, then allocate; references stay valid.
+template <class B, class T>
+  requires BackendFor<B, T>
+class Parameters {
+ public:
+  explicit Parameters(B& be) : backend_(&be) {}
+
+  Parameter<B, T>& add(std::string name, Role role, std::vector<index_t> shape,
+                       std::vector<std::string> aliases = {}) {
+    require(values_.empty(), "Parameters::add", "parameters are allocated already");
+    Parameter<B, T>& p = list_.emplace_back();
+    p.name = std::move(name), p.role = role, p.aliases = std::move(aliases);
+    p.offset = size_, p.count = 1;
+    for (const index_t extent : shape) p.count *= extent;
+    p.shape = std::move(shape);
+    size_ += p.count;
+    return p;
+  }
+
+  /// Memory for all values, zero at first.
+  void allocate() {
+    values_ = zeros<T, 1>(*backend_, {size_});
+    for (auto& p : list_) p.value = values_.data() + p.offset;
+  }
+
+  /// Memory for all gradients, zero at first; later calls do nothing.
+  void allocate_gradients() {
+    if (!gradients_.empty()) return;
+    gradients_ = zeros<T, 1>(*backend_, {size_});
+    for (auto& p : list_) p.gradient = gradients_.data() + p.offset;
+  }
+
+  void zero_gradients() { backend_->fill(gradients_.data(), gradients_.size(), T(0)); }
+
+  /// Values and gradients of all parameters, one after another in the order of the list.
+  View<T, 1, typename B::space> values() { return values_.view(); }
+  View<T, 1, typename B::space> gradients() { return gradients_.view(); }
+  index_t size() const { return size_; }
+
+  auto begin() { return list_.begin(); }
+  auto end() { return list_.end(); }
+  auto begin() const { return list_.begin(); }
+  auto end() const { return list_.end(); }
+
+  /// The parameter of that name; throws where there is none.
+  Parameter<B, T>& at(const std::string& name) {
+    for (auto& p : list_) {
+      if (p.name == name) return p;
+    }
+    throw shape_error("Parameters::at: there is no parameter \"" + name + "\"");
+  }
+
+ private:
+  B* backend_;
+  std::deque<Parameter<B, T>> list_;
+  index_t size_ = 0;
+  Tensor<B, T, 1> values_, gradients_;
+};
+
+/// Calls f(parameter) for every parameter of a model, in order.
+template <class Model, class F>
+void visit_parameters(Model& model, F f) {
+  for (auto& parameter : model.parameters()) f(parameter);
+}
+
+/// Parameters that follow each other in memory, seen as one matrix: q, k and v in one product.
+template <class B, class T>
+View<const T, 2, typename B::space> stacked(const Parameter<B, T>& first, index_t rows) {
+  return {first.value, {rows, first.shape.at(1)}};
+}
+template <class B, class T>
+View<T, 2, typename B::space> d_stacked(const Parameter<B, T>& first, index_t rows) {
+  return {first.gradient, {rows, first.shape.at(1)}};
+}
+
+}  // namespace srformer
