@@ -69,7 +69,7 @@ class EigenBackend {
   void for_each(index_t n, F f) {
     for_each_chunk(n, [&f](index_t first, index_t last) {
       const F local = f;
-#pragma GCC ivdep
+      SRF_INDEPENDENT
       for (index_t i = first; i < last; ++i) local(i);
     });
   }

@@ -31,6 +31,11 @@ enum class Op : bool { none = false, transpose = true };
 
 namespace detail {
 
+#if defined(__CUDACC__)
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 1675  // `GCC unroll` is for the host compiler, which reads this text after nvcc
+#endif
+
 template <class T>
 inline constexpr bool has_vector_kernel = std::is_same_v<T, float> || std::is_same_v<T, double>;
 
@@ -170,6 +175,10 @@ inline void vector_gemm(Op transpose_b, index_t m, index_t n, index_t k, T alpha
     }
   }
 }
+
+#if defined(__CUDACC__)
+#pragma nv_diagnostic pop
+#endif
 
 }  // namespace detail
 

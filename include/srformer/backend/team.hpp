@@ -22,9 +22,7 @@ namespace srformer {
 struct SerialTeam {
   template <class F>
   SRF_HD void for_each(index_t n, F f) const {
-#if !defined(__CUDA_ARCH__)
-#pragma GCC ivdep
-#endif
+    SRF_INDEPENDENT
     for (index_t i = 0; i < n; ++i) f(i);
   }
 

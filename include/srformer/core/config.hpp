@@ -15,6 +15,13 @@
 #define SRF_HD
 #endif
 
+/// Says of the loop that follows that its rounds do not depend on each other.
+#if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDA_ARCH__)
+#define SRF_INDEPENDENT _Pragma("GCC ivdep")
+#else
+#define SRF_INDEPENDENT
+#endif
+
 namespace srformer {
 
 /// Extents, strides and positions are signed, as differences of them are taken.

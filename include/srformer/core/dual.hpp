@@ -17,7 +17,7 @@ struct Dual {
   T value{};
   T slope{};
 
-  SRF_HD constexpr Dual() = default;
+  constexpr Dual() = default;
   SRF_HD constexpr Dual(double v) : value(v) {}  // NOLINT: constants mix with duals in formulas
   SRF_HD constexpr Dual(T v, T s) : value(v), slope(s) {}
 

@@ -27,7 +27,7 @@ struct View {
   std::array<index_t, Rank> extents{};
   std::array<index_t, Rank> strides{};
 
-  SRF_HD constexpr View() = default;
+  constexpr View() = default;
 
   /// Row-major and contiguous.
   SRF_HD constexpr View(T* pointer, const std::array<index_t, Rank>& shape)
