@@ -342,7 +342,7 @@ struct SegmentedRecurrentBackward {
             d_raf.threshold = d_raf.threshold + d.threshold;
             team.for_each(cells, [=](index_t c) { d_x_j[c] = d_x_j[c] + r[c]; });
           } else {
-            team.for_each(cells, [=](index_t c) { d_x_j[c] = d_r[c]; });
+            team.for_each(cells, [=](index_t c) { d_x_j[c] = d_x_j[c] + d_r[c]; });
           }
         }
       }
