@@ -130,6 +130,17 @@ TEST_CASE("text that is not UTF-8 is refused with its byte") {
     CHECK(srformer::detail::valid_utf8_prefix(good) == good.size());
 }
 
+TEST_CASE("the longest of the added tokens counts, whatever it begins with") {
+  TemporaryFolder folder;
+  fs::copy(data / "plain/spiece.model", folder.path);
+  write(folder.path / "added_tokens.json",
+        R"({"<sep>": 400, "SEP": 401, "SEPTEMBER": 402, "SE": 403})");
+  const SentencePieceTokenizer tokenizer(folder.path);
+  CHECK(tokenizer.size() == 404);
+  CHECK(tokenizer.encode("SEPTEMBER SEP<sep>SE") == Ids{402, 401, 400, 403, 1});
+  CHECK(tokenizer.decode(Ids{402, 401}) == "SEPTEMBERSEP");
+}
+
 TEST_CASE("marks after a compatibility character stay, as in SentencePiece") {
   const auto tokenizer = plain();  // transformers drops the mark: docs/text.md
   Ids expected = tokenizer.encode("fi", {.add_eos = false});
@@ -206,7 +217,8 @@ TEST_CASE("a model is trained from lines and from a file alike") {
   text += "\n";
   lines.emplace_back();  // over SentencePiece's own limit of 4192 bytes
   for (int i = 0; i < 200; ++i) lines.back() += "the river follows the decoder. ";
-  lines.back() += "q";
+  for (int i = 0; i < 30; ++i) lines.back() += "j ";
+  lines.back() += "j";
   text += lines.back();
   write(folder.path / "text", text);
   srformer::train_sentencepiece(lines, 60, folder.path / "spiece.model");
@@ -222,8 +234,8 @@ TEST_CASE("a model is trained from lines and from a file alike") {
   CHECK(tokenizer.piece(2) == "<unk>");
   CHECK(tokenizer.bos_id() == -1);
   CHECK(tokenizer.encode(lines[0]).size() < lines[0].size());  // some pieces have several letters
-  const Ids q = tokenizer.encode("q");                         // known, as the long line was read
-  CHECK(std::ranges::count(q, tokenizer.unk_id()) == 0);
+  const Ids j = tokenizer.encode("j");                         // known, as the long line was read
+  CHECK(std::ranges::count(j, tokenizer.unk_id()) == 0);
   for (const std::string& line : lines) CHECK(tokenizer.decode(tokenizer.encode(line)) == line);
   const auto config = nlohmann::json::parse(read(folder.path / "tokenizer_config.json"));
   CHECK(config["tokenizer_class"] == "T5Tokenizer");
