@@ -275,12 +275,13 @@ TEST_CASE("what is written is read back", "[safetensors]") {
     writer.add<double>(std::string(properties(dtype).name), dtype, {2, 3}, x);
   writer.add_ids("ids", {2}, ids);
   writer.add<double>("scalar", DType::f64, {}, std::span(&scalar, 1));
+  writer.add<double>("one", DType::bf16, {1}, std::span(&scalar, 1));
   writer.add<float>("empty", DType::bf16, {0, 5}, {});
   writer.set_metadata("format", "pt");
   writer.write(folder.path / "a.safetensors");
 
   const SafetensorsFile file(folder.path / "a.safetensors");
-  CHECK(file.names().size() == 7);
+  CHECK(file.names().size() == 8);
   CHECK(file.metadata() == std::map<std::string, std::string>{{"format", "pt"}});
   CHECK(file.read<double>("F64") == x);
   CHECK(file.read_ids("ids") == ids);
@@ -296,9 +297,6 @@ TEST_CASE("what is written is read back", "[safetensors]") {
           static_cast<double>(static_cast<float>(Eigen::bfloat16(static_cast<float>(x[i])))));
   }
   // Every tensor is aligned to its element, in a file whose header is padded to eight bytes.
-  const std::string bytes = bytes_of(folder.path / "a.safetensors");
-  const char* end = bytes.data() + bytes.size();
-  REQUIRE(end > bytes.data());
   for (const auto& name : file.names())
     CHECK(reinterpret_cast<std::uintptr_t>(file.info(name).bytes.data()) %
               (properties(file.info(name).dtype).bits / 8) ==
