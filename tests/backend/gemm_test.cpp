@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of every scalar against the definition.
+#include <Eigen/Core>
+#include <srformer/backend/gemm.hpp>
+#include <srformer/core/dual.hpp>
+
+#include "support/catch.hpp"
+#include "support/plain_gemm.hpp"
+
+using namespace srformer;
+using tests::Product;
+
+namespace {
+
+using Dual64 = Dual<double>;
+
+double number(double x) { return x; }
+double number(float x) { return double(x); }
+double number(Dual64 x) { return x.value; }
+template <class T>
+double number(T x) {
+  return double(float(x));
+}
+
+/// Relative to the sum of absolute products, which is at most k and of the order of sqrt(k).
+template <class T>
+constexpr double rounding = 1e-14;
+template <>
+constexpr double rounding<float> = 1e-6;
+template <>
+constexpr double rounding<Eigen::half> = 1e-3;
+template <>
+constexpr double rounding<Eigen::bfloat16> = 8e-3;
+
+template <class T>
+void check(const Product& p, const std::vector<T>& got, const std::vector<T>& expected) {
+  CAPTURE(p.ta(), p.tb(), p.m, p.n, p.k, p.alpha, p.beta, p.gap);
+  REQUIRE(got.size() == expected.size());
+  const double bound = rounding<T> * (2 + std::sqrt(double(p.k)));
+  index_t wrong = 0;
+  for (index_t i = 0; i < p.m; ++i) {
+    for (index_t j = 0; j < p.ldc(); ++j) {
+      const double x = number(got[i * p.ldc() + j]), y = number(expected[i * p.ldc() + j]);
+      const bool same = j < p.n ? std::abs(x - y) <= bound : std::isnan(x) || x == y;
+      if (!same) ++wrong;
+    }
+  }
+  REQUIRE(wrong == 0);
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("small_gemm is the definition", "", float, double, Eigen::half, Eigen::bfloat16,
+                   Dual64) {
+  for (const Product& p : tests::products(300)) {
+    const auto a = p.a<TestType>(), b = p.b<TestType>();
+    auto c = p.c<TestType>();
+    const auto expected = tests::plain_gemm(p, a, b, c);
+    using C = compute_t<TestType>;
+    small_gemm(p.transpose_a, p.transpose_b, p.m, p.n, p.k, C(p.alpha), a.data(), p.lda(), b.data(),
+               p.ldb(), C(p.beta), c.data(), p.ldc());
+    check(p, c, expected);
+  }
+}
+
+TEMPLATE_TEST_CASE("large_gemm is the definition on one and two threads", "", float, double,
+                   Eigen::half, Eigen::bfloat16, Dual64) {
+  for (const Product& p : tests::products(300)) {
+    const auto a = p.a<TestType>(), b = p.b<TestType>();
+    for (const int threads : {1, 2}) {
+      auto c = p.c<TestType>();
+      const auto expected = tests::plain_gemm(p, a, b, c);
+      using C = compute_t<TestType>;
+      large_gemm(threads, p.transpose_a, p.transpose_b, p.m, p.n, p.k, C(p.alpha), a.data(),
+                 p.lda(), b.data(), p.ldb(), C(p.beta), c.data(), p.ldc());
+      check(p, c, expected);
+    }
+  }
+}
+
+TEST_CASE("products of duals carry the slopes of both sides") {
+  const Product p{Op::transpose, Op::none, 3, 4, 5, 1, 0};
+  auto a = p.a<Dual64>(), b = p.b<Dual64>(), c = p.c<Dual64>();
+  for (std::size_t i = 0; i < a.size(); ++i) a[i].slope = tests::value(4, index_t(i));
+  for (std::size_t i = 0; i < b.size(); ++i) b[i].slope = tests::value(5, index_t(i));
+  small_gemm(p.transpose_a, p.transpose_b, p.m, p.n, p.k, Dual64(1), a.data(), p.lda(), b.data(),
+             p.ldb(), Dual64(0), c.data(), p.ldc());
+  for (index_t i = 0; i < p.m; ++i) {
+    for (index_t j = 0; j < p.n; ++j) {
+      double slope = 0;
+      for (index_t s = 0; s < p.k; ++s) {
+        const Dual64 x = a[s * p.lda() + i], y = b[s * p.ldb() + j];
+        slope += x.slope * y.value + x.value * y.slope;
+      }
+      REQUIRE(c[i * p.ldc() + j].slope == Approx(slope).epsilon(1e-13));
+    }
+  }
+}
+
+TEST_CASE("narrow operands are multiplied and summed in float") {
+  // 1 + 300 * 2^-9 is lost term by term in bfloat16, whose spacing at 1 is 2^-7.
+  const index_t k = 301;
+  std::vector<Eigen::bfloat16> a(k, Eigen::bfloat16(0.0625f)), b(k, Eigen::bfloat16(0.03125f));
+  a[0] = b[0] = Eigen::bfloat16(1.0f);
+  float wide = 0;
+  Eigen::bfloat16 narrow(0.0f);
+  small_gemm(Op::none, Op::none, 1, 1, k, 1, a.data(), k, b.data(), 1, 0, &wide, 1);
+  small_gemm(Op::none, Op::none, 1, 1, k, 1, a.data(), k, b.data(), 1, 0, &narrow, 1);
+  REQUIRE(wide == 1 + 300 * 0.001953125f);
+  REQUIRE(float(narrow) == Approx(wide).epsilon(0.004));
+}
+
+TEST_CASE("operands of different scalars are multiplied in the type of the result") {
+  const Product p{Op::none, Op::transpose, 5, 7, 9, 0.5, 0, 2};
+  const auto a = p.a<float>();
+  const auto b = p.b<Eigen::bfloat16>();
+  auto c = p.c<float>();
+  const auto expected = tests::plain_gemm(p, a, b, c);
+  small_gemm(p.transpose_a, p.transpose_b, p.m, p.n, p.k, 0.5f, a.data(), p.lda(), b.data(),
+             p.ldb(), 0.0f, c.data(), p.ldc());
+  check(p, c, expected);
+}
