@@ -27,21 +27,32 @@ struct KvProductOptions {
 
 namespace detail {
 
+/// Products of [D,D] that stay in the cache.
+inline SRF_HD index_t products_fitting(index_t head_size) {
+  const index_t fitting = 131072 / (head_size * head_size);
+  return fitting > 1 ? fitting : 1;
+}
+
 /// How many segments are held at a time: all of them while they fit the cache, else about the root.
 inline SRF_HD index_t products_held(index_t segments, index_t head_size, index_t segment_size) {
-  const index_t fitting = 131072 / (head_size * head_size);
-  if (segments <= fitting || segments <= 1) return segments;
+  if (segments <= products_fitting(head_size)) return segments;
   index_t root = 1;
   while (root * root < segments) ++root;
   const index_t deep = (64 + segment_size - 1) / segment_size;  // products of 64 keys and more
   return root > deep ? root : deep;
 }
 
-/// Elements of scratch that visit_products needs.
+/// Elements of scratch that visit_products needs for any source of at most so many segments: one that
+/// fits as a whole may need more than a longer one.
 inline index_t products_scratch(index_t segments, index_t head_size, index_t segment_size) {
-  const index_t held = products_held(segments, head_size, segment_size);
-  const index_t blocks = held > 0 ? (segments + held - 1) / held : 0;
-  return (blocks + 2 * held + 1) * head_size * head_size;
+  const auto needed = [&](index_t count) {
+    const index_t held = products_held(count, head_size, segment_size);
+    const index_t blocks = held > 0 ? (count + held - 1) / held : 0;
+    return blocks + 2 * held + 1;
+  };
+  const index_t fitting = products_fitting(head_size);
+  const index_t most = std::max(needed(segments), needed(fitting < segments ? fitting : segments));
+  return most * head_size * head_size;
 }
 
 /// P = K^T Y over `count` rows, added to what is there if `add`.
