@@ -22,11 +22,11 @@ GradReport check_norm(Change change, GradOptions options = {}) {
   EigenBackend be(1);
   return grad_check(
       options, {rows, columns},
-      [&](auto x, auto w, auto y) { rms_norm_forward(be, x, w, y, 1e-6); },
+      [&](auto x, auto w, auto y) { rms_norm_forward(be, x, w, y, {1e-6}); },
       [&](auto x, auto w, auto d_y, auto d_x, auto d_w) {
         auto g_x = zeros<double, 2>(be, x.extents);
         auto g_w = zeros<double, 1>(be, w.extents);
-        rms_norm_backward(be, x, w, d_y, g_x.view(), g_w.view(), 1e-6);
+        rms_norm_backward(be, x, w, d_y, g_x.view(), g_w.view(), {1e-6});
         change(x, w, d_y, g_x.view(), g_w.view(), d_x, d_w);
       },
       GradInput("x", {rows, columns}), GradInput("weight", {columns}));

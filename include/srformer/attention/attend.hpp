@@ -62,7 +62,7 @@ SRF_HD void block_weights(const Team& team, const AttendContext<C, Space>& conte
     const index_t i = block.first_query + r;
     const index_t limit = context.mask.visible(i, block.first_key + n) - block.first_key;
     const index_t seen = limit < 0 ? 0 : limit;
-    context.mask.add(team, block.b, block.h, i, block.first_key, seen, block.queries, block.keys, row);
+    context.mask.add(team, block.b, block.h, i, block.first_key, seen, row);
     softmax_row(team, seen, row, block.zero_keys);
     team.for_each(n - seen, [=](index_t c) { row[seen + c] = C(0); });
   }

@@ -2,7 +2,7 @@
 // What is added to a score before the softmax, and which keys take part, without a stored matrix of
 // minus infinities.
 //
-//   score(i, j) += relative[h, j - i + M - 1] + dense[b, h, i, j],   j < keys(b), j <= i + offset if causal
+//   score(i, j) += relative[h, j - i + zero] + dense[b, h, i, j],   j < keys(b), j <= i + offset if causal
 #pragma once
 
 #include <srformer/core/view.hpp>
@@ -12,12 +12,13 @@ namespace srformer {
 
 /// The additive and the absent part of attention scores. Everything is optional.
 ///   lengths   [B]          how many keys of each source exist, on the backend; null: all
-///   relative  [H, M+N-1]   bias by distance, see attention/position_bias.hpp; null: none
+///   relative  [H, distances]  bias by distance j - i, see attention/position_bias.hpp; null: none
 ///   dense     [B,H,M,N]    bias by position; stride 0 broadcasts an axis; null: none
 template <class C, class Space>
 struct ScoreMask {
   const index_t* lengths = nullptr;
-  const C* relative = nullptr;
+  View<const C, 2, Space> relative{};
+  index_t relative_zero = 0;  ///< the column of relative that holds distance 0
   View<const C, 4, Space> dense{};
   bool causal = false;
   index_t query_offset = 0;  ///< position of query 0 among the keys, for decoding with a cache
@@ -34,12 +35,12 @@ struct ScoreMask {
     return last < existing ? last : existing;
   }
 
-  /// scores[c] += bias of query i and keys first_key + c, of M queries and N keys.
+  /// scores[c] += bias of query i and keys first_key + c.
   template <class Team>
   SRF_HD void add(const Team& team, index_t b, index_t h, index_t i, index_t first_key,
-                  index_t count, index_t M, index_t N, C* scores) const {
-    if (relative != nullptr) {
-      const C* row = relative + h * (M + N - 1) + first_key - i + M - 1;
+                  index_t count, C* scores) const {
+    if (relative.data != nullptr) {
+      const C* row = &relative(h, first_key - i + relative_zero);
       team.for_each(count, [=](index_t c) { scores[c] = scores[c] + row[c]; });
     }
     if (dense.data != nullptr) {

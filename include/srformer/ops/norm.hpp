@@ -5,27 +5,64 @@
 //   r = (mean_c x_c^2 + eps)^-1/2,  y_c = w_c r x_c
 //   dx_c = r w_c dy_c - x_c r^3 / E sum_e w_e dy_e x_e,  dw_c = sum over rows of dy_c r x_c
 // Backward recomputes r: nothing is saved but x.
+//
+// transformers takes the mean of squares in float32 whatever the type of x, and torch sums it in an
+// order of its own. `transformers_statistics` does the same for double, digit for digit, so that
+// results in double can be compared with it beyond seven digits (docs/differences.md).
 #pragma once
 
 #include <srformer/ops/linear.hpp>
 
 namespace srformer {
 
+struct RmsNormOptions {
+  double epsilon = 1e-6;
+  bool transformers_statistics = false;  ///< only matters for double
+};
+
 namespace detail {
+
+/// (mean of squares + eps)^-1/2 in float32 and in the order of torch's sum: 8 lanes, 4 vectors.
+template <class T>
+SRF_HD float transformers_scale(const T* x, index_t n, double epsilon) {
+  constexpr index_t lanes = 8, vectors = 4;
+  float part[vectors][lanes] = {};
+  const auto square = [x](index_t i) {
+    const float v = static_cast<float>(x[i]);
+    return v * v;
+  };
+  const index_t whole = n / lanes, blocks = whole / vectors;
+  for (index_t i = 0; i < blocks * vectors; ++i) {
+    for (index_t l = 0; l < lanes; ++l) part[i % vectors][l] += square(i * lanes + l);
+  }
+  for (index_t i = blocks * vectors; i < whole; ++i) {
+    for (index_t l = 0; l < lanes; ++l) part[0][l] += square(i * lanes + l);
+  }
+  float total = 0;
+  for (index_t i = whole * lanes; i < n; ++i) total += square(i);
+  for (index_t l = 0; l < lanes; ++l) {
+    total += ((part[0][l] + part[1][l]) + part[2][l]) + part[3][l];
+  }
+  const float mean = total / static_cast<float>(n);
+  return 1.0f / math::sqrt(mean + static_cast<float>(epsilon));
+}
 
 template <class T>
 struct RmsNormForward {
   const T *x, *weight;
   T* y;
   index_t columns;
-  double epsilon;
+  RmsNormOptions options;
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t row, void*) const {
     using C = compute_t<T>;
     const T *in = x + row * columns, *w = weight;
     T* out = y + row * columns;
     const C square = team.template sum<C>(columns, [=](index_t c) { return C(in[c]) * C(in[c]); });
-    const C r = C(1) / math::sqrt(square / C(static_cast<double>(columns)) + C(epsilon));
+    C r = C(1) / math::sqrt(square / C(static_cast<double>(columns)) + C(options.epsilon));
+    if constexpr (std::is_same_v<T, double>) {
+      if (options.transformers_statistics) r = transformers_scale(in, columns, options.epsilon);
+    }
     team.for_each(columns, [=](index_t c) { out[c] = T(C(w[c]) * (C(in[c]) * r)); });
   }
 };
@@ -38,7 +75,7 @@ struct RmsNormBackward {
   T* d_x;
   compute_t<T>* d_weight_partial;
   index_t rows, columns;
-  double epsilon;
+  RmsNormOptions options;
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t part, void*) const {
     using C = compute_t<T>;
@@ -52,9 +89,22 @@ struct RmsNormBackward {
       const T *in = x + row * columns, *d_out = d_y + row * columns;
       T* d_in = d_x + row * columns;
       const C square = team.template sum<C>(columns, [=](index_t c) { return C(in[c]) * C(in[c]); });
-      const C r = C(1) / math::sqrt(square * inverse_columns + C(epsilon));
+      C r = C(1) / math::sqrt(square * inverse_columns + C(options.epsilon));
       const C dot = team.template sum<C>(
           columns, [=](index_t c) { return C(w[c]) * C(d_out[c]) * C(in[c]); });
+      if constexpr (std::is_same_v<T, double>) {
+        if (options.transformers_statistics) {
+          const float s = transformers_scale(in, columns, options.epsilon);
+          const float d_mean = -0.5f * static_cast<float>(dot) * (s * s * s);
+          const float d_square = d_mean / static_cast<float>(columns);
+          team.for_each(columns, [=](index_t c) {
+            d_in[c] += w[c] * d_out[c] * double(s) +
+                       static_cast<double>(d_square * (2.0f * static_cast<float>(in[c])));
+            d_w[c] += d_out[c] * (in[c] * double(s));
+          });
+          continue;
+        }
+      }
       const C pull = dot * r * r * r * inverse_columns;
       team.for_each(columns, [=](index_t c) {
         d_in[c] = T(C(d_in[c]) + r * C(w[c]) * C(d_out[c]) - C(in[c]) * pull);
@@ -73,12 +123,12 @@ template <class B, class T>
   requires BackendFor<B, T>
 void rms_norm_forward(B& be, In<B, T, 2> x,
                       In<B, T, 1> weight, View<T, 2, typename B::space> y,
-                      double epsilon) {
+                      const RmsNormOptions& options = {}) {
   check_shape("rms_norm_forward", "weight", "[E]", weight.extents, std::array{x.extent(1)});
   check_shape("rms_norm_forward", "y", "[R,E]", y.extents, x.extents);
   require(x.contiguous() && y.contiguous(), "rms_norm_forward", "x and y must be contiguous");
   be.for_each_row(x.extent(0), 0,
-                  detail::RmsNormForward<T>{x.data, weight.data, y.data, x.extent(1), epsilon});
+                  detail::RmsNormForward<T>{x.data, weight.data, y.data, x.extent(1), options});
 }
 
 /// d_x, d_weight += the gradients through rms_norm_forward. Deterministic.
@@ -87,7 +137,7 @@ template <class B, class T>
 void rms_norm_backward(B& be, In<B, T, 2> x,
                        In<B, T, 1> weight,
                        In<B, T, 2> d_y, View<T, 2, typename B::space> d_x,
-                       View<T, 1, typename B::space> d_weight, double epsilon) {
+                       View<T, 1, typename B::space> d_weight, const RmsNormOptions& options = {}) {
   check_shape("rms_norm_backward", "d_y", "[R,E]", d_y.extents, x.extents);
   check_shape("rms_norm_backward", "d_x", "[R,E]", d_x.extents, x.extents);
   check_shape("rms_norm_backward", "d_weight", "[E]", d_weight.extents, weight.extents);
@@ -98,7 +148,7 @@ void rms_norm_backward(B& be, In<B, T, 2> x,
   const index_t parts = (rows + Backward::rows_each - 1) / Backward::rows_each;
   Tensor<B, compute_t<T>, 2> partial(be, {parts, columns});
   be.for_each_row(parts, 0, Backward{x.data, weight.data, d_y.data, d_x.data, partial.data(), rows,
-                                     columns, epsilon});
+                                     columns, options});
   be.for_each(columns, detail::AddPartials<T>{partial.data(), d_weight.data, parts, columns});
 }
 

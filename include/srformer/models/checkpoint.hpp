@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+// A model from a Hugging Face folder and back.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+
+#include <srformer/models/t5.hpp>
+
+namespace srformer {
+
+namespace detail {
+
+/// Whether the stored output matrix differs from the shared embedding: then it is a weight of its own.
+inline bool stores_own_output(const HfCheckpoint& checkpoint) {
+  if (!checkpoint.contains("lm_head.weight")) return false;
+  for (const char* name :
+       {"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}) {
+    if (!checkpoint.contains(name)) continue;
+    const auto a = checkpoint.file_of("lm_head.weight").info("lm_head.weight").bytes;
+    const auto b = checkpoint.file_of(name).info(name).bytes;
+    return !std::ranges::equal(a, b);
+  }
+  return false;
+}
+
+/// A slot that fills a parameter, through host memory where the backend is elsewhere.
+template <class B, class T>
+TensorSlot parameter_slot(B& be, Parameter<B, T>& p) {
+  return {p.name, p.aliases, p.shape, true,
+          [&be, &p](const SafetensorsFile& file, const std::string& name) {
+            if constexpr (std::is_same_v<typename B::space, host_space>) {
+              file.read(name, std::span<T>(p.value, static_cast<std::size_t>(p.count)));
+            } else {
+              const std::vector<T> values = file.read<T>(name);
+              be.from_host(p.value, values.data(), p.count);
+            }
+          }};
+}
+
+}  // namespace detail
+
+/// The configuration that a checkpoint asks for: config.json, and whether the output is tied in fact.
+inline T5Config t5_config(const HfCheckpoint& checkpoint) {
+  T5Config config = t5_config_from_json(checkpoint.config(), checkpoint.config_path());
+  if (detail::stores_own_output(checkpoint)) config.tie_word_embeddings = false;
+  return config;
+}
+
+/// Fills the model's parameters. Those that a variant adds may be absent only if `new_variant`; they
+/// keep their values then, and stored ones that the model has no use for are passed over. Anything
+/// else missing, unexpected or misshapen is one io_error that names them all.
+template <class B, class T>
+void load_parameters(T5<B, T>& model, const HfCheckpoint& checkpoint, bool new_variant = false) {
+  std::vector<TensorSlot> slots;
+  for (auto& p : model.parameters()) {
+    slots.push_back(detail::parameter_slot(model.backend(), p));
+    const bool added = p.role == Role::scalar || p.name.find(".SNN_kv.") != std::string::npos;
+    if (added && new_variant) slots.back().required = false;
+  }
+  LoadOptions options;
+  options.ignore_unexpected = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"};
+  if (new_variant) {
+    for (const char* name : {"*.SNN_kv.weight", "*.leak", "*.threshold", "*.sigma", "*.gate"}) {
+      options.ignore_unexpected.push_back(name);
+    }
+  }
+  checkpoint.load(slots, options);
+}
+
+/// A T5 with the weights of a folder.
+template <class T, class B>
+std::unique_ptr<T5<B, T>> load_t5(B& be, const std::filesystem::path& folder) {
+  const HfCheckpoint checkpoint(folder);
+  auto model = std::make_unique<T5<B, T>>(be, t5_config(checkpoint));
+  load_parameters(*model, checkpoint);
+  return model;
+}
+
+/// Writes config.json, generation_config.json and model.safetensors, which transformers reads back.
+template <class B, class T>
+void save_model(T5<B, T>& model, const std::filesystem::path& folder, DType dtype,
+                const nlohmann::json& generation_config) {
+  B& be = model.backend();
+  SafetensorsWriter writer;
+  for (auto& p : model.parameters()) {
+    if constexpr (std::is_same_v<typename B::space, host_space>) {
+      writer.add(p.name, dtype, p.shape, std::span<const T>(p.value, static_cast<std::size_t>(p.count)));
+    } else {
+      writer.add_stream<T>(p.name, dtype, p.shape, [&be, &p](index_t first, std::span<T> out) {
+        be.to_host(out.data(), static_cast<const T*>(p.value) + first, static_cast<index_t>(out.size()));
+      });
+    }
+  }
+  save_checkpoint(folder, std::move(writer), to_json(model.config()), generation_config);
+}
+
+}  // namespace srformer

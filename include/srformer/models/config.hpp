@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+// config.json of a checkpoint: the fields of T5, and the cross-attention of its decoder under
+// "cross_attention". A checkpoint without that object is ordinary ("full").
+#pragma once
+
+#include <cstdint>
+
+#include <srformer/attention/cross_attention.hpp>
+#include <srformer/attention/position_bias.hpp>
+#include <srformer/io/hf_checkpoint.hpp>
+#include <srformer/ops/activation.hpp>
+
+namespace srformer {
+
+namespace detail {
+
+inline std::string json_choice(const nlohmann::json& object, const char* key, const std::string& path,
+                               std::initializer_list<const char*> choices, const char* otherwise) {
+  const std::string got = json_field_or<std::string>(object, key, path, otherwise);
+  std::string list;
+  for (const char* choice : choices) {
+    if (got == choice) return got;
+    list += (list.empty() ? "" : ", ") + std::string(choice);
+  }
+  throw io_error(path + ": \"" + key + "\" is \"" + got + "\", expected one of " + list);
+}
+
+}  // namespace detail
+
+/// Reads the object under "cross_attention"; io_error names a field that does not fit, or is unknown.
+inline CrossAttentionOptions cross_attention_from_json(const nlohmann::json& config,
+                                                       const std::string& path) {
+  CrossAttentionOptions options;
+  const auto found = config.find("cross_attention");
+  if (found == config.end() || found->is_null()) return options;
+  if (!found->is_object()) throw io_error(path + ": \"cross_attention\" is not an object");
+  const nlohmann::json& o = *found;
+  for (const auto& [key, value] : o.items()) {
+    constexpr const char* known[] = {"variant",    "segment_size", "horizon",   "generation_horizon",
+                                     "clamp",      "normalize",    "recurrence", "local",
+                                     "product",    "advance",      "padding",   "sigma", "gate"};
+    if (std::none_of(std::begin(known), std::end(known), [&](const char* k) { return key == k; })) {
+      throw io_error(path + ": \"cross_attention\" has an unknown field \"" + key + "\"");
+    }
+  }
+  options.variant = variant_from_name(
+      detail::json_choice(o, "variant", path, {"full", "segmented", "segmented_recurrent"}, "full"));
+  options.segment_size = json_size_or(o, "segment_size", path, options.segment_size);
+  options.horizon = json_size_or(o, "horizon", path, 0);
+  options.generation_horizon = json_size_or(o, "generation_horizon", path, options.generation_horizon);
+  options.clamp = json_field_or<double>(o, "clamp", path, 0);
+  if (o.contains("clamp") && !o["clamp"].is_null() && !(options.clamp > 0)) {
+    throw io_error(path + ": \"clamp\" is " + o["clamp"].dump() + ", expected a positive number or null");
+  }
+  options.normalize = json_field_or<bool>(o, "normalize", path, true);
+  options.recurrence = json_field_or<bool>(o, "recurrence", path, true);
+  options.local = json_field_or<bool>(o, "local", path, true);
+  options.product = detail::json_choice(o, "product", path, {"complement", "segment"}, "complement") ==
+                            "segment"
+                        ? Product::segment
+                        : Product::complement;
+  options.advance =
+      detail::json_choice(o, "advance", path, {"segment", "token"}, "segment") == "token"
+          ? Advance::token
+          : Advance::segment;
+  options.padding =
+      detail::json_choice(o, "padding", path, {"masked", "upstream"}, "masked") == "upstream"
+          ? Padding::upstream
+          : Padding::masked;
+  options.sigma = json_field_or<bool>(o, "sigma", path, false);
+  options.gate = json_field_or<bool>(o, "gate", path, false);
+  return options;
+}
+
+/// The object to save under "cross_attention".
+inline nlohmann::json to_json(const CrossAttentionOptions& o) {
+  const auto or_null = [](auto value) { return value > 0 ? nlohmann::json(value) : nlohmann::json(); };
+  return {{"variant", variant_name(o.variant)},
+          {"segment_size", o.segment_size},
+          {"horizon", or_null(o.horizon)},
+          {"generation_horizon", o.generation_horizon},
+          {"clamp", or_null(o.clamp)},
+          {"normalize", o.normalize},
+          {"recurrence", o.recurrence},
+          {"local", o.local},
+          {"product", o.product == Product::segment ? "segment" : "complement"},
+          {"advance", o.advance == Advance::token ? "token" : "segment"},
+          {"padding", o.padding == Padding::upstream ? "upstream" : "masked"},
+          {"sigma", o.sigma},
+          {"gate", o.gate}};
+}
+
+/// The sizes and choices of a T5. Letters in docs/notation.md.
+struct T5Config {
+  index_t vocab_size = 0;          ///< V
+  index_t d_model = 0;             ///< E
+  index_t d_kv = 0;                ///< D
+  index_t d_ff = 0;                ///< F
+  index_t num_layers = 0;          ///< of the encoder
+  index_t num_decoder_layers = 0;
+  index_t num_heads = 0;           ///< H; H D may differ from E
+  index_t relative_attention_num_buckets = 32;
+  index_t relative_attention_max_distance = 128;
+  double dropout_rate = 0.1;
+  double layer_norm_epsilon = 1e-6;
+  double initializer_factor = 1;
+  Activation activation = Activation::relu;
+  bool gated = false;
+  bool tie_word_embeddings = true;
+  bool scale_decoder_outputs = true;  ///< by E^-1/2 before the output projection
+  std::int32_t pad_token_id = 0;
+  std::int32_t eos_token_id = 1;
+  std::int32_t decoder_start_token_id = 0;
+  CrossAttentionOptions cross_attention{};
+  bool transformers_statistics = false;  ///< norms in double as transformers has them; never saved
+  nlohmann::json source = nlohmann::json::object();  ///< config.json as read, kept for saving
+
+  index_t inner() const { return num_heads * d_kv; }
+};
+
+/// Reads config.json of a T5; io_error says which field is missing, of the wrong type or out of range.
+inline T5Config t5_config_from_json(const nlohmann::json& json, const std::string& path) {
+  const std::string type = json_field<std::string>(json, "model_type", path);
+  if (type != "t5") throw io_error(path + ": \"model_type\" is \"" + type + "\", expected \"t5\"");
+  T5Config c;
+  c.source = json;
+  c.vocab_size = json_size(json, "vocab_size", path);
+  c.d_model = json_size(json, "d_model", path);
+  c.d_kv = json_size(json, "d_kv", path);
+  c.d_ff = json_size(json, "d_ff", path);
+  c.num_layers = json_size(json, "num_layers", path);
+  c.num_decoder_layers = json_size_or(json, "num_decoder_layers", path, c.num_layers);
+  c.num_heads = json_size(json, "num_heads", path);
+  c.relative_attention_num_buckets =
+      json_size_or(json, "relative_attention_num_buckets", path, c.relative_attention_num_buckets);
+  c.relative_attention_max_distance =
+      json_size_or(json, "relative_attention_max_distance", path, c.relative_attention_max_distance);
+  const auto in_range = [&](const char* key, double value, bool fits, const char* expected) {
+    if (!fits) {
+      throw io_error(path + ": \"" + key + "\" is " + std::to_string(value) + ", expected " + expected);
+    }
+  };
+  c.dropout_rate = json_field_or<double>(json, "dropout_rate", path, c.dropout_rate);
+  in_range("dropout_rate", c.dropout_rate, c.dropout_rate >= 0 && c.dropout_rate < 1, "at least 0 and below 1");
+  c.layer_norm_epsilon = json_field_or<double>(json, "layer_norm_epsilon", path, c.layer_norm_epsilon);
+  in_range("layer_norm_epsilon", c.layer_norm_epsilon, c.layer_norm_epsilon >= 0, "at least 0");
+  c.initializer_factor = json_field_or<double>(json, "initializer_factor", path, c.initializer_factor);
+  const std::string projection = detail::json_choice(
+      json, "feed_forward_proj", path, {"relu", "gelu", "gelu_new", "gated-relu", "gated-gelu", "gated-gelu_new"}, "relu");
+  c.gated = projection.starts_with("gated-");
+  const std::string activation = c.gated ? projection.substr(6) : projection;
+  // transformers: "gated-gelu" means the tanh form
+  c.activation = c.gated && activation == "gelu" ? Activation::gelu_new : activation_from_name(activation);
+  c.tie_word_embeddings = json_field_or<bool>(json, "tie_word_embeddings", path, true);
+  c.scale_decoder_outputs =
+      c.tie_word_embeddings && json_field_or<bool>(json, "scale_decoder_outputs", path, true);
+  const auto token = [&](const char* key, std::int32_t otherwise) {
+    const auto id = json_field_or<std::int32_t>(json, key, path, otherwise);
+    in_range(key, id, id >= 0 && id < c.vocab_size, "a token id of the vocabulary");
+    return id;
+  };
+  c.pad_token_id = token("pad_token_id", 0);
+  c.eos_token_id = token("eos_token_id", 1);
+  c.decoder_start_token_id = token("decoder_start_token_id", c.pad_token_id);
+  c.cross_attention = cross_attention_from_json(json, path);
+  return c;
+}
+
+/// config.json of a T5: what was read, with the fields of `c` on top.
+inline nlohmann::json to_json(const T5Config& c) {
+  nlohmann::json json = c.source;
+  json["model_type"] = "t5";
+  json["architectures"] = {"T5ForConditionalGeneration"};
+  json["is_encoder_decoder"] = true;
+  json["vocab_size"] = c.vocab_size;
+  json["d_model"] = c.d_model;
+  json["d_kv"] = c.d_kv;
+  json["d_ff"] = c.d_ff;
+  json["num_layers"] = c.num_layers;
+  json["num_decoder_layers"] = c.num_decoder_layers;
+  json["num_heads"] = c.num_heads;
+  json["relative_attention_num_buckets"] = c.relative_attention_num_buckets;
+  json["relative_attention_max_distance"] = c.relative_attention_max_distance;
+  json["dropout_rate"] = c.dropout_rate;
+  json["layer_norm_epsilon"] = c.layer_norm_epsilon;
+  json["initializer_factor"] = c.initializer_factor;
+  const std::string gate = c.gated ? "gated-" : "";
+  json["feed_forward_proj"] =
+      gate + (c.activation == Activation::relu ? "relu"
+              : c.activation == Activation::gelu ? "gelu"
+                                                 : (c.gated ? "gelu" : "gelu_new"));
+  json["tie_word_embeddings"] = c.tie_word_embeddings;
+  json["scale_decoder_outputs"] = c.scale_decoder_outputs;
+  json["pad_token_id"] = c.pad_token_id;
+  json["eos_token_id"] = c.eos_token_id;
+  json["decoder_start_token_id"] = c.decoder_start_token_id;
+  json["cross_attention"] = to_json(c.cross_attention);
+  return json;
+}
+
+}  // namespace srformer

@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+// The sublayers that encoder-decoder models are made of: parameters, and calls into ops and attention.
+//
+//   residual        y = x + dropout(a W^T)
+//   self-attention  a = attention(q, k, v),  [q k v] = h W_qkv^T
+//   cross-attention the same with k, v from the encoder's output
+//   feed-forward    f(h W_i^T) W_o^T, or (f(h W_0^T) (h W_1^T)) W_o^T
+//
+// Each keeps in its Saved what its backward reads; the rest is computed again.
+#pragma once
+
+#include <optional>
+
+#include <srformer/attention/cross_attention.hpp>
+#include <srformer/models/parameters.hpp>
+#include <srformer/ops/activation.hpp>
+#include <srformer/ops/linear.hpp>
+#include <srformer/ops/norm.hpp>
+
+namespace srformer {
+
+/// Sizes that rows of a batch have in an attention sublayer.
+struct AttentionShape {
+  index_t batch, queries, keys, heads, head_size;
+  index_t inner() const { return heads * head_size; }
+};
+
+/// y = x + dropout(a W^T), and its backward; W is the output projection of a sublayer.
+template <class B, class T>
+struct Residual {
+  static Tensor<B, T, 2> forward(B& be, const Parameter<B, T>& weight, In<B, T, 2> x, In<B, T, 2> a,
+                                 const Dropout& dropout) {
+    Tensor<B, T, 2> y = clone<B, const T, 2>(be, x);
+    if (dropout.active()) {
+      Tensor<B, T, 2> branch(be, x.extents);
+      linear_forward(be, a, weight.matrix(), std::nullopt, branch.view());
+      dropout_forward(be, branch, y.view(), dropout);
+    } else {
+      linear_forward(be, a, weight.matrix(), std::nullopt, y.view(), {.add_to_output = true});
+    }
+    return y;
+  }
+
+  /// Returns d_a; d_y is the gradient of x as well and stays as it is.
+  static Tensor<B, T, 2> backward(B& be, const Parameter<B, T>& weight, In<B, T, 2> a,
+                                  In<B, T, 2> d_y, const Dropout& dropout) {
+    Tensor<B, T, 2> d_a = zeros<T, 2>(be, a.extents);
+    Tensor<B, T, 2> d_branch;
+    In<B, T, 2> d = d_y;
+    if (dropout.active()) {
+      d_branch = clone<B, const T, 2>(be, d_y);
+      dropout_in_place(be, d_branch.view(), dropout);
+      d = d_branch.view().as_const();
+    }
+    linear_backward(be, a, weight.matrix(), d, d_a.view(), weight.d_matrix());
+    return d_a;
+  }
+};
+
+/// Multi-head attention of a sequence to itself. q, k and v lie one after another in memory.
+template <class B, class T>
+struct SelfAttention {
+  Parameter<B, T>*q, *k, *v, *o;
+
+  struct Saved {
+    Tensor<B, T, 2> qkv;  ///< [B*M, 3*H*D]
+    Tensor<B, T, 2> a;    ///< [B*M, H*D]
+  };
+
+  /// a = attention of h [B*M,E] to itself, kept in saved.
+  void forward(B& be, const AttentionShape& s, In<B, T, 2> h,
+               const AttendContext<compute_t<T>, typename B::space>& context, Saved& saved) const {
+    saved.qkv = Tensor<B, T, 2>(be, {h.extent(0), 3 * s.inner()});
+    saved.a = Tensor<B, T, 2>(be, {h.extent(0), s.inner()});
+    linear_forward(be, h, stacked(*q, 3 * s.inner()), std::nullopt, saved.qkv.view());
+    full_attention_forward(be, part(s, saved.qkv, 0), part(s, saved.qkv, 1), part(s, saved.qkv, 2),
+                           context, as_heads(saved.a.view(), s.batch, s.heads, s.head_size));
+  }
+
+  /// d_h += the gradient; d_relative [H, 2M-1] += that of the bias, where given.
+  void backward(B& be, const AttentionShape& s, In<B, T, 2> h,
+                const AttendContext<compute_t<T>, typename B::space>& context, const Saved& saved,
+                In<B, T, 2> d_a, View<T, 2, typename B::space> d_h, compute_t<T>* d_relative) const {
+    Tensor<B, T, 2> d_qkv = zeros<T, 2>(be, saved.qkv.view().extents);
+    full_attention_backward(be, part(s, saved.qkv, 0), part(s, saved.qkv, 1),
+                            part(s, saved.qkv, 2), context,
+                            as_heads<const T>(d_a, s.batch, s.heads, s.head_size),
+                            part(s, d_qkv, 0), part(s, d_qkv, 1), part(s, d_qkv, 2), d_relative);
+    linear_backward(be, h, stacked(*q, 3 * s.inner()), d_qkv, d_h, d_stacked(*q, 3 * s.inner()));
+  }
+
+ private:
+  template <class Matrix>
+  static auto part(const AttentionShape& s, Matrix& qkv, index_t which) {
+    return as_heads(qkv.view(), s.batch, s.heads, s.head_size, which * s.inner());
+  }
+};
+
+/// The decoder's attention to the source, of any variant. k and v lie one after another in memory.
+template <class B, class T>
+struct CrossAttention {
+  Parameter<B, T>*q, *k, *v, *o;
+  Parameter<B, T>*weight = nullptr, *leak = nullptr, *threshold = nullptr;
+  Parameter<B, T>*sigma = nullptr, *gate = nullptr;
+
+  struct Saved {
+    Tensor<B, T, 2> q, kv, a;  ///< [B*M,H*D], [B*N,2*H*D], [B*M,H*D]
+  };
+
+  RecurrentParameters<const T> parameters() const {
+    return {value(weight), value(leak), value(threshold), value(sigma), value(gate)};
+  }
+  RecurrentParameters<T> d_parameters() const {
+    return {gradient(weight), gradient(leak), gradient(threshold), gradient(sigma), gradient(gate)};
+  }
+
+  void keys_and_values(B& be, const AttentionShape& s, In<B, T, 2> source,
+                       View<T, 2, typename B::space> kv) const {
+    linear_forward(be, source, stacked(*k, 2 * s.inner()), std::nullopt, kv);
+  }
+
+  /// a = attention of h [B*M,E] to source [B*N,E], kept in saved.
+  void forward(B& be, const AttentionShape& s, In<B, T, 2> h, In<B, T, 2> source,
+               const AttendContext<compute_t<T>, typename B::space>& context,
+               const CrossAttentionOptions& options, Saved& saved) const {
+    saved.q = Tensor<B, T, 2>(be, {h.extent(0), s.inner()});
+    saved.kv = Tensor<B, T, 2>(be, {source.extent(0), 2 * s.inner()});
+    saved.a = Tensor<B, T, 2>(be, {h.extent(0), s.inner()});
+    linear_forward(be, h, q->matrix(), std::nullopt, saved.q.view());
+    keys_and_values(be, s, source, saved.kv.view());
+    cross_attention_forward(be, heads(s, saved.q), heads(s, saved.kv), heads(s, saved.kv, s.inner()),
+                            parameters(), context, options, heads(s, saved.a));
+  }
+
+  /// d_h and d_source += the gradients.
+  void backward(B& be, const AttentionShape& s, In<B, T, 2> h, In<B, T, 2> source,
+                const AttendContext<compute_t<T>, typename B::space>& context,
+                const CrossAttentionOptions& options, const Saved& saved, In<B, T, 2> d_a,
+                View<T, 2, typename B::space> d_h, View<T, 2, typename B::space> d_source) const {
+    Tensor<B, T, 2> d_q = zeros<T, 2>(be, saved.q.view().extents);
+    Tensor<B, T, 2> d_kv = zeros<T, 2>(be, saved.kv.view().extents);
+    cross_attention_backward(be, heads(s, saved.q), heads(s, saved.kv),
+                             heads(s, saved.kv, s.inner()), parameters(), context, options,
+                             as_heads<const T>(d_a, s.batch, s.heads, s.head_size), heads(s, d_q),
+                             heads(s, d_kv), heads(s, d_kv, s.inner()), d_parameters());
+    linear_backward(be, h, q->matrix(), d_q, d_h, q->d_matrix());
+    linear_backward(be, source, stacked(*k, 2 * s.inner()), d_kv, d_source,
+                    d_stacked(*k, 2 * s.inner()));
+  }
+
+  template <class Matrix>
+  static auto heads(const AttentionShape& s, Matrix& matrix, index_t first_column = 0) {
+    return as_heads(matrix.view(), s.batch, s.heads, s.head_size, first_column);
+  }
+
+ private:
+  static T* value(const Parameter<B, T>* p) { return p == nullptr ? nullptr : p->value; }
+  static T* gradient(const Parameter<B, T>* p) { return p == nullptr ? nullptr : p->gradient; }
+};
+
+/// The position-wise network of T5, plain or gated, without biases.
+template <class B, class T>
+struct FeedForward {
+  Parameter<B, T>*wi_0, *wi_1 = nullptr, *wo = nullptr;  ///< wi_1 where gated
+  Activation activation = Activation::relu;
+
+  struct Saved {
+    Tensor<B, T, 2> pre, gate;  ///< [R,F] before the activation; for plain relu, after it
+    Tensor<B, T, 2> hidden;     ///< [R,F] what wo reads; empty where pre holds it
+  };
+
+  /// Returns what wo reads.
+  In<B, T, 2> forward(B& be, In<B, T, 2> h, const Dropout& dropout, Saved& saved) const {
+    const std::array shape{h.extent(0), wi_0->shape.at(0)};
+    saved.pre = Tensor<B, T, 2>(be, shape);
+    linear_forward(be, h, wi_0->matrix(), std::nullopt, saved.pre.view());
+    if (wi_1 != nullptr) {
+      saved.gate = Tensor<B, T, 2>(be, shape);
+      linear_forward(be, h, wi_1->matrix(), std::nullopt, saved.gate.view());
+    }
+    if (in_place()) {
+      activation_forward(be, activation, saved.pre, saved.pre.view());
+      dropout_in_place(be, saved.pre.view(), dropout);
+      return saved.pre.view().as_const();
+    }
+    saved.hidden = Tensor<B, T, 2>(be, shape);
+    activate(be, dropout, saved);
+    return saved.hidden.view().as_const();
+  }
+
+  /// Drops what backward computes again.
+  void forget(Saved& saved) const { saved.hidden = {}; }
+
+  /// hidden as forward gave it.
+  In<B, T, 2> recall(B& be, const Dropout& dropout, Saved& saved) const {
+    if (in_place()) return saved.pre.view().as_const();
+    saved.hidden = Tensor<B, T, 2>(be, saved.pre.view().extents);
+    activate(be, dropout, saved);
+    return saved.hidden.view().as_const();
+  }
+
+  /// d_h += the gradient; d_hidden is overwritten by dropout's.
+  void backward(B& be, In<B, T, 2> h, const Dropout& dropout, const Saved& saved,
+                View<T, 2, typename B::space> d_hidden, View<T, 2, typename B::space> d_h) const {
+    dropout_in_place(be, d_hidden, dropout);
+    Tensor<B, T, 2> d_pre = zeros<T, 2>(be, d_hidden.extents);
+    if (wi_1 != nullptr) {
+      Tensor<B, T, 2> d_gate = zeros<T, 2>(be, d_hidden.extents);
+      gated_backward(be, activation, saved.pre, saved.gate, d_hidden, d_pre.view(), d_gate.view());
+      linear_backward(be, h, wi_1->matrix(), d_gate, d_h, wi_1->d_matrix());
+    } else {
+      activation_backward(be, activation, saved.pre, d_hidden, d_pre.view());
+    }
+    linear_backward(be, h, wi_0->matrix(), d_pre, d_h, wi_0->d_matrix());
+  }
+
+ private:
+  /// relu' can be read off relu's value, so one buffer is enough.
+  bool in_place() const { return wi_1 == nullptr && activation == Activation::relu; }
+
+  void activate(B& be, const Dropout& dropout, Saved& saved) const {
+    if (wi_1 != nullptr) {
+      gated_forward(be, activation, saved.pre, saved.gate, saved.hidden.view());
+    } else {
+      activation_forward(be, activation, saved.pre, saved.hidden.view());
+    }
+    dropout_in_place(be, saved.hidden.view(), dropout);
+  }
+};
+
+}  // namespace srformer

@@ -1,0 +1,674 @@
+// SPDX-License-Identifier: Apache-2.0
+// T5 (Raffel et al. 2020), with any cross-attention in the decoder.
+//
+//   encoder   x += SelfAttention(norm(x));  x += FeedForward(norm(x));              out = norm(x)
+//   decoder   x += SelfAttention(norm(x));  x += CrossAttention(norm(x), encoder);
+//             x += FeedForward(norm(x));    logits = E^-1/2 norm(x) W^T
+//
+// No scaling of scores; a relative position bias shared by the layers of a stack; dropout where
+// transformers has it: on embeddings, attention weights, hidden units, branches and outputs.
+#pragma once
+
+#include <limits>
+
+#include <srformer/attention/decode.hpp>
+#include <srformer/models/config.hpp>
+#include <srformer/models/layers.hpp>
+#include <srformer/models/seq2seq.hpp>
+#include <srformer/ops/cross_entropy.hpp>
+#include <srformer/ops/embedding.hpp>
+
+namespace srformer {
+
+/// What decoding knows of a batch of sources: the encoder's output and, per decoder layer, keys,
+/// values and recurrent states, which beams share, beside the growing self-attention cache.
+template <class B, class T>
+struct T5DecoderState {
+  using C = compute_t<T>;
+  struct Layer {
+    Tensor<B, T, 4> k, v;        ///< [B,H,max_steps,D], filled up to `step`
+    Tensor<B, T, 2> cross_kv;    ///< [B*N,2*H*D]
+    Tensor<B, C, 5> states;      ///< [B,H,count,D,D]
+  };
+  index_t batch = 0, source_width = 0, max_steps = 0, horizon = 0, step = 0;
+  Tensor<B, index_t, 1> lengths;
+  Tensor<B, C, 2> padding_bias;  ///< [B,N] for upstream padding, else empty
+  Tensor<B, C, 2> relative;      ///< [H, 2*max_steps-1]
+  std::vector<Layer> layers;
+};
+
+template <class B, class T>
+  requires BackendFor<B, T>
+class T5 {
+ public:
+  using Space = typename B::space;
+  using C = compute_t<T>;
+  using Matrix = Tensor<B, T, 2>;
+  using scalar = T;
+  using backend_type = B;
+  using DecoderState = T5DecoderState<B, T>;
+
+  /// Parameters are there, but zero: load them, or initialize().
+  T5(B& be, T5Config config) : be_(be), config_(std::move(config)), parameters_(be) {
+    register_parameters();
+    parameters_.allocate();
+  }
+  T5(const T5&) = delete;
+  T5& operator=(const T5&) = delete;
+
+  B& backend() { return be_; }
+  const T5Config& config() const { return config_; }
+  Parameters<B, T>& parameters() { return parameters_; }
+
+  /// As transformers initialises T5; parameters that a variant adds as method and factor say:
+  /// W uniform in +-D^-1/2 times recurrence_init_scale, threshold 0.1, leak 0.1, sigma 0.5, gate 0.
+  void initialize(RandomStream random, double recurrence_init_scale) {
+    const double f = config_.initializer_factor;
+    const auto E = static_cast<double>(config_.d_model), D = static_cast<double>(config_.d_kv);
+    const auto F = static_cast<double>(config_.d_ff), inner = static_cast<double>(config_.inner());
+    for (auto& p : parameters_) {
+      const auto ends = [&](const char* tail) { return p.name.ends_with(tail); };
+      if (p.role == Role::norm) {
+        be_.fill(p.value, p.count, T(f));
+      } else if (p.role == Role::embedding) {
+        fill_normal(p, random, f);
+      } else if (ends(".q.weight")) {
+        fill_normal(p, random, f / std::sqrt(E * D));
+      } else if (ends(".k.weight") || ends(".v.weight") || ends(".wi.weight") ||
+                 ends(".wi_0.weight") || ends(".wi_1.weight") ||
+                 ends(".relative_attention_bias.weight")) {
+        fill_normal(p, random, f / std::sqrt(E));
+      } else if (ends(".o.weight")) {
+        fill_normal(p, random, f / std::sqrt(inner));
+      } else if (ends(".wo.weight")) {
+        fill_normal(p, random, f / std::sqrt(F));
+      }
+    }
+    initialize_recurrence(random, recurrence_init_scale);
+  }
+
+  /// Only what the variant adds: for a checkpoint that was trained without it.
+  void initialize_recurrence(RandomStream random, double scale) {
+    for (const DecoderLayer& layer : decoder_) {
+      const CrossAttention<B, T>& a = layer.cross;
+      if (a.weight != nullptr) {
+        const double bound = scale / std::sqrt(static_cast<double>(config_.d_kv));
+        fill_with(*a.weight, random, [=](const RandomStream& r, std::uint64_t i) {
+          return bound * (2 * uniform(r, i) - 1);
+        });
+        be_.fill(a.leak->value, 1, T(0.1));
+        be_.fill(a.threshold->value, 1, T(0.1));
+      }
+      if (a.sigma != nullptr) be_.fill(a.sigma->value, 1, T(0.5));
+      if (a.gate != nullptr) be_.fill(a.gate->value, a.gate->count, T(0.0));
+    }
+  }
+
+  /// Logits [B,M,V] with the labels, shifted right, as the decoder's input; no dropout.
+  Tensor<B, T, 3> logits(const Batch& batch) {
+    Run run = begin("T5::logits", batch, {});
+    encode(run, nullptr);
+    decode(run, nullptr);
+    Tensor<B, T, 3> z(be_, {batch.rows, batch.target_width, config_.vocab_size});
+    const index_t rows = batch.rows * batch.target_width;
+    project(run.decoded, View<T, 2, Space>(z.data(), {rows, config_.vocab_size}));
+    return z;
+  }
+
+  /// loss_sum[0] += the sum of the token losses of the batch, not divided; no dropout.
+  void add_loss(const Batch& batch, double label_smoothing, View<accumulate_t<T>, 1, Space> loss_sum) {
+    Run run = begin("T5::add_loss", batch, {.label_smoothing = label_smoothing});
+    encode(run, nullptr);
+    decode(run, nullptr);
+    loss_head(run, loss_sum, nullptr);
+  }
+
+  /// loss_sum[0] += the sum of the token losses; the parameters' gradients += options.scale times
+  /// those of that sum.
+  void add_gradients(const Batch& batch, const LossOptions& options,
+                     View<accumulate_t<T>, 1, Space> loss_sum) {
+    parameters_.allocate_gradients();
+    Run run = begin("T5::add_gradients", batch, options);
+    EncoderSaved encoder;
+    DecoderSaved decoder;
+    encode(run, &encoder);
+    decode(run, &decoder);
+    Matrix d_decoded = zeros<T, 2>(be_, run.decoded.view().extents);
+    loss_head(run, loss_sum, &d_decoded);
+    Matrix d_encoded = zeros<T, 2>(be_, run.encoded.view().extents);
+    decode_backward(run, decoder, d_decoded, d_encoded);
+    encode_backward(run, encoder, d_encoded);
+  }
+
+  /// Encodes sources and computes once what no decoder step changes.
+  ///   ids [B,N] padded; lengths [B]; max_steps decoder steps at most, start token included
+  ///   horizon  decoder steps over the segments; 0: the configuration's generation_horizon
+  DecoderState start_decoding(std::span<const std::int32_t> ids, std::span<const index_t> lengths,
+                              index_t max_steps, index_t horizon = 0) {
+    require(max_steps >= 1, "T5::start_decoding", "max_steps must be at least 1");
+    Batch batch;
+    batch.rows = static_cast<index_t>(lengths.size());
+    batch.source_width = batch.rows > 0 ? static_cast<index_t>(ids.size()) / batch.rows : 0;
+    batch.target_width = 1;
+    batch.source_ids.assign(ids.begin(), ids.end());
+    batch.source_lengths.assign(lengths.begin(), lengths.end());
+    batch.labels.assign(lengths.size(), config_.eos_token_id);
+    Run run = begin("T5::start_decoding", batch, {});
+    encode(run, nullptr);
+
+    const index_t H = config_.num_heads, D = config_.d_kv, N = batch.source_width;
+    DecoderState state;
+    state.batch = batch.rows, state.source_width = N, state.max_steps = max_steps;
+    state.horizon = horizon;
+    const index_t count = recurrent_state_count(config_.cross_attention, N, max_steps);
+    const AttentionShape shape{batch.rows, 1, N, H, D};
+    for (const DecoderLayer& layer : decoder_) {
+      auto& cache = state.layers.emplace_back();
+      cache.k = Tensor<B, T, 4>(be_, {batch.rows, H, max_steps, D});
+      cache.v = Tensor<B, T, 4>(be_, {batch.rows, H, max_steps, D});
+      cache.cross_kv = Matrix(be_, {batch.rows * N, 2 * config_.inner()});
+      layer.cross.keys_and_values(be_, shape, run.encoded, cache.cross_kv.view());
+      if (count > 0) {
+        cache.states = Tensor<B, C, 5>(be_, {batch.rows, H, count, D, D});
+        prepare_recurrent_states<B, T>(
+            be_, heads_of(cache.cross_kv, shape, 0).as_const(),
+            heads_of(cache.cross_kv, shape, config_.inner()), layer.cross.parameters(),
+            cross_context(run, 0), config_.cross_attention, horizon, max_steps, cache.states);
+      }
+    }
+    state.relative = Tensor<B, C, 2>(be_, {H, 2 * max_steps - 1});
+    position_bias_forward(be_, buckets(false), decoder_bias_->matrix(), max_steps, max_steps,
+                          state.relative.view());
+    state.lengths = std::move(run.lengths);
+    state.padding_bias = std::move(run.padding_bias);
+    return state;
+  }
+
+  /// Logits [B,V] that follow `ids` [B], the tokens at position state.step; advances the step.
+  Matrix decode_step(DecoderState& state, std::span<const std::int32_t> ids) {
+    require(static_cast<index_t>(ids.size()) == state.batch, "T5::decode_step",
+            std::to_string(ids.size()) + " ids for " + std::to_string(state.batch) + " sources");
+    require(state.step < state.max_steps, "T5::decode_step", "the state holds no more steps");
+    const index_t H = config_.num_heads, D = config_.d_kv, t = state.step, inner = config_.inner();
+    Matrix x(be_, {state.batch, config_.d_model});
+    embedding_forward(be_, ids, shared_->matrix(), x.view());
+    const AttentionShape shape{state.batch, 1, state.source_width, H, D};
+    const Dropout none;
+    AttendContext<C, Space> self;
+    self.mask.relative = state.relative.view();
+    self.mask.relative_zero = state.max_steps - 1 - t;
+    AttendContext<C, Space> cross;
+    set_padding(cross, state.lengths, state.padding_bias);
+    for (std::size_t l = 0; l < decoder_.size(); ++l) {
+      const DecoderLayer& layer = decoder_[l];
+      auto& cache = state.layers[l];
+      Matrix h = normed(*layer.self_norm, x);
+      Matrix qkv(be_, {state.batch, 3 * inner}), a(be_, {state.batch, inner});
+      linear_forward(be_, h, stacked(*layer.self.q, 3 * inner), std::nullopt, qkv.view());
+      append(qkv, inner, cache.k, t);
+      append(qkv, 2 * inner, cache.v, t);
+      full_attention_forward(be_, heads_of(qkv, shape, 0), cache.k.view().slice(2, 0, t + 1),
+                             cache.v.view().slice(2, 0, t + 1), self, heads_of(a, shape, 0));
+      x = Residual<B, T>::forward(be_, *layer.self.o, x, a, none);
+
+      h = normed(*layer.cross_norm, x);
+      Matrix q(be_, {state.batch, inner});
+      linear_forward(be_, h, layer.cross.q->matrix(), std::nullopt, q.view());
+      cross_attention_step(be_, heads_of(q, shape, 0), heads_of(cache.cross_kv, shape, 0),
+                           heads_of(cache.cross_kv, shape, inner), layer.cross.parameters(), cross,
+                           config_.cross_attention, state.horizon, t, cache.states,
+                           heads_of(a, shape, 0));
+      x = Residual<B, T>::forward(be_, *layer.cross.o, x, a, none);
+
+      h = normed(*layer.feed_norm, x);
+      typename FeedForward<B, T>::Saved saved;
+      x = Residual<B, T>::forward(be_, *layer.feed.wo, x, layer.feed.forward(be_, h, none, saved), none);
+    }
+    Matrix z(be_, {state.batch, config_.vocab_size});
+    project(normed(*decoder_norm_, x), z.view());
+    ++state.step;
+    return z;
+  }
+
+ private:
+  struct EncoderLayer {
+    Parameter<B, T>*self_norm, *feed_norm;
+    SelfAttention<B, T> self;
+    FeedForward<B, T> feed;
+  };
+  struct DecoderLayer {
+    Parameter<B, T>*self_norm, *cross_norm, *feed_norm;
+    SelfAttention<B, T> self;
+    CrossAttention<B, T> cross;
+    FeedForward<B, T> feed;
+  };
+
+  /// One pass over a batch: sizes, masks, and the outputs of both stacks.
+  struct Run {
+    const Batch& batch;
+    LossOptions options;
+    detail::DropoutSites dropout;
+    Tensor<B, index_t, 1> lengths{};
+    Tensor<B, C, 2> padding_bias{};
+    Tensor<B, C, 2> encoder_relative{}, decoder_relative{};
+    std::vector<std::int32_t> decoder_ids{};
+    Matrix encoded{}, decoded{};
+  };
+
+  /// Streams between sublayers, and what sublayers keep.
+  struct EncoderSaved {
+    struct Layer {
+      Matrix x, x_feed;
+      typename SelfAttention<B, T>::Saved self;
+      typename FeedForward<B, T>::Saved feed;
+    };
+    std::vector<Layer> layers;
+    Matrix x;
+  };
+  struct DecoderSaved {
+    struct Layer {
+      Matrix x, x_cross, x_feed;
+      typename SelfAttention<B, T>::Saved self;
+      typename CrossAttention<B, T>::Saved cross;
+      typename FeedForward<B, T>::Saved feed;
+    };
+    std::vector<Layer> layers;
+    Matrix x;
+  };
+
+  /// Places of dropout, eight to a layer.
+  enum Site : index_t { attention = 0, branch = 1, cross_attention = 2, cross_branch = 3, hidden = 4, feed_branch = 5 };
+  static constexpr index_t embeddings = 0, output = 1, layers = 8, decoder_side = 1 << 20;
+  static index_t site(index_t layer, Site place) { return layers + 8 * layer + place; }
+  static index_t decoder_site(index_t layer, Site place) { return decoder_side + site(layer, place); }
+
+  void register_parameters() {
+    const T5Config& c = config_;
+    const index_t E = c.d_model, F = c.d_ff, H = c.num_heads, inner = c.inner();
+    const auto weight = [&](const std::string& name, index_t rows, index_t columns) {
+      return &parameters_.add(name + ".weight", Role::weight, {rows, columns});
+    };
+    const auto norm = [&](const std::string& name) {
+      return &parameters_.add(name + ".weight", Role::norm, {E});
+    };
+    std::vector<std::string> tied{"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"};
+    if (c.tie_word_embeddings) tied.push_back("lm_head.weight");
+    shared_ = &parameters_.add("shared.weight", Role::embedding, {c.vocab_size, E}, tied);
+    output_ = c.tie_word_embeddings
+                  ? shared_
+                  : &parameters_.add("lm_head.weight", Role::embedding, {c.vocab_size, E});
+    const auto self = [&](const std::string& name, bool first, Parameter<B, T>*& bias) {
+      SelfAttention<B, T> a{weight(name + ".q", inner, E), weight(name + ".k", inner, E),
+                            weight(name + ".v", inner, E), weight(name + ".o", E, inner)};
+      if (first) {
+        bias = weight(name + ".relative_attention_bias", c.relative_attention_num_buckets, H);
+      }
+      return a;
+    };
+    const auto feed = [&](const std::string& name) {
+      FeedForward<B, T> f;
+      f.activation = c.activation;
+      f.wi_0 = weight(name + (c.gated ? ".wi_0" : ".wi"), F, E);
+      if (c.gated) f.wi_1 = weight(name + ".wi_1", F, E);
+      f.wo = weight(name + ".wo", E, F);
+      return f;
+    };
+    for (index_t l = 0; l < c.num_layers; ++l) {
+      const std::string block = "encoder.block." + std::to_string(l) + ".layer.";
+      EncoderLayer layer;
+      layer.self = self(block + "0.SelfAttention", l == 0, encoder_bias_);
+      layer.self_norm = norm(block + "0.layer_norm");
+      layer.feed = feed(block + "1.DenseReluDense");
+      layer.feed_norm = norm(block + "1.layer_norm");
+      encoder_.push_back(layer);
+    }
+    encoder_norm_ = norm("encoder.final_layer_norm");
+    for (index_t l = 0; l < c.num_decoder_layers; ++l) {
+      const std::string block = "decoder.block." + std::to_string(l) + ".layer.";
+      DecoderLayer layer;
+      layer.self = self(block + "0.SelfAttention", l == 0, decoder_bias_);
+      layer.self_norm = norm(block + "0.layer_norm");
+      const std::string cross = block + "1.EncDecAttention";
+      layer.cross = {weight(cross + ".q", inner, E), weight(cross + ".k", inner, E),
+                     weight(cross + ".v", inner, E), weight(cross + ".o", E, inner)};
+      register_recurrence(cross, layer.cross);
+      layer.cross_norm = norm(block + "1.layer_norm");
+      layer.feed = feed(block + "2.DenseReluDense");
+      layer.feed_norm = norm(block + "2.layer_norm");
+      decoder_.push_back(layer);
+    }
+    decoder_norm_ = norm("decoder.final_layer_norm");
+  }
+
+  void register_recurrence(const std::string& name, CrossAttention<B, T>& a) {
+    const CrossAttentionOptions& o = config_.cross_attention;
+    if (!o.has_recurrent_parameters()) return;
+    const index_t D = config_.d_kv;
+    a.weight = &parameters_.add(name + ".SNN_kv.weight", Role::weight, {D, D});
+    a.leak = &parameters_.add(name + ".leak", Role::scalar, {1});
+    a.threshold = &parameters_.add(name + ".threshold", Role::scalar, {1});
+    if (o.sigma) a.sigma = &parameters_.add(name + ".sigma", Role::scalar, {1});
+    if (o.gate) a.gate = &parameters_.add(name + ".gate", Role::scalar, {config_.num_heads});
+  }
+
+  // ---- one pass ------------------------------------------------------------------------------
+
+  Run begin(const char* function, const Batch& batch, const LossOptions& options) {
+    detail::check_batch(function, batch, config_.vocab_size);
+    Run run{batch, options, {options.dropout_rate, options.random}};
+    run.lengths = from_host<index_t, 1>(be_, {batch.rows}, batch.source_lengths);
+    const index_t N = batch.source_width, M = batch.target_width, H = config_.num_heads;
+    if (config_.cross_attention.padding == Padding::upstream) {
+      // The authors add the most negative number to the scores of padded keys.
+      std::vector<C> bias(static_cast<std::size_t>(batch.rows * N), C(0));
+      for (index_t b = 0; b < batch.rows; ++b) {
+        for (index_t j = batch.source_lengths[static_cast<std::size_t>(b)]; j < N; ++j) {
+          bias[static_cast<std::size_t>(b * N + j)] = most_negative();
+        }
+      }
+      run.padding_bias = from_host<C, 2>(be_, {batch.rows, N}, bias);
+    }
+    run.encoder_relative = Tensor<B, C, 2>(be_, {H, 2 * N - 1});
+    position_bias_forward(be_, buckets(true), encoder_bias_->matrix(), N, N,
+                          run.encoder_relative.view());
+    run.decoder_relative = Tensor<B, C, 2>(be_, {H, 2 * M - 1});
+    position_bias_forward(be_, buckets(false), decoder_bias_->matrix(), M, M,
+                          run.decoder_relative.view());
+    run.decoder_ids =
+        detail::shift_right(batch, config_.decoder_start_token_id, config_.pad_token_id);
+    return run;
+  }
+
+  RelativeBuckets buckets(bool bidirectional) const {
+    return {config_.relative_attention_num_buckets, config_.relative_attention_max_distance,
+            bidirectional};
+  }
+
+  static C most_negative() {
+    if constexpr (std::is_same_v<C, float>) {
+      return std::numeric_limits<float>::lowest();
+    } else {
+      return C(std::numeric_limits<double>::lowest());
+    }
+  }
+
+  AttendContext<C, Space> encoder_context(const Run& run, index_t layer) const {
+    AttendContext<C, Space> context;
+    context.mask.lengths = run.lengths.data();
+    context.mask.relative = run.encoder_relative.view();
+    context.mask.relative_zero = run.batch.source_width - 1;
+    context.dropout = run.dropout.at(site(layer, attention));
+    return context;
+  }
+  AttendContext<C, Space> decoder_context(const Run& run, index_t layer) const {
+    AttendContext<C, Space> context;
+    context.mask.causal = true;
+    context.mask.relative = run.decoder_relative.view();
+    context.mask.relative_zero = run.batch.target_width - 1;
+    context.dropout = run.dropout.at(decoder_site(layer, attention));
+    return context;
+  }
+  AttendContext<C, Space> cross_context(const Run& run, index_t layer) const {
+    AttendContext<C, Space> context;
+    set_padding(context, run.lengths, run.padding_bias);
+    context.dropout = run.dropout.at(decoder_site(layer, cross_attention));
+    return context;
+  }
+
+  void set_padding(AttendContext<C, Space>& context, const Tensor<B, index_t, 1>& lengths,
+                   const Tensor<B, C, 2>& padding_bias) const {
+    if (padding_bias.empty()) {
+      context.mask.lengths = lengths.data();
+    } else {
+      const index_t N = padding_bias.extent(1);
+      context.mask.dense = View<const C, 4, Space>(
+          padding_bias.data(), {padding_bias.extent(0), config_.num_heads, 1, N}, {N, 0, 0, 1});
+    }
+  }
+
+  AttentionShape encoder_shape(const Run& run) const {
+    return {run.batch.rows, run.batch.source_width, run.batch.source_width, config_.num_heads, config_.d_kv};
+  }
+  AttentionShape decoder_shape(const Run& run) const {
+    return {run.batch.rows, run.batch.target_width, run.batch.source_width, config_.num_heads, config_.d_kv};
+  }
+
+  RmsNormOptions norm_options() const {
+    return {config_.layer_norm_epsilon, config_.transformers_statistics};
+  }
+  Matrix normed(const Parameter<B, T>& weight, In<B, T, 2> x) const {
+    Matrix h(be_, x.extents);
+    rms_norm_forward(be_, x, weight.vector(), h.view(), norm_options());
+    return h;
+  }
+  void normed_backward(const Parameter<B, T>& weight, In<B, T, 2> x, In<B, T, 2> d_h,
+                       View<T, 2, Space> d_x) const {
+    rms_norm_backward(be_, x, weight.vector(), d_h, d_x, weight.d_vector(), norm_options());
+  }
+
+  Matrix embedded(std::span<const std::int32_t> ids, const Dropout& dropout) const {
+    Matrix x(be_, {static_cast<index_t>(ids.size()), config_.d_model});
+    embedding_forward(be_, ids, shared_->matrix(), x.view());
+    dropout_in_place(be_, x.view(), dropout);
+    return x;
+  }
+
+  // ---- encoder -------------------------------------------------------------------------------
+
+  void encode(Run& run, EncoderSaved* saved) const {
+    const AttentionShape shape = encoder_shape(run);
+    Matrix x = embedded(run.batch.source_ids, run.dropout.at(embeddings));
+    for (index_t l = 0; l < config_.num_layers; ++l) {
+      const EncoderLayer& layer = encoder_[static_cast<std::size_t>(l)];
+      typename EncoderSaved::Layer s;
+      layer.self.forward(be_, shape, normed(*layer.self_norm, x), encoder_context(run, l), s.self);
+      s.x_feed = Residual<B, T>::forward(be_, *layer.self.o, x, s.self.a, run.dropout.at(site(l, branch)));
+      s.x = std::move(x);
+      const auto hidden_units = layer.feed.forward(be_, normed(*layer.feed_norm, s.x_feed),
+                                                   run.dropout.at(site(l, hidden)), s.feed);
+      x = Residual<B, T>::forward(be_, *layer.feed.wo, s.x_feed, hidden_units,
+                                  run.dropout.at(site(l, feed_branch)));
+      layer.feed.forget(s.feed);
+      if (saved != nullptr) saved->layers.push_back(std::move(s));
+    }
+    run.encoded = normed(*encoder_norm_, x);
+    dropout_in_place(be_, run.encoded.view(), run.dropout.at(output));
+    if (saved != nullptr) saved->x = std::move(x);
+  }
+
+  void encode_backward(Run& run, EncoderSaved& saved, Matrix& d_encoded) const {
+    const AttentionShape shape = encoder_shape(run);
+    Tensor<B, C, 2> d_relative = zeros<C, 2>(be_, run.encoder_relative.view().extents);
+    Matrix d_x = zeros<T, 2>(be_, saved.x.view().extents);
+    // encoded = dropout(norm(x))
+    dropout_in_place(be_, d_encoded.view(), run.dropout.at(output));
+    normed_backward(*encoder_norm_, saved.x, d_encoded, d_x.view());
+    for (index_t l = config_.num_layers - 1; l >= 0; --l) {
+      const EncoderLayer& layer = encoder_[static_cast<std::size_t>(l)];
+      auto& s = saved.layers[static_cast<std::size_t>(l)];
+      feed_backward(layer.feed, *layer.feed_norm, s.x_feed, s.feed, run.dropout.at(site(l, hidden)),
+                    run.dropout.at(site(l, feed_branch)), d_x);
+      // x_feed = x + dropout(attention(norm(x)))
+      const Matrix d_a = Residual<B, T>::backward(be_, *layer.self.o, s.self.a, d_x,
+                                                  run.dropout.at(site(l, branch)));
+      const Matrix h = normed(*layer.self_norm, s.x);
+      Matrix d_h = zeros<T, 2>(be_, h.view().extents);
+      layer.self.backward(be_, shape, h, encoder_context(run, l), s.self, d_a, d_h.view(),
+                          d_relative.data());
+      normed_backward(*layer.self_norm, s.x, d_h, d_x.view());
+      saved.layers.pop_back();
+    }
+    position_bias_backward(be_, buckets(true), shape.queries, shape.keys, d_relative,
+                           encoder_bias_->d_matrix());
+    // x = dropout(table[ids])
+    dropout_in_place(be_, d_x.view(), run.dropout.at(embeddings));
+    embedding_backward(be_, run.batch.source_ids, d_x, shared_->d_matrix());
+  }
+
+  /// d_x, the gradient of x + dropout(feed(norm(x))), becomes that of x.
+  void feed_backward(const FeedForward<B, T>& feed, const Parameter<B, T>& norm, const Matrix& x,
+                     typename FeedForward<B, T>::Saved& saved, const Dropout& hidden_dropout,
+                     const Dropout& branch_dropout, Matrix& d_x) const {
+    const auto hidden_units = feed.recall(be_, hidden_dropout, saved);
+    Matrix d_hidden = Residual<B, T>::backward(be_, *feed.wo, hidden_units, d_x, branch_dropout);
+    const Matrix h = normed(norm, x);
+    Matrix d_h = zeros<T, 2>(be_, h.view().extents);
+    feed.backward(be_, h, hidden_dropout, saved, d_hidden.view(), d_h.view());
+    normed_backward(norm, x, d_h, d_x.view());
+  }
+
+  // ---- decoder -------------------------------------------------------------------------------
+
+  void decode(Run& run, DecoderSaved* saved) const {
+    const AttentionShape shape = decoder_shape(run);
+    const auto dropout = [&](index_t l, Site place) { return run.dropout.at(decoder_site(l, place)); };
+    Matrix x = embedded(run.decoder_ids, run.dropout.at(decoder_side + embeddings));
+    for (index_t l = 0; l < config_.num_decoder_layers; ++l) {
+      const DecoderLayer& layer = decoder_[static_cast<std::size_t>(l)];
+      typename DecoderSaved::Layer s;
+      layer.self.forward(be_, shape, normed(*layer.self_norm, x), decoder_context(run, l), s.self);
+      s.x_cross = Residual<B, T>::forward(be_, *layer.self.o, x, s.self.a, dropout(l, branch));
+      s.x = std::move(x);
+      layer.cross.forward(be_, shape, normed(*layer.cross_norm, s.x_cross), run.encoded,
+                          cross_context(run, l), config_.cross_attention, s.cross);
+      s.x_feed = Residual<B, T>::forward(be_, *layer.cross.o, s.x_cross, s.cross.a, dropout(l, cross_branch));
+      const auto hidden_units =
+          layer.feed.forward(be_, normed(*layer.feed_norm, s.x_feed), dropout(l, hidden), s.feed);
+      x = Residual<B, T>::forward(be_, *layer.feed.wo, s.x_feed, hidden_units, dropout(l, feed_branch));
+      layer.feed.forget(s.feed);
+      if (saved != nullptr) saved->layers.push_back(std::move(s));
+    }
+    run.decoded = normed(*decoder_norm_, x);
+    dropout_in_place(be_, run.decoded.view(), run.dropout.at(decoder_side + output));
+    if (saved != nullptr) saved->x = std::move(x);
+  }
+
+  void decode_backward(Run& run, DecoderSaved& saved, Matrix& d_decoded, Matrix& d_encoded) const {
+    const AttentionShape shape = decoder_shape(run);
+    const auto dropout = [&](index_t l, Site place) { return run.dropout.at(decoder_site(l, place)); };
+    Tensor<B, C, 2> d_relative = zeros<C, 2>(be_, run.decoder_relative.view().extents);
+    Matrix d_x = zeros<T, 2>(be_, saved.x.view().extents);
+    // decoded = dropout(norm(x))
+    dropout_in_place(be_, d_decoded.view(), run.dropout.at(decoder_side + output));
+    normed_backward(*decoder_norm_, saved.x, d_decoded, d_x.view());
+    for (index_t l = config_.num_decoder_layers - 1; l >= 0; --l) {
+      const DecoderLayer& layer = decoder_[static_cast<std::size_t>(l)];
+      auto& s = saved.layers[static_cast<std::size_t>(l)];
+      feed_backward(layer.feed, *layer.feed_norm, s.x_feed, s.feed, dropout(l, hidden),
+                    dropout(l, feed_branch), d_x);
+      // x_feed = x_cross + dropout(cross(norm(x_cross), encoded))
+      {
+        const Matrix d_a = Residual<B, T>::backward(be_, *layer.cross.o, s.cross.a, d_x,
+                                                    dropout(l, cross_branch));
+        const Matrix h = normed(*layer.cross_norm, s.x_cross);
+        Matrix d_h = zeros<T, 2>(be_, h.view().extents);
+        layer.cross.backward(be_, shape, h, run.encoded, cross_context(run, l),
+                             config_.cross_attention, s.cross, d_a, d_h.view(), d_encoded.view());
+        normed_backward(*layer.cross_norm, s.x_cross, d_h, d_x.view());
+      }
+      // x_cross = x + dropout(attention(norm(x)))
+      const Matrix d_a =
+          Residual<B, T>::backward(be_, *layer.self.o, s.self.a, d_x, dropout(l, branch));
+      const Matrix h = normed(*layer.self_norm, s.x);
+      Matrix d_h = zeros<T, 2>(be_, h.view().extents);
+      layer.self.backward(be_, shape, h, decoder_context(run, l), s.self, d_a, d_h.view(),
+                          d_relative.data());
+      normed_backward(*layer.self_norm, s.x, d_h, d_x.view());
+      saved.layers.pop_back();
+    }
+    position_bias_backward(be_, buckets(false), shape.queries, shape.queries, d_relative,
+                           decoder_bias_->d_matrix());
+    dropout_in_place(be_, d_x.view(), run.dropout.at(decoder_side + embeddings));
+    embedding_backward(be_, run.decoder_ids, d_x, shared_->d_matrix());
+  }
+
+  // ---- output --------------------------------------------------------------------------------
+
+  C output_scale() const {
+    return C(config_.scale_decoder_outputs ? 1 / std::sqrt(static_cast<double>(config_.d_model)) : 1);
+  }
+
+  /// z = scale x W^T.
+  void project(In<B, T, 2> x, View<T, 2, Space> z) const {
+    const index_t E = config_.d_model, V = config_.vocab_size;
+    be_.gemm(Op::none, Op::transpose, x.extent(0), V, E, output_scale(), x.data, x.stride(0),
+             static_cast<const T*>(output_->value), E, C(0), z.data, V);
+  }
+
+  /// Adds the loss and, where asked, the gradients of the output projection and of run.decoded. A
+  /// chunk of rows at a time, so that the logits of all rows are never in memory.
+  void loss_head(Run& run, View<accumulate_t<T>, 1, Space> loss_sum, Matrix* d_decoded) const {
+    const index_t rows = run.decoded.extent(0), E = config_.d_model, V = config_.vocab_size;
+    const double smoothing = run.options.label_smoothing;
+    const auto labels = from_host<std::int32_t, 1>(be_, {rows}, run.batch.labels);
+    const index_t chunk = std::max<index_t>(1, std::min<index_t>(rows, (index_t{1} << 23) / V));
+    Matrix logits(be_, {chunk, V});
+    Tensor<B, C, 1> lse(be_, {chunk});
+    for (index_t first = 0; first < rows; first += chunk) {
+      const index_t count = std::min(chunk, rows - first);
+      const auto z = logits.view().slice(0, 0, count);
+      const auto x = run.decoded.view().slice(0, first, count);
+      const auto y = labels.view().slice(0, first, count);
+      const auto l = lse.view().slice(0, 0, count);
+      project(x, z);
+      cross_entropy_forward(be_, z.as_const(), y, smoothing, l, loss_sum);
+      if (d_decoded == nullptr) continue;
+      cross_entropy_backward_in_place(be_, z, y, smoothing, l, run.options.scale);
+      // z = scale x W^T
+      be_.gemm(Op::none, Op::none, count, E, V, output_scale(), static_cast<const T*>(z.data), V,
+               static_cast<const T*>(output_->value), E, C(1), d_decoded->data() + first * E, E);
+      be_.gemm(Op::transpose, Op::none, V, E, count, output_scale(), static_cast<const T*>(z.data), V,
+               static_cast<const T*>(x.data), E, C(1), output_->gradient, E);
+    }
+  }
+
+  // ---- decoding ------------------------------------------------------------------------------
+
+  static View<T, 4, Space> heads_of(Matrix& matrix, const AttentionShape& s, index_t first_column) {
+    return as_heads(matrix.view(), s.batch, s.heads, s.head_size, first_column);
+  }
+
+  struct CopyToCache {
+    const T* row;
+    T* cache;
+    index_t row_stride, heads, steps, head_size, step;
+    SRF_HD void operator()(index_t i) const {
+      const index_t c = i % head_size, h = i / head_size % heads, b = i / (head_size * heads);
+      cache[((b * heads + h) * steps + step) * head_size + c] = row[b * row_stride + h * head_size + c];
+    }
+  };
+
+  /// cache[:, :, step] = columns of qkv from first_column on.
+  void append(const Matrix& qkv, index_t first_column, Tensor<B, T, 4>& cache, index_t step) const {
+    const index_t H = cache.extent(1), D = cache.extent(3);
+    be_.for_each(cache.extent(0) * H * D, CopyToCache{qkv.data() + first_column, cache.data(),
+                                                      qkv.extent(1), H, cache.extent(2), D, step});
+  }
+
+  // ---- initial values ------------------------------------------------------------------------
+
+  /// Each parameter has its own stream, named by a hash of its name.
+  template <class F>
+  void fill_with(Parameter<B, T>& p, const RandomStream& random, F value) {
+    std::uint64_t hash = 0xCBF29CE484222325ULL;  // FNV-1a
+    for (const char c : p.name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
+    const RandomStream own = random.substream(hash);
+    std::vector<T> values(static_cast<std::size_t>(p.count));
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = T(static_cast<C>(value(own, i)));
+    be_.from_host(p.value, values.data(), p.count);
+  }
+  void fill_normal(Parameter<B, T>& p, const RandomStream& random, double deviation) {
+    fill_with(p, random, [=](const RandomStream& r, std::uint64_t i) { return deviation * normal(r, i); });
+  }
+
+  B& be_;
+  T5Config config_;
+  Parameters<B, T> parameters_;
+  Parameter<B, T>*shared_ = nullptr, *output_ = nullptr;
+  Parameter<B, T>*encoder_bias_ = nullptr, *decoder_bias_ = nullptr;
+  Parameter<B, T>*encoder_norm_ = nullptr, *decoder_norm_ = nullptr;
+  std::vector<EncoderLayer> encoder_;
+  std::vector<DecoderLayer> decoder_;
+};
+
+}  // namespace srformer
