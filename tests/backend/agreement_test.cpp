@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// The same ops give the same numbers on every backend of this build, whatever its threads.
+#include <Eigen/Core>
+
+#include "support/backends.hpp"
+#include "support/catch.hpp"
+#include "support/traces.hpp"
+
+using namespace srformer;
+using tests::make_backend;
+
+namespace {
+
+/// Against one thread of the Eigen backend.
+template <class B, class Trace>
+void compare_backends(const char* what, double tolerance, Trace trace) {
+  EigenBackend eigen(1);
+  const std::vector<double> expected = trace(eigen);
+  for (const int threads : {1, 2}) {
+    B be = make_backend<B>(threads);
+    tests::compare(what, trace(be), expected, tolerance);
+  }
+}
+
+}  // namespace
+
+TEMPLATE_LIST_TEST_CASE("ops agree on all backends", "", tests::HostBackends) {
+  using namespace tests;
+  compare_backends<TestType>("linear", 1e-12, [](auto& be) { return trace_linear<double>(be); });
+  compare_backends<TestType>("rms_norm", 1e-12,
+                             [](auto& be) { return trace_rms_norm<double>(be); });
+  compare_backends<TestType>("elementwise", 1e-12,
+                             [](auto& be) { return trace_elementwise<double>(be); });
+  compare_backends<TestType>("raf", 1e-12, [](auto& be) { return trace_raf<double>(be); });
+}
+
+TEMPLATE_LIST_TEST_CASE("segmented recurrent attention agrees on all backends", "",
+                        tests::HostBackends) {
+  const std::vector<tests::RecurrentCase> cases = tests::recurrent_cases();
+  for (std::size_t i = 0; i < 3; ++i) {
+    compare_backends<TestType>(cases[i].name, 1e-11, [&](auto& be) {
+      return tests::trace_segmented_recurrent<double>(be, cases[i]);
+    });
+  }
+}
+
+TEMPLATE_LIST_TEST_CASE("float agrees on all backends to its rounding", "", tests::HostBackends) {
+  using namespace tests;
+  const RecurrentCase folded = recurrent_cases().front();
+  compare_backends<TestType>("linear", 1e-5, [](auto& be) { return trace_linear<float>(be); });
+  compare_backends<TestType>("segmented recurrent", 1e-3, [&](auto& be) {
+    return trace_segmented_recurrent<float>(be, folded);
+  });
+}
