@@ -126,6 +126,7 @@ void full_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                              compute_t<T>* d_relative = nullptr) {
   detail::check_attention("full_attention_backward", q, k, v, d_out);
   detail::check_attention("full_attention_backward", d_q, d_k, d_v, d_out);
+  check_dropout("full_attention_backward", context.dropout);
   using C = compute_t<T>;
   const index_t batch = q.extent(0), H = q.extent(1), M = q.extent(2), N = k.extent(2);
   const index_t each = detail::query_block(N), distances = H * (M + N - 1);

@@ -113,6 +113,7 @@ void segmented_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4
                                  const SegmentedOptions& options, View<T, 4, typename B::space> out) {
   detail::check_attention("segmented_attention_forward", q, k, v, out);
   detail::check_segments("segmented_attention_forward", options);
+  check_dropout("segmented_attention_forward", context.dropout);
   const index_t weights = detail::most_weights(options, q.extent(2), k.extent(2));
   be.for_each_row(q.extent(0) * q.extent(1), weights * static_cast<index_t>(sizeof(compute_t<T>)),
                   detail::SegmentedForward<T, typename B::space>{q, k, v, out, context, options});
@@ -130,6 +131,7 @@ void segmented_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 
   detail::check_attention("segmented_attention_backward", q, k, v, d_out);
   detail::check_attention("segmented_attention_backward", d_q, d_k, d_v, d_out);
   detail::check_segments("segmented_attention_backward", options);
+  check_dropout("segmented_attention_backward", context.dropout);
   const index_t weights = detail::most_weights(options, q.extent(2), k.extent(2));
   be.for_each_row(q.extent(0) * q.extent(1), 2 * weights * static_cast<index_t>(sizeof(compute_t<T>)),
                   detail::SegmentedBackward<T, typename B::space>{q, k, v, d_out, d_q, d_k, d_v,

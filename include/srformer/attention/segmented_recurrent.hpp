@@ -431,6 +431,7 @@ struct AddLanePartials {
 template <class T, class Space>
 void check_recurrent(const char* function, const RecurrentInputs<T, Space>& in) {
   check_segments(function, in.options.segments);
+  check_dropout(function, in.context.dropout);
   require(in.options.product.clamp >= 0, function, "clamp must be positive, or 0 for none");
   if (!in.options.recurrence) return;
   require(in.parameters.weight != nullptr && in.parameters.leak != nullptr &&
