@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <srformer/attention/full.hpp>
+
+#include "support/attention_case.hpp"
+
+using namespace srformer;
+using namespace srformer::testing;
+using Catch::Matchers::ContainsSubstring;
+
+namespace {
+
+AttentionCase full_case(index_t B, index_t H, index_t M, index_t N, index_t D) {
+  return {.B = B, .H = H, .M = M, .N = N, .D = D};
+}
+
+}  // namespace
+
+TEST_CASE("full attention over shapes") {
+  index_t turn = 0;
+  for (const index_t M : {1, 5, 7, 16, 33}) {
+    for (const index_t N : {1, 13, 32, 61, 64}) {
+      for (const index_t D : {1, 3, 8}) {
+        ++turn;
+        check_attention_case(full_case(1 + turn % 2, 1 + turn % 3, M, N, D), false,
+                             {.coordinates = 4, .directions = 2});
+      }
+    }
+  }
+}
+
+TEST_CASE("every element of the gradients of a small full attention") {
+  check_attention_case(full_case(2, 2, 5, 7, 3), false);
+}
+
+TEST_CASE("full attention in more than one block of queries") {
+  REQUIRE(detail::query_block(5) < 300);
+  check_attention_case(full_case(1, 2, 300, 5, 2), false, {.coordinates = 4, .directions = 2});
+  REQUIRE(detail::query_block(5000) == 16);
+  check_attention_case(full_case(1, 1, 35, 5000, 1), false, {.coordinates = 4, .directions = 2});
+}
+
+TEST_CASE("what shapes the scores of full attention") {
+  AttentionCase c = full_case(2, 2, 7, 13, 3);
+  SECTION("lengths") { c.lengths = {13, 4}; }
+  SECTION("lengths of one") { c.lengths = {1, 13}; }
+  SECTION("lengths beyond the keys") { c.lengths = {99, 13}; }
+  SECTION("causal") { c.causal = true; }
+  SECTION("causal with an offset") { c.causal = true, c.query_offset = 3; }
+  SECTION("causal with lengths") { c.causal = true, c.query_offset = 6, c.lengths = {13, 8}; }
+  SECTION("relative bias") { c.relative = true; }
+  SECTION("dense bias") { c.dense = true; }
+  SECTION("dropout") { c.dropout = {0.4, {3, 9}}; }
+  SECTION("everything at once") {
+    c.causal = c.relative = c.dense = true;
+    c.query_offset = 2;
+    c.lengths = {9, 4};
+    c.dropout = {0.2, {1, 1}};
+  }
+  check_attention_case(c, false);
+}
+
+TEST_CASE("the gradient of a bias by distance") {
+  const bool causal = GENERATE(false, true);
+  const double rate = causal ? 0.25 : 0.0;
+  constexpr index_t B = 2, H = 3, M = 6, N = 9, D = 3;
+  EigenBackend be(1);
+  const std::vector<index_t> lengths{N, 5};
+  const auto context = [&]<class T>(View<const T, 2> relative) {
+    AttendContext<T, host_space> shaped;
+    shaped.mask.lengths = lengths.data();
+    shaped.mask.relative = relative;
+    shaped.mask.relative_zero = M - 1;
+    shaped.mask.causal = causal;
+    shaped.mask.query_offset = 3;
+    shaped.dropout = {rate, {4, 4}};
+    return shaped;
+  };
+  const auto backward = [&](auto q, auto k, auto v, auto relative, auto d_out, auto d_q, auto d_k,
+                            auto d_v, auto d_relative) {
+    full_attention_backward(be, q, k, v, context(relative), d_out, d_q, d_k, d_v, d_relative.data);
+  };
+  const auto check = [&](auto forward) {
+    const GradReport report = grad_check(
+        {B, H, M, D}, forward, backward, GradInput("q", {B, H, M, D}), GradInput("k", {B, H, N, D}),
+        GradInput("v", {B, H, N, D}), GradInput("relative", {H, M + N - 1}));
+    INFO(report.text());
+    CHECK(report.ok());
+  };
+  check([&](auto q, auto k, auto v, auto relative, auto out) {
+    full_attention_forward(be, q, k, v, context(relative), out);
+  });
+  check([&]<class T>(View<const T, 4> q, auto k, auto v, auto relative, auto out) {
+    plain::Inputs<T> in{q, k, v};
+    in.lengths = lengths, in.causal = causal, in.query_offset = 3;
+    in.relative = relative, in.dropout = {rate, {4, 4}};
+    plain::attention(in, out);
+  });
+}
+
+TEST_CASE("a dense bias may be broadcast by strides of zero") {
+  constexpr index_t B = 2, H = 2, M = 3, N = 4, D = 2;
+  EigenBackend be(1);
+  const Values q = draw(B * H * M * D, {1, 1}), k = draw(B * H * N * D, {1, 2}),
+               v = draw(B * H * N * D, {1, 3});
+  const Values bias = draw(N, {1, 4});
+  Values repeated;
+  for (index_t i = 0; i < B * H * M; ++i) repeated.insert(repeated.end(), bias.begin(), bias.end());
+  const auto run = [&](View<const double, 4> dense) {
+    AttendContext<double, host_space> context;
+    context.mask.dense = dense;
+    Values out(q.size());
+    full_attention_forward<EigenBackend, double>(be, View<const double, 4>(q.data(), {B, H, M, D}),
+                                                 View<const double, 4>(k.data(), {B, H, N, D}),
+                                                 View<const double, 4>(v.data(), {B, H, N, D}),
+                                                 context,
+                                                 View<double, 4>(out.data(), {B, H, M, D}));
+    return out;
+  };
+  const Values broadcast = run({bias.data(), {B, H, M, N}, {0, 0, 0, 1}});
+  CHECK(broadcast == run({repeated.data(), {B, H, M, N}}));
+  CHECK(relative_error(broadcast, run({})) > 0.01);
+}
+
+TEST_CASE("large scores do not overflow, and equal ones give a mean") {
+  EigenBackend be(1);
+  const Values q{100, 100}, k{900, 0, 899, 0, -900, 0}, v{1, 2, 3, 4, 5, 6};
+  Values out(2);
+  full_attention_forward<EigenBackend, double>(be, View<const double, 4>(q.data(), {1, 1, 1, 2}),
+                                               View<const double, 4>(k.data(), {1, 1, 3, 2}),
+                                               View<const double, 4>(v.data(), {1, 1, 3, 2}), {},
+                                               View<double, 4>(out.data(), {1, 1, 1, 2}));
+  CHECK(out == Values{1, 2});
+}
+
+TEST_CASE("errors of full attention") {
+  EigenBackend be(1);
+  const auto q = zeros<double, 4>(be, {1, 2, 3, 4}), k = zeros<double, 4>(be, {1, 2, 5, 4});
+  const auto other = zeros<double, 4>(be, {1, 2, 5, 3}), none = zeros<double, 4>(be, {1, 2, 0, 4});
+  auto out = zeros<double, 4>(be, {1, 2, 3, 4}), wide = zeros<double, 4>(be, {1, 2, 3, 8});
+  AttendContext<double, host_space> context;
+  CHECK_THROWS_WITH(
+      full_attention_forward(be, q.view(), other.view(), k.view(), context, out.view()),
+      ContainsSubstring("full_attention_forward: k is [1,2,5,3], expected [B,H,N,D] = [1,2,5,4]"));
+  CHECK_THROWS_WITH(full_attention_forward(be, q.view(), k.view(), q.view(), context, out.view()),
+                    ContainsSubstring("v is [1,2,3,4], expected [B,H,N,D] = [1,2,5,4]"));
+  CHECK_THROWS_WITH(full_attention_forward(be, q.view(), k.view(), k.view(), context, wide.view()),
+                    ContainsSubstring("out is [1,2,3,8], expected [B,H,M,D] = [1,2,3,4]"));
+  CHECK_THROWS_WITH(
+      full_attention_forward(be, q.view(), none.view(), none.view(), context, out.view()),
+      ContainsSubstring("none may be empty"));
+  View<double, 4> gaps(wide.data(), {1, 2, 3, 4}, {48, 24, 8, 2});
+  CHECK_THROWS_WITH(full_attention_forward(be, q.view(), k.view(), k.view(), context, gaps),
+                    ContainsSubstring("the last axis of q, k, v and out must be contiguous"));
+  context.dropout.rate = 1;
+  CHECK_THROWS_WITH(full_attention_forward(be, q.view(), k.view(), k.view(), context, out.view()),
+                    ContainsSubstring("dropout rate must be in [0,1)"));
+}

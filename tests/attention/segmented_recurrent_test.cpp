@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <srformer/attention/segmented_recurrent.hpp>
+
+#include "support/attention_case.hpp"
+
+using namespace srformer;
+using namespace srformer::testing;
+
+namespace {
+
+AttentionCase recurrent_case(index_t B, index_t H, index_t M, index_t N, index_t L, index_t D) {
+  AttentionCase c{.B = B, .H = H, .M = M, .N = N, .D = D};
+  c.options.variant = Variant::segmented_recurrent;
+  c.options.segment_size = L;
+  return c;
+}
+
+/// Whether more than one segment is visited, so that some cell can fire at a later step.
+bool can_fire(const AttentionCase& c) {
+  const index_t S = (c.N + c.options.segment_size - 1) / c.options.segment_size;
+  const index_t horizon = c.options.horizon > 0 ? c.options.horizon : c.M;
+  return S > 1 && (c.M - 1) * S / horizon >= 1;
+}
+
+}  // namespace
+
+TEST_CASE("segmented recurrent attention over shapes") {
+  // Every M with every N and every L; B, H and D take turns.
+  const index_t heads[] = {1, 2, 3}, sizes[] = {3, 8, 1};
+  index_t turn = 0;
+  for (const index_t M : {1, 5, 7, 16, 33}) {
+    for (const index_t N : {1, 13, 32, 61, 64}) {
+      for (const index_t L : {1, 4, 8, 64}) {
+        const AttentionCase c =
+            recurrent_case(1 + turn % 2, heads[turn % 3], M, N, L, sizes[turn / 2 % 3]);
+        ++turn;
+        check_attention_case(c, can_fire(c), {.coordinates = 4, .directions = 2});
+      }
+    }
+  }
+}
+
+TEST_CASE("every element of the gradients of a small segmented recurrent attention") {
+  check_attention_case(recurrent_case(2, 2, 7, 13, 4, 3), true);
+  check_attention_case(recurrent_case(1, 1, 5, 9, 2, 4), true);  // folded
+}
+
+TEST_CASE("options of segmented recurrent attention") {
+  // Folded (L < D) and not, each with a short and a long horizon.
+  const index_t L = GENERATE(2, 4), horizon = GENERATE(0, 3, 20);
+  const index_t D = L == 2 ? 5 : 3;
+  AttentionCase c = recurrent_case(2, 2, 7, 13, L, D);
+  c.options.horizon = horizon;
+  const GradOptions grad{.coordinates = 30, .directions = 3};
+  bool fires = can_fire(c);
+  SECTION("masked lengths") { c.lengths = {13, 6}; }
+  SECTION("masked length of one segment") { c.lengths = {13, 1}; }
+  SECTION("upstream padding") { c.options.padding = Padding::upstream; }
+  SECTION("upstream padding and lengths") {
+    c.options.padding = Padding::upstream;
+    c.lengths = {13, 6};
+  }
+  SECTION("clamp") { c.options.clamp = 2; }
+  SECTION("clamp and lengths") { c.options.clamp = 2, c.lengths = {13, 6}; }
+  SECTION("product of the segment") { c.options.product = Product::segment; }
+  SECTION("product of the segment, clamped") {
+    c.options.product = Product::segment, c.options.clamp = 2;
+  }
+  SECTION("no normalisation") { c.options.normalize = false; }
+  SECTION("no recurrence") { c.options.recurrence = false; }
+  SECTION("no recurrence, clamped product of the segment") {
+    c.options.recurrence = false, c.options.product = Product::segment, c.options.clamp = 2;
+  }
+  SECTION("no local part") { c.options.local = false; }
+  SECTION("no local part, gate and a sigma that is not used") {
+    c.options.local = false, c.options.gate = true, c.options.sigma = true;
+  }
+  SECTION("gate") { c.options.gate = true; }
+  SECTION("sigma") { c.options.sigma = true; }
+  SECTION("gate and sigma") { c.options.gate = true, c.options.sigma = true; }
+  SECTION("a step for every query") { c.options.advance = Advance::token; }
+  SECTION("a step for every query, gate, sigma and clamp") {
+    c.options.advance = Advance::token, c.options.gate = true, c.options.sigma = true;
+    c.options.clamp = 2;
+  }
+  SECTION("a step for every query without recurrence") {
+    c.options.advance = Advance::token, c.options.recurrence = false;
+  }
+  SECTION("dropout") { c.dropout = {0.3, {5, 6}}; }
+  SECTION("dropout, sigma and gate") {
+    c.dropout = {0.3, {5, 6}}, c.options.gate = true, c.options.sigma = true;
+  }
+  SECTION("biases") { c.relative = true, c.dense = true; }
+  SECTION("causal") { c.causal = true, c.query_offset = 6; }
+  SECTION("a dead key feature") { c.dead_feature = 1; }
+  SECTION("a negative threshold") { c.threshold = -0.4; }
+  SECTION("a leak above 1") { c.leak = 1.3; }
+  check_attention_case(c, fires, grad);
+}
+
+TEST_CASE("clamps are crossed by P and by P_j in the cases above") {
+  AttentionCase c = recurrent_case(2, 2, 7, 13, 2, 5);
+  const AttentionValues x = draw_values(c, 0);
+  AttentionCase clamped = c;
+  clamped.options.clamp = 2;
+  CHECK(relative_error(plain_output(clamped, x), plain_output(c, x)) > 0.01);
+}
+
+TEST_CASE("more segments than products are held at a time") {
+  // At D = 32 a lane holds 128 products.
+  REQUIRE(detail::products_held(300, 32, 1) < 300);
+  const GradOptions grad{.coordinates = 3, .directions = 2};
+  SECTION("one length") {
+    AttentionCase c = recurrent_case(1, 1, 310, 300, 1, 32);
+    c.margin = 1e-8;
+    check_attention_case(c, true, grad);
+  }
+  SECTION("a horizon that leaves segments out") {
+    AttentionCase c = recurrent_case(1, 1, 40, 299, 2, 32);
+    REQUIRE(detail::products_held(150, 32, 2) < 150);
+    c.margin = 1e-8;
+    c.options.horizon = 60;
+    check_attention_case(c, true, grad);
+  }
+  SECTION("not folded") {
+    REQUIRE(detail::products_held(40, 64, 64) < 40);
+    AttentionCase c = recurrent_case(1, 1, 5, 64 * 40 - 3, 64, 64);
+    c.margin = 1e-9;
+    check_attention_case(c, true, {.coordinates = 1, .directions = 1});
+  }
+  SECTION("lengths on either side of what is held") {
+    REQUIRE(detail::products_held(128, 32, 1) == 128);
+    AttentionCase c = recurrent_case(3, 1, 20, 300, 1, 32);
+    c.margin = 1e-8;
+    c.lengths = {300, 128, 129};
+    check_attention_case(c, true, grad);
+  }
+}
