@@ -15,6 +15,7 @@
 
 #include "program.hpp"
 #include "replay_attention.hpp"
+#include "replay_model.hpp"
 
 int main(int argc, char** argv) {
   return srformer::program::run([&] {

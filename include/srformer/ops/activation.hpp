@@ -43,7 +43,7 @@ SRF_HD ValueAndSlope<C> activate(const C& x) {
     const C bell = math::exp(C(-0.5) * x * x) * C(std::numbers::inv_sqrtpi / std::numbers::sqrt2);
     return {x * phi, phi + x * bell};
   } else {
-    const C root(std::numbers::sqrt2 * std::numbers::inv_sqrtpi), cubic(0.044715);
+    const C root = C(std::numbers::sqrt2 * std::numbers::inv_sqrtpi), cubic = C(0.044715);
     const C t = math::tanh(root * (x + cubic * x * x * x));
     const C d_inner = root * (C(1) + C(3) * cubic * x * x);
     return {C(0.5) * x * (C(1) + t), C(0.5) * (C(1) + t) + C(0.5) * x * (C(1) - t * t) * d_inner};

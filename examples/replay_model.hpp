@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+// One checkpoint folder of the reference values: logits, losses, gradients, the optimiser's steps and
+// the token ids of generate, on the batch in reference.safetensors.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <srformer/decode/search.hpp>
+#include <srformer/models/checkpoint.hpp>
+#include <srformer/train/optimizer.hpp>
+#include <srformer/train/schedule.hpp>
+
+namespace srformer {
+
+/// The batch of a reference file.
+inline Batch reference_batch(const SafetensorsFile& file) {
+  const auto ids = file.read_ids("input_ids"), mask = file.read_ids("attention_mask"),
+             labels = file.read_ids("labels");
+  const auto& shape = file.info("input_ids").shape;
+  Batch batch;
+  batch.rows = shape.at(0), batch.source_width = shape.at(1);
+  batch.target_width = file.info("labels").shape.at(1);
+  batch.source_ids.assign(ids.begin(), ids.end());
+  batch.labels.assign(labels.begin(), labels.end());
+  for (index_t b = 0; b < batch.rows; ++b) {
+    index_t length = 0;
+    for (index_t i = 0; i < batch.source_width; ++i) {
+      length += mask[static_cast<std::size_t>(b * batch.source_width + i)] != 0;
+    }
+    batch.source_lengths.push_back(length);
+  }
+  return batch;
+}
+
+namespace detail {
+
+/// Results by name, in memory until they are written.
+template <class T>
+class ReplayResults {
+ public:
+  void add(const std::string& name, std::vector<index_t> shape, std::vector<T> values) {
+    values_[name] = {std::move(shape), std::move(values)};
+  }
+  void add_ids(const std::string& name, const std::vector<std::vector<std::int32_t>>& rows,
+               std::int32_t pad) {
+    std::size_t width = 0;
+    for (const auto& row : rows) width = std::max(width, row.size());
+    std::vector<std::int64_t> ids;
+    for (const auto& row : rows) {
+      ids.insert(ids.end(), row.begin(), row.end());
+      ids.insert(ids.end(), width - row.size(), pad);
+    }
+    ids_[name] = {{static_cast<index_t>(rows.size()), static_cast<index_t>(width)}, std::move(ids)};
+  }
+  void write(const std::filesystem::path& path) const {
+    const DType dtype = std::is_same_v<T, double> ? DType::f64 : DType::f32;
+    SafetensorsWriter writer;
+    for (const auto& [name, v] : values_) {
+      writer.add(name, dtype, v.first, std::span<const T>(v.second));
+    }
+    for (const auto& [name, v] : ids_) {
+      writer.add_ids(name, v.first, std::span<const std::int64_t>(v.second));
+    }
+    writer.write(path);
+  }
+
+ private:
+  std::map<std::string, std::pair<std::vector<index_t>, std::vector<T>>> values_;
+  std::map<std::string, std::pair<std::vector<index_t>, std::vector<std::int64_t>>> ids_;
+};
+
+}  // namespace detail
+
+/// Runs the model in `folder` on its reference batch and writes what reference.safetensors holds of
+/// results: logits, loss, smoothed_loss, grad/PARAM, losses, step/PARAM, generate/greedy.
+template <class T, class B>
+void replay_model(B& be, const std::filesystem::path& folder, const std::filesystem::path& out_path) {
+  const HfCheckpoint checkpoint(folder);
+  T5Config config = t5_config(checkpoint);
+  config.dropout_rate = 0;
+  config.transformers_statistics = std::is_same_v<T, double>;
+  T5<B, T> model(be, config);
+  load_parameters(model, checkpoint);
+
+  const SafetensorsFile file(folder / "reference.safetensors");
+  const std::string json_path = (folder / "reference.json").string();
+  const nlohmann::json reference = read_json_file(json_path);
+  const Batch batch = reference_batch(file);
+  detail::ReplayResults<T> results;
+
+  const auto tokens = static_cast<double>(
+      std::count_if(batch.labels.begin(), batch.labels.end(), [](auto label) { return label >= 0; }));
+  const auto loss_of = [&](auto run) {
+    auto sum = zeros<accumulate_t<T>, 1>(be, {1});
+    run(sum.view());
+    return static_cast<T>(to_host(be, sum)[0] / tokens);
+  };
+  results.add("logits", {batch.rows, batch.target_width, config.vocab_size},
+              to_host(be, model.logits(batch)));
+  results.add("smoothed_loss", {}, {loss_of([&](auto sum) { model.add_loss(batch, 0.1, sum); })});
+  results.add("loss", {}, {loss_of([&](auto sum) {
+                model.add_gradients(batch, {.scale = 1 / tokens}, sum);
+              })});
+  const auto host = [&](const Parameter<B, T>& p, const T* data) {
+    std::vector<T> values(static_cast<std::size_t>(p.count));
+    be.to_host(values.data(), data, p.count);
+    return values;
+  };
+  for (const auto& p : model.parameters()) results.add("grad/" + p.name, p.shape, host(p, p.gradient));
+
+  const index_t horizon = json_size(reference, "horizon", json_path);
+  const index_t max_length = json_size(reference, "max_length", json_path);
+  results.add_ids("generate/greedy",
+                  greedy_search(model, batch.source_ids, batch.source_lengths,
+                                {.max_length = max_length, .horizon = horizon}),
+                  config.pad_token_id);
+
+  const nlohmann::json& o = reference.at("optimizer");
+  AdamW<B, T> optimizer(be, model.parameters(),
+                        {.beta1 = o.at("betas").at(0).get<double>(),
+                         .beta2 = o.at("betas").at(1).get<double>(),
+                         .epsilon = json_field<double>(o, "eps", json_path),
+                         .weight_decay = json_field<double>(o, "weight_decay", json_path),
+                         .decayed = all_roles(),
+                         .max_grad_norm = json_field<double>(o, "max_grad_norm", json_path)});
+  const index_t steps = json_size(o, "steps", json_path);
+  const Schedule schedule{schedule_from_name(json_field<std::string>(o, "schedule", json_path)),
+                          json_field<index_t>(o, "warmup", json_path), steps};
+  const double rate = json_field<double>(o, "lr", json_path);
+  std::vector<T> losses;
+  for (index_t step = 0; step < steps; ++step) {
+    model.parameters().zero_gradients();
+    losses.push_back(loss_of([&](auto sum) {
+      model.add_gradients(batch, {.scale = 1 / tokens}, sum);
+    }));
+    optimizer.update(be, model.parameters(), rate * schedule.factor(step), step + 1);
+  }
+  results.add("losses", {steps}, losses);
+  for (const auto& p : model.parameters()) results.add("step/" + p.name, p.shape, host(p, p.value));
+  results.write(out_path);
+}
+
+}  // namespace srformer
