@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0
+// Training saved and resumed. A folder checkpoint-STEP holds the model as transformers reads it,
+// optimizer.safetensors (the moments, named exp_avg/PARAMETER and exp_avg_sq/PARAMETER) and
+// trainer_state.json. It is written aside as checkpoint-STEP.tmp-PID and renamed whole, so that a
+// folder named checkpoint-STEP is always complete.
+#pragma once
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <srformer/io/hf_checkpoint.hpp>
+#include <srformer/train/trainer.hpp>
+
+namespace srformer {
+
+/// One checkpoint-STEP of an output folder.
+struct TrainingCheckpoint {
+  index_t step = 0;
+  std::filesystem::path path;
+};
+
+namespace detail {
+
+/// STEP of "checkpoint-STEP", nothing for another name.
+inline std::optional<index_t> checkpoint_step(std::string_view name) {
+  constexpr std::string_view prefix = "checkpoint-";
+  index_t step = 0;
+  if (!name.starts_with(prefix)) return std::nullopt;
+  name.remove_prefix(prefix.size());
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), step);
+  const bool whole = error == std::errc{} && end == name.data() + name.size();
+  return whole && step >= 0 ? std::optional(step) : std::nullopt;
+}
+
+/// Folders of processes that ended before they could rename or remove them.
+inline void remove_abandoned_folders(const std::filesystem::path& output) {
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(output, ignored)) {
+    const std::string name = entry.path().filename().string();
+    const std::size_t at = name.find(".tmp-");
+    if (at == std::string::npos || !checkpoint_step(name.substr(0, at))) continue;
+    const int process = std::atoi(name.c_str() + at + 5);
+    const bool gone = process > 0 && ::kill(process, 0) != 0 && errno == ESRCH;
+    if (gone) std::filesystem::remove_all(entry.path(), ignored);
+  }
+}
+
+inline std::string folder_aside(const std::filesystem::path& target) {
+  return target.string() + ".tmp-" + std::to_string(::getpid());
+}
+
+/// A folder that is written aside and takes its name as a whole.
+class ReplacementFolder {
+ public:
+  explicit ReplacementFolder(std::filesystem::path target)
+      : target_(std::move(target)), aside_(folder_aside(target_)) {
+    std::error_code error;
+    std::filesystem::remove_all(aside_, error);
+    if (!error) std::filesystem::create_directories(aside_, error);
+    if (error)
+      throw_system_error(target_.string(), "cannot create " + aside_.string(), error.value(),
+                         "check that the folder above exists and is writable");
+  }
+  ReplacementFolder(const ReplacementFolder&) = delete;
+  ReplacementFolder& operator=(const ReplacementFolder&) = delete;
+  ~ReplacementFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(aside_, ignored);
+  }
+
+  const std::filesystem::path& aside() const { return aside_; }
+
+  /// Takes the place of the target, which a reader finds whole at every moment.
+  void commit() {
+    flush(aside_);
+    const bool exists = std::filesystem::exists(target_);
+    // An old folder and the new one change names in one step; the destructor removes the old.
+    const int failed = exists ? static_cast<int>(::syscall(SYS_renameat2, AT_FDCWD, aside_.c_str(),
+                                                           AT_FDCWD, target_.c_str(), exchange))
+                              : ::rename(aside_.c_str(), target_.c_str());
+    if (failed != 0)
+      throw_system_error(target_.string(), "cannot rename " + aside_.string(), errno,
+                         exists ? "remove the old folder first" : "check the folder above");
+    flush(target_.parent_path());
+  }
+
+ private:
+  static constexpr unsigned exchange = 2;  // RENAME_EXCHANGE of linux/fs.h
+
+  static void flush(const std::filesystem::path& path) {
+    const int folder = ::open(path.empty() ? "." : path.c_str(), O_RDONLY | O_CLOEXEC);
+    if (folder < 0) return;
+    ::fsync(folder);
+    ::close(folder);
+  }
+
+  std::filesystem::path target_, aside_;
+};
+
+/// Sums up the ids of all examples, to tell one data set from another (FNV-1a).
+inline std::uint64_t fingerprint(std::span<const Example> examples) {
+  std::uint64_t hash = 0xcbf29ce484222325ULL;
+  const auto mix = [&](std::uint64_t x) { hash = (hash ^ x) * 0x100000001b3ULL; };
+  for (const Example& example : examples) {
+    for (const auto* ids : {&example.source, &example.target}) {
+      mix(ids->size());
+      for (const std::int32_t id : *ids) mix(static_cast<std::uint32_t>(id));
+    }
+  }
+  return hash;
+}
+
+/// What must be the same for a run to go on as if never stopped.
+template <class Model>
+nlohmann::json run_identity(const Trainer<Model>& trainer) {
+  const TrainingOptions& o = trainer.options();
+  return {{"seed", o.seed},
+          {"batch_size", o.batch_size},
+          {"gradient_accumulation", o.accumulation},
+          {"group_by_length", o.group_by_length},
+          {"examples", trainer.examples().size()},
+          {"examples_fingerprint", fingerprint(trainer.examples())},
+          {"dtype_bytes", sizeof(typename Model::scalar)}};
+}
+
+template <class Trainer, class F>
+void visit_moments(Trainer& trainer, F f) {
+  const auto visit = [&](const char* prefix, auto* moment) {
+    for (const auto& p : trainer.model().parameters())
+      f(prefix + p.name, p.shape, moment + p.offset, p.count);
+  };
+  visit("exp_avg/", trainer.optimizer().first_moment().data);
+  visit("exp_avg_sq/", trainer.optimizer().second_moment().data);
+}
+
+template <class C>
+constexpr DType stored_dtype() {
+  return dtype_of<C>.value_or(DType::f64);
+}
+
+}  // namespace detail
+
+/// The checkpoint-STEP folders in `output`, by step; none when there is no such folder.
+inline std::vector<TrainingCheckpoint> training_checkpoints(const std::filesystem::path& output) {
+  std::vector<TrainingCheckpoint> found;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(output, ignored)) {
+    const auto step = detail::checkpoint_step(entry.path().filename().string());
+    if (step && std::filesystem::exists(entry.path() / "trainer_state.json"))
+      found.push_back({*step, entry.path()});
+  }
+  std::ranges::sort(found, {}, &TrainingCheckpoint::step);
+  return found;
+}
+
+/// Removes a checkpoint, which is never seen in part under its name.
+inline void remove_checkpoint(const std::filesystem::path& path) {
+  const std::filesystem::path aside = detail::folder_aside(path);
+  std::error_code error;
+  std::filesystem::rename(path, aside, error);
+  if (!error) std::filesystem::remove_all(aside, error);
+  if (error)
+    throw_system_error(path.string(), "cannot be removed", error.value(), "remove it by hand");
+}
+
+/// Saves a run as `output`/checkpoint-STEP and removes the oldest beyond `total_limit` (0: none).
+///   save_model(folder)   writes the model's files into the folder
+/// Throws io_error and leaves older checkpoints as they were. Returns the path.
+template <class Model, class SaveModel>
+std::filesystem::path save_training(const std::filesystem::path& output, Trainer<Model>& trainer,
+                                    SaveModel save_model, index_t total_limit = 0) {
+  using C = compute_t<typename Model::scalar>;
+  const TrainingState& state = trainer.state();
+  const std::filesystem::path path = output / ("checkpoint-" + std::to_string(state.step));
+  detail::remove_abandoned_folders(output);
+  {
+    detail::ReplacementFolder folder(path);
+    save_model(folder.aside());
+
+    auto& be = trainer.model().backend();
+    SafetensorsWriter moments;
+    detail::visit_moments(
+        trainer, [&](std::string name, const auto& shape, const C* values, index_t) {
+          moments.add_stream<C>(std::move(name), detail::stored_dtype<C>(), shape,
+                                [&be, values](index_t first, std::span<C> out) {
+                                  be.to_host(out.data(), values + first, std::ssize(out));
+                                });
+        });
+    moments.write(folder.aside() / "optimizer.safetensors");
+
+    write_json_file(folder.aside() / "trainer_state.json",
+                    {{"global_step", state.step},
+                     {"updates", state.updates},
+                     {"epoch", state.step / trainer.steps_per_epoch()},
+                     {"step_in_epoch", state.step % trainer.steps_per_epoch()},
+                     {"max_steps", trainer.total_steps()},
+                     {"loss_sum", state.loss_sum},
+                     {"loss_steps", state.loss_steps},
+                     {"run", detail::run_identity(trainer)}});
+    folder.commit();
+  }
+  if (total_limit > 0) {
+    const auto all = training_checkpoints(output);
+    for (std::size_t i = 0; i + static_cast<std::size_t>(total_limit) < all.size(); ++i)
+      if (all[i].path != path) remove_checkpoint(all[i].path);
+  }
+  return path;
+}
+
+/// Sets moments and state of `trainer` to those of a checkpoint; the model's parameters are loaded
+/// from the same folder by the caller. Throws io_error when a file is missing or damaged, and when
+/// the run differs in what decides the data of a step.
+template <class Model>
+void load_training(const std::filesystem::path& checkpoint, Trainer<Model>& trainer) {
+  using C = compute_t<typename Model::scalar>;
+  const std::filesystem::path state_file = checkpoint / "trainer_state.json";
+  const std::string shown = state_file.string();
+  const nlohmann::json json = read_json_file(state_file);
+  if (!json.is_object() || !json.contains("run") || !json["run"].is_object())
+    throw io_error(shown + ": is not the state of a run; give a folder checkpoint-STEP");
+  const nlohmann::json identity = detail::run_identity(trainer);
+  for (const auto& [key, now] : identity.items()) {
+    const nlohmann::json then = json["run"].value(key, nlohmann::json());
+    if (then != now)
+      throw io_error(shown + ": the run had " + key + " " + then.dump() + ", now it is " +
+                     now.dump() + "; resume with the same data and options, or start afresh");
+  }
+  TrainingState state;
+  state.step = json_field<index_t>(json, "global_step", shown);
+  state.updates = json_field<index_t>(json, "updates", shown);
+  state.loss_sum = json_field<double>(json, "loss_sum", shown);
+  state.loss_steps = json_field<index_t>(json, "loss_steps", shown);
+  if (state.step < 0 || state.updates < 0 || state.updates > state.step)
+    throw io_error(shown + ": its steps contradict each other; take another checkpoint");
+
+  const SafetensorsFile moments(checkpoint / "optimizer.safetensors");
+  auto& be = trainer.model().backend();
+  index_t tensors = 0;
+  detail::visit_moments(trainer, [&](const std::string& name, const auto& shape, C*, index_t) {
+    if (const auto& stored = moments.info(name).shape; stored != shape)
+      throw io_error(moments.path() + ": tensor \"" + name + "\" is " + shape_text(stored) +
+                     ", expected " + shape_text(shape) + "; take the moments of this model");
+    ++tensors;
+  });
+  if (tensors != std::ssize(moments.names()))
+    throw io_error(moments.path() + ": has " + std::to_string(moments.names().size()) +
+                   " tensors, expected " + std::to_string(tensors) +
+                   "; take the moments of this model");
+  detail::visit_moments(trainer, [&](const std::string& name, const auto&, C* values, index_t n) {
+    const std::vector<C> host = moments.read<C>(name);
+    be.from_host(values, host.data(), n);
+  });
+  trainer.set_state(state);
+}
+
+}  // namespace srformer

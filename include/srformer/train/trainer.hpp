@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+// The training loop. A step takes the micro-batches of one update, adds up their gradients divided
+// by the tokens of all of them, clips and updates. Step s is a pure function of the parameters, the
+// moments, the seed and s: the order of the data is that of EpochOrder(seed, epoch) and dropout
+// draws from stream (s, micro-batch), so that a run goes on at any step as if never stopped.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <srformer/io/dataset.hpp>
+#include <srformer/models/seq2seq.hpp>
+#include <srformer/train/optimizer.hpp>
+#include <srformer/train/schedule.hpp>
+
+namespace srformer {
+
+/// NaN or infinity in a loss or a gradient: the step, and the first parameter affected.
+class nonfinite_error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// What training needs of a model: its backend, its parameters, and the loss with and without
+/// gradients.
+template <class Model>
+concept Trainable = requires(Model& model, const Batch& batch, const LossOptions& options) {
+  typename Model::backend_type;
+  typename Model::scalar;
+  model.backend();
+  model.parameters();
+  model.add_gradients(
+      batch, options,
+      View<accumulate_t<typename Model::scalar>, 1, typename Model::backend_type::space>{});
+  model.add_loss(
+      batch, 0.0,
+      View<accumulate_t<typename Model::scalar>, 1, typename Model::backend_type::space>{});
+};
+
+struct TrainingOptions {
+  index_t batch_size = 8;    ///< examples in a micro-batch
+  index_t accumulation = 1;  ///< micro-batches in a step; the last step of an epoch may have fewer
+  double epochs = 3;
+  index_t max_steps = 0;  ///< when above 0, counts instead of epochs
+  double learning_rate = 5e-5;
+  ScheduleType schedule = ScheduleType::linear;
+  index_t warmup_steps = 0;
+  double warmup_ratio = 0;  ///< of all steps, when warmup_steps is 0
+  AdamWOptions adamw{.max_grad_norm = 1};
+  double label_smoothing = 0;
+  double dropout_rate = 0;
+  bool group_by_length = false;
+  bool skip_nonfinite = false;  ///< leave out a step whose loss or gradient is not finite
+  std::uint64_t seed = 42;
+  std::int32_t pad_id = 0;
+};
+
+/// What changes from step to step, beside parameters and moments.
+struct TrainingState {
+  index_t step = 0;     ///< steps made
+  index_t updates = 0;  ///< those of them that changed the parameters
+  // Since the last log:
+  double loss_sum = 0;
+  index_t loss_steps = 0;
+};
+
+/// What a step reports.
+struct StepReport {
+  index_t step = 0;          ///< counted from 1
+  double epoch = 0;          ///< epochs completed after it, with fraction
+  double loss = 0;           ///< mean over the tokens of the step
+  double learning_rate = 0;  ///< of this step
+  double gradient_norm = 0;  ///< before clipping
+  index_t tokens = 0;        ///< of source and target, without padding
+  double seconds = 0;
+  bool skipped = false;  ///< the parameters stayed as they were, as something was not finite
+};
+
+/// Labels that count in the loss.
+inline index_t label_count(const Batch& batch) {
+  return std::ranges::count_if(batch.labels, [](std::int32_t label) { return label >= 0; });
+}
+
+/// Mean loss over the labels of all examples, without dropout. Cost of one forward pass.
+///   keep_going()   asked before each batch; when it says no, the mean is over what was seen
+template <Trainable Model, class KeepGoing>
+double mean_loss(Model& model, std::span<const Example> examples, index_t batch_size,
+                 double label_smoothing, std::int32_t pad_id, KeepGoing keep_going) {
+  using T = typename Model::scalar;
+  auto& be = model.backend();
+  const EpochOrder order(source_lengths(examples),
+                         {.batch_size = batch_size, .shuffle = false, .group_by_length = true});
+  auto loss_sum = zeros<accumulate_t<T>, 1>(be, {1});
+  index_t labels = 0;
+  for (index_t i = 0; i < order.steps() && keep_going(); ++i) {
+    const Batch batch = make_batch(examples, order.batch(i), pad_id);
+    model.add_loss(batch, label_smoothing, loss_sum.view());
+    labels += label_count(batch);
+  }
+  return read_number(be, loss_sum.data()) / static_cast<double>(std::max<index_t>(labels, 1));
+}
+
+template <Trainable Model>
+double mean_loss(Model& model, std::span<const Example> examples, index_t batch_size,
+                 double label_smoothing, std::int32_t pad_id) {
+  return mean_loss(model, examples, batch_size, label_smoothing, pad_id, [] { return true; });
+}
+
+/// Trains `model` on `examples`; both must outlive it.
+template <Trainable Model>
+class Trainer {
+ public:
+  using B = typename Model::backend_type;
+  using T = typename Model::scalar;
+
+  /// Throws shape_error for options that make no sense and when there is no example.
+  Trainer(Model& model, std::span<const Example> examples, TrainingOptions options)
+      : model_(&model),
+        examples_(examples),
+        lengths_(source_lengths(examples)),
+        options_(std::move(options)),
+        optimizer_(model.backend(), model.parameters(), options_.adamw),
+        loss_(zeros<accumulate_t<T>, 1>(model.backend(), {1})) {
+    require(!examples.empty(), "Trainer", "there are no examples");
+    require(options_.batch_size >= 1, "Trainer", "batch_size must be at least 1");
+    require(options_.accumulation >= 1, "Trainer", "accumulation must be at least 1");
+    require(options_.learning_rate >= 0, "Trainer", "learning_rate must not be negative");
+    require(options_.max_steps > 0 || options_.epochs > 0, "Trainer",
+            "either max_steps or epochs must be above 0");
+    require(options_.dropout_rate >= 0 && options_.dropout_rate < 1, "Trainer",
+            "dropout_rate must be in [0,1)");
+    require(options_.label_smoothing >= 0 && options_.label_smoothing < 1, "Trainer",
+            "label_smoothing must be in [0,1)");
+    require(options_.warmup_ratio >= 0 && options_.warmup_ratio <= 1, "Trainer",
+            "warmup_ratio must be in [0,1]");
+    const index_t count = static_cast<index_t>(examples.size());
+    batches_per_epoch_ = (count + options_.batch_size - 1) / options_.batch_size;
+    steps_per_epoch_ = (batches_per_epoch_ + options_.accumulation - 1) / options_.accumulation;
+    total_steps_ = options_.max_steps > 0
+                       ? options_.max_steps
+                       : static_cast<index_t>(
+                             std::ceil(options_.epochs * static_cast<double>(steps_per_epoch_)));
+    schedule_ = {options_.schedule,
+                 srformer::warmup_steps(options_.warmup_steps, options_.warmup_ratio, total_steps_),
+                 total_steps_};
+    model.parameters().allocate_gradients();
+  }
+
+  Model& model() { return *model_; }
+  std::span<const Example> examples() const { return examples_; }
+  const TrainingOptions& options() const { return options_; }
+  const Schedule& schedule() const { return schedule_; }
+  AdamW<B, T>& optimizer() { return optimizer_; }
+  index_t steps_per_epoch() const { return steps_per_epoch_; }
+  index_t total_steps() const { return total_steps_; }
+  bool done() const { return state_.step >= total_steps_; }
+
+  const TrainingState& state() const { return state_; }
+  /// Goes on from another state; parameters and moments are the caller's to set.
+  void set_state(const TrainingState& state) { state_ = state; }
+
+  /// The mean loss of the steps since it was last taken, or since the start.
+  double take_mean_loss() {
+    const double mean =
+        state_.loss_sum / static_cast<double>(std::max<index_t>(state_.loss_steps, 1));
+    state_.loss_sum = 0, state_.loss_steps = 0;
+    return mean;
+  }
+
+  /// The micro-batches of step `step`, counted from 0.
+  std::vector<Batch> batches(index_t step) {
+    const index_t epoch = step / steps_per_epoch_,
+                  first = step % steps_per_epoch_ * options_.accumulation;
+    if (epoch != ordered_epoch_) {
+      order_.emplace(lengths_, EpochOptions{.batch_size = options_.batch_size,
+                                            .seed = options_.seed,
+                                            .epoch = static_cast<std::uint64_t>(epoch),
+                                            .group_by_length = options_.group_by_length});
+      ordered_epoch_ = epoch;
+    }
+    std::vector<Batch> batches;
+    const index_t end = std::min(first + options_.accumulation, batches_per_epoch_);
+    for (index_t i = first; i < end; ++i)
+      batches.push_back(make_batch(examples_, order_->batch(i), options_.pad_id));
+    return batches;
+  }
+
+  /// Makes one step. Throws nonfinite_error, with the parameters and the state as they were, unless
+  /// such steps are to be skipped.
+  StepReport step() {
+    const auto start = std::chrono::steady_clock::now();
+    B& be = model_->backend();
+    const std::vector<Batch> batches = this->batches(state_.step);
+    index_t labels = 0, tokens = 0;
+    for (const Batch& batch : batches) {
+      labels += label_count(batch);
+      for (const index_t length : batch.source_lengths) tokens += length;
+    }
+
+    model_->parameters().zero_gradients();
+    be.fill(loss_.data(), 1, accumulate_t<T>(0));
+    const RandomStream random =
+        RandomStream{options_.seed, dropout_use}.substream(static_cast<std::uint64_t>(state_.step));
+    for (std::size_t i = 0; i < batches.size(); ++i) {
+      const LossOptions loss{.label_smoothing = options_.label_smoothing,
+                             .scale = 1 / static_cast<double>(labels),
+                             .dropout_rate = options_.dropout_rate,
+                             .random = random.substream(i)};
+      model_->add_gradients(batches[i], loss, loss_.view());
+    }
+    StepReport report;
+    report.learning_rate = options_.learning_rate * schedule_.factor(state_.step);
+    optimizer_.update(be, model_->parameters(), report.learning_rate, state_.updates + 1);
+
+    report.step = state_.step + 1;
+    report.epoch = static_cast<double>(report.step) / static_cast<double>(steps_per_epoch_);
+    report.loss = read_number(be, loss_.data()) / static_cast<double>(labels);
+    report.gradient_norm = optimizer_.gradient_norm(be);
+    report.tokens = tokens + labels;
+    report.skipped = !std::isfinite(report.gradient_norm);
+    if ((report.skipped || !std::isfinite(report.loss)) && !options_.skip_nonfinite)
+      throw nonfinite_error(nonfinite_text(report));
+
+    state_.step += 1;
+    if (!report.skipped) state_.updates += 1;
+    if (std::isfinite(report.loss)) state_.loss_sum += report.loss, state_.loss_steps += 1;
+    report.seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    return report;
+  }
+
+  /// Steps to the end, or until after_step(report) returns false.
+  template <class AfterStep>
+  void run(AfterStep after_step) {
+    while (!done()) {
+      if (!after_step(step())) return;
+    }
+  }
+
+ private:
+  static constexpr std::uint64_t dropout_use = 1;  // EpochOrder uses 0
+
+  std::string nonfinite_text(const StepReport& report) {
+    B& be = model_->backend();
+    std::string what = "step " + std::to_string(report.step) + ": the loss is " +
+                       std::to_string(report.loss) + " and the norm of the gradient " +
+                       std::to_string(report.gradient_norm);
+    const auto first = [&](auto values) -> std::string {
+      for (const auto& p : model_->parameters())
+        if (has_nonfinite(be, values(p), p.count)) return p.name;
+      return "";
+    };
+    if (const std::string name = first([](const auto& p) { return p.value; }); !name.empty())
+      return what + ": the value of \"" + name +
+             "\" is not finite to begin with; start from another checkpoint";
+    if (const std::string name = first([](const auto& p) { return p.gradient; }); !name.empty())
+      what += ", not finite first in \"" + name + "\"";
+    return what + "; lower the learning rate, or set skip_nonfinite to leave such steps out";
+  }
+
+  Model* model_;
+  std::span<const Example> examples_;
+  std::vector<index_t> lengths_;
+  TrainingOptions options_;
+  AdamW<B, T> optimizer_;
+  Tensor<B, accumulate_t<T>, 1> loss_;
+  Schedule schedule_;
+  index_t batches_per_epoch_ = 0, steps_per_epoch_ = 0, total_steps_ = 0;
+  TrainingState state_;
+  index_t ordered_epoch_ = -1;
+  std::optional<EpochOrder> order_;
+};
+
+}  // namespace srformer

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fstream>
+#include <srformer/models/checkpoint.hpp>
+#include <srformer/train/checkpoint.hpp>
+
+#include "bigram_model.hpp"
+#include "io/temporary_folder.hpp"
+#include "support/catch.hpp"
+
+using namespace srformer;
+using Catch::Matchers::ContainsSubstring;
+using Catch::Matchers::MessageMatches;
+
+namespace {
+
+namespace fs = std::filesystem;
+using Tiny = T5<EigenBackend, float>;
+using Bigram = BigramModel<double>;
+
+std::unique_ptr<Tiny> tiny_t5(EigenBackend& be) {
+  auto model = std::make_unique<Tiny>(
+      be, t5_config_from_json(tiny_t5_config("segmented_recurrent"), "config.json"));
+  model->initialize({1, 2}, 0.5);
+  return model;
+}
+
+TrainingOptions run_options() {
+  TrainingOptions options;
+  options.batch_size = 3, options.accumulation = 2, options.epochs = 3;
+  options.learning_rate = 0.02, options.warmup_steps = 2;
+  options.dropout_rate = 0.2, options.label_smoothing = 0.1;
+  options.group_by_length = true;
+  return options;
+}
+
+/// A run of the bigram model in a folder of its own, which saves what makes a checkpoint.
+struct BigramRun {
+  EigenBackend be{1};
+  std::vector<Example> examples = odd_examples(9);
+  Bigram model{be};
+  Trainer<Bigram> trainer{model, examples, {.batch_size = 2}};
+
+  static void save_values(const fs::path& folder) { std::ofstream(folder / "config.json") << "{}"; }
+  fs::path save(const fs::path& output, index_t limit = 0) {
+    return save_training(output, trainer, save_values, limit);
+  }
+};
+
+std::vector<std::string> names_in(const fs::path& folder) {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(folder))
+    names.push_back(entry.path().filename().string());
+  std::ranges::sort(names);
+  return names;
+}
+
+}  // namespace
+
+TEST_CASE("A run resumed at any step goes on bit for bit") {
+  EigenBackend be(2);
+  const auto examples = odd_examples(16);  // 6 batches, 3 steps in an epoch
+  const TemporaryFolder folder;
+  const auto model = tiny_t5(be);
+  Trainer<Tiny> trainer(*model, examples, run_options());
+  REQUIRE(trainer.total_steps() == 9);
+  std::vector<double> losses, logged;
+  const auto save = [&](const fs::path& path) {
+    save_model(*model, path, DType::f32, nlohmann::json::object());
+  };
+  while (!trainer.done()) {
+    save_training(folder.path, trainer, save);
+    losses.push_back(trainer.step().loss);
+    if (trainer.state().step % 4 == 0) logged.push_back(trainer.take_mean_loss());
+  }
+  const auto all = training_checkpoints(folder.path);
+  REQUIRE(all.size() == 9);
+  for (const auto& checkpoint : all) {
+    CAPTURE(checkpoint.step);
+    const auto resumed = load_t5<float>(be, checkpoint.path);
+    Trainer<Tiny> again(*resumed, examples, run_options());
+    load_training(checkpoint.path, again);
+    REQUIRE(again.state().step == checkpoint.step);
+    std::vector<double> rest, rest_logged;
+    while (!again.done()) {
+      rest.push_back(again.step().loss);
+      if (again.state().step % 4 == 0) rest_logged.push_back(again.take_mean_loss());
+    }
+    CHECK(rest == std::vector(losses.begin() + checkpoint.step, losses.end()));
+    CHECK(rest_logged == std::vector(logged.end() - std::ssize(rest_logged), logged.end()));
+    const auto a = model->parameters().values(), b = resumed->parameters().values();
+    CHECK(std::equal(a.data, a.data + a.size(), b.data, b.data + b.size()));
+  }
+}
+
+TEST_CASE("A checkpoint holds model, moments and state") {
+  const TemporaryFolder folder;
+  BigramRun run;
+  run.trainer.step();
+  run.trainer.step();
+  const fs::path path = run.save(folder.path / "new");
+  CHECK(path == folder.path / "new" / "checkpoint-2");
+  CHECK(names_in(folder.path / "new") == std::vector<std::string>{"checkpoint-2"});
+  CHECK(names_in(path) ==
+        std::vector<std::string>{"config.json", "optimizer.safetensors", "trainer_state.json"});
+  const SafetensorsFile moments(path / "optimizer.safetensors");
+  CHECK(moments.names().size() == 6);
+  CHECK(moments.info("exp_avg/weight").shape == std::vector<index_t>{11, 6});
+  CHECK(moments.info("exp_avg_sq/bias").dtype == DType::f64);
+  const auto state = read_json_file(path / "trainer_state.json");
+  CHECK(state["global_step"] == 2);
+  CHECK(state["max_steps"] == 15);
+}
+
+TEST_CASE("Only the newest checkpoints are kept") {
+  const TemporaryFolder folder;
+  BigramRun run;
+  for (int i = 0; i < 12; ++i) {
+    run.trainer.step();
+    run.save(folder.path, 2);
+  }
+  CHECK(names_in(folder.path) == std::vector<std::string>{"checkpoint-11", "checkpoint-12"});
+  const auto found = training_checkpoints(folder.path);
+  REQUIRE(found.size() == 2);
+  CHECK(found.back().step == 12);  // by number, not by letter
+}
+
+TEST_CASE("A checkpoint replaces one of the same step whole") {
+  const TemporaryFolder folder;
+  BigramRun run;
+  const fs::path path = run.save(folder.path);
+  std::ofstream(path / "stale") << "old";
+  CHECK(run.save(folder.path) == path);
+  CHECK_FALSE(fs::exists(path / "stale"));
+  CHECK(names_in(folder.path) == std::vector<std::string>{"checkpoint-0"});
+}
+
+TEST_CASE("An interrupted save leaves the older checkpoint whole and nothing beside it") {
+  const TemporaryFolder folder;
+  BigramRun run;
+  const fs::path path = run.save(folder.path);
+  std::ofstream(path / "mark") << "old";
+  const auto broken = [](const fs::path& aside) {
+    std::ofstream(aside / "config.json") << "{";
+    throw io_error("the disk is full");
+  };
+  CHECK_THROWS_AS(save_training(folder.path, run.trainer, broken, 1), io_error);
+  CHECK(names_in(folder.path) == std::vector<std::string>{"checkpoint-0"});
+  CHECK(fs::exists(path / "mark"));
+  run.trainer.step();
+  CHECK_THROWS_AS(save_training(folder.path, run.trainer, broken, 1), io_error);
+  CHECK(names_in(folder.path) == std::vector<std::string>{"checkpoint-0"});
+  Trainer<Bigram> again(run.model, run.examples, {.batch_size = 2});
+  load_training(path, again);
+  CHECK(again.state().step == 0);
+}
+
+TEST_CASE("What a killed process left aside is no checkpoint and is cleared away") {
+  const TemporaryFolder folder;
+  // A pid above the system's limit belongs to no process; this one's parent is alive.
+  const std::string dead = "checkpoint-7.tmp-2147483646";
+  const std::string alive = "checkpoint-8.tmp-" + std::to_string(::getppid());
+  for (const std::string& name : {dead, alive}) {
+    fs::create_directory(folder.path / name);
+    std::ofstream(folder.path / name / "trainer_state.json") << "{}";
+  }
+  fs::create_directory(folder.path / "checkpoint-9");  // without a state
+  fs::create_directory(folder.path / "checkpoint-x");
+  CHECK(training_checkpoints(folder.path).empty());
+  BigramRun run;
+  run.save(folder.path);
+  CHECK_FALSE(fs::exists(folder.path / dead));
+  CHECK(fs::exists(folder.path / alive));
+  CHECK(training_checkpoints(folder.path).size() == 1);
+  CHECK(training_checkpoints(folder.path / "absent").empty());
+}
+
+TEST_CASE("A run of other data or options is not resumed") {
+  const TemporaryFolder folder;
+  BigramRun run;
+  run.trainer.step();
+  const fs::path path = run.save(folder.path);
+  const auto refused = [&](const std::vector<Example>& examples, TrainingOptions options,
+                           const char* why) {
+    Trainer<Bigram> other(run.model, examples, options);
+    CHECK_THROWS_MATCHES(load_training(path, other), io_error,
+                         MessageMatches(ContainsSubstring(why)));
+    CHECK(other.state().step == 0);
+  };
+  refused(run.examples, {.batch_size = 2, .seed = 1}, "the run had seed 42, now it is 1");
+  refused(run.examples, {.batch_size = 3}, "the run had batch_size 2, now it is 3");
+  refused(run.examples, {.batch_size = 2, .accumulation = 2}, "gradient_accumulation 1");
+  refused(odd_examples(8), {.batch_size = 2}, "examples");
+  refused(odd_examples(9, 6), {.batch_size = 2}, "examples_fingerprint");
+  Trainer<Bigram> longer(run.model, run.examples, {.batch_size = 2, .epochs = 9});
+  load_training(path, longer);
+  CHECK(longer.state().step == 1);
+}
+
+TEST_CASE("Damaged checkpoints are refused with the file") {
+  const TemporaryFolder folder;
+  BigramRun run;
+  const fs::path path = run.save(folder.path);
+  const auto refused = [&](const char* why) {
+    CHECK_THROWS_MATCHES(load_training(path, run.trainer), io_error,
+                         MessageMatches(ContainsSubstring(why)));
+  };
+  SECTION("no moments") {
+    fs::remove(path / "optimizer.safetensors");
+    refused("optimizer.safetensors: cannot open");
+  }
+  SECTION("moments cut short") {
+    fs::resize_file(path / "optimizer.safetensors", 900);
+    refused("optimizer.safetensors: byte");
+  }
+  SECTION("moments of another model") {
+    SafetensorsWriter writer;
+    const std::vector<double> one{1};
+    writer.add<double>("exp_avg/table", DType::f64, {1}, one);
+    writer.write(path / "optimizer.safetensors");
+    refused("\"exp_avg/table\" is [1], expected [11,6]");
+  }
+  SECTION("broken state") {
+    std::ofstream(path / "trainer_state.json") << "{\"global_step\": ";
+    refused("trainer_state.json: byte");
+  }
+  SECTION("another kind of state") {
+    std::ofstream(path / "trainer_state.json") << "{\"global_step\": 3}";
+    refused("is not the state of a run");
+  }
+}
