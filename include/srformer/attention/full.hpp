@@ -96,6 +96,16 @@ void check_attention(const char* function, const Q& q, const K& k, const K& v, c
           "the last axis of q, k, v and out must be contiguous");
 }
 
+template <class Q, class K>
+void check_attention_gradients(const char* function, const auto& q, const auto& k, const Q& d_q,
+                               const K& d_k, const K& d_v) {
+  check_shape(function, "d_q", "[B,H,M,D]", d_q.extents, q.extents);
+  check_shape(function, "d_k", "[B,H,N,D]", d_k.extents, k.extents);
+  check_shape(function, "d_v", "[B,H,N,D]", d_v.extents, k.extents);
+  require(d_q.stride(3) == 1 && d_k.stride(3) == 1 && d_v.stride(3) == 1, function,
+          "the last axis of d_q, d_k and d_v must be contiguous");
+}
+
 }  // namespace detail
 
 /// out = softmax(q k^T + bias) v.
@@ -125,7 +135,7 @@ void full_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                              View<T, 4, typename B::space> d_k, View<T, 4, typename B::space> d_v,
                              compute_t<T>* d_relative = nullptr) {
   detail::check_attention("full_attention_backward", q, k, v, d_out);
-  detail::check_attention("full_attention_backward", d_q, d_k, d_v, d_out);
+  detail::check_attention_gradients("full_attention_backward", q, k, d_q, d_k, d_v);
   check_dropout("full_attention_backward", context.dropout);
   using C = compute_t<T>;
   const index_t batch = q.extent(0), H = q.extent(1), M = q.extent(2), N = k.extent(2);

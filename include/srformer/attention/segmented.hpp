@@ -129,7 +129,7 @@ void segmented_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 
                                   View<T, 4, typename B::space> d_k,
                                   View<T, 4, typename B::space> d_v) {
   detail::check_attention("segmented_attention_backward", q, k, v, d_out);
-  detail::check_attention("segmented_attention_backward", d_q, d_k, d_v, d_out);
+  detail::check_attention_gradients("segmented_attention_backward", q, k, d_q, d_k, d_v);
   detail::check_segments("segmented_attention_backward", options);
   check_dropout("segmented_attention_backward", context.dropout);
   const index_t weights = detail::most_weights(options, q.extent(2), k.extent(2));

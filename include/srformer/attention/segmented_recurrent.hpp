@@ -478,7 +478,7 @@ void segmented_recurrent_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 
   using Space = typename B::space;
   using C = compute_t<T>;
   detail::check_attention("segmented_recurrent_backward", q, k, v, d_out);
-  detail::check_attention("segmented_recurrent_backward", d_q, d_k, d_v, d_out);
+  detail::check_attention_gradients("segmented_recurrent_backward", q, k, d_q, d_k, d_v);
   const detail::RecurrentInputs<T, Space> in{q, k, v, parameters, context, options};
   detail::check_recurrent("segmented_recurrent_backward", in);
   const index_t batch = q.extent(0), H = q.extent(1), D = q.extent(3), lanes = batch * H;
