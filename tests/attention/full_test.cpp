@@ -151,6 +151,11 @@ TEST_CASE("errors of full attention") {
   View<double, 4> gaps(wide.data(), {1, 2, 3, 4}, {48, 24, 8, 2});
   CHECK_THROWS_WITH(full_attention_forward(be, q.view(), k.view(), k.view(), context, gaps),
                     ContainsSubstring("the last axis of q, k, v and out must be contiguous"));
+  CHECK_THROWS_WITH(
+      full_attention_backward(be, q.view(), k.view(), k.view(), context, q.view(), out.view(),
+                              out.view(), out.view()),
+      ContainsSubstring(
+          "full_attention_backward: d_k is [1,2,3,4], expected [B,H,N,D] = [1,2,5,4]"));
   context.dropout.rate = 1;
   CHECK_THROWS_WITH(full_attention_forward(be, q.view(), k.view(), k.view(), context, out.view()),
                     ContainsSubstring("dropout rate must be in [0,1)"));

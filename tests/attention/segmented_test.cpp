@@ -82,5 +82,5 @@ TEST_CASE("errors of segmented attention") {
       segmented_attention_backward(be, q.view(), k.view(), k.view(), {}, {}, q.view(), out.view(),
                                    d_k.view(), out.view()),
       ContainsSubstring(
-          "segmented_attention_backward: v is [1,2,3,4], expected [B,H,N,D] = [1,2,5,4]"));
+          "segmented_attention_backward: d_v is [1,2,3,4], expected [B,H,N,D] = [1,2,5,4]"));
 }
