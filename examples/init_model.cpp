@@ -1,0 +1,251 @@
+// SPDX-License-Identifier: Apache-2.0
+// A fresh checkpoint folder, as transformers reads it, with a tokenizer given or trained here.
+//
+//   init_model --output_dir model --preset t5-tiny --train_tokenizer text.txt --tokenizer_vocab_size 384
+//   init_model --output_dir model --config config.json --tokenizer t5-small --seed 1
+#include <unistd.h>
+#include <algorithm>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <srformer/backend/eigen.hpp>
+#include <srformer/io/dataset.hpp>
+#include <srformer/models/checkpoint.hpp>
+#include <srformer/text/sentencepiece.hpp>
+
+#include "cross_attention_flags.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+using srformer::index_t;
+using srformer::program::usage_error;
+
+/// config.json of a known size of T5. The tokenizer decides the vocabulary where there is one.
+nlohmann::json preset(const std::string& name) {
+  nlohmann::json json{{"model_type", "t5"},
+                      {"is_encoder_decoder", true},
+                      {"feed_forward_proj", "relu"},
+                      {"relative_attention_num_buckets", 32},
+                      {"relative_attention_max_distance", 128},
+                      {"initializer_factor", 1.0},
+                      {"layer_norm_epsilon", 1e-6},
+                      {"tie_word_embeddings", true},
+                      {"use_cache", true},
+                      {"dropout_rate", 0.1},
+                      {"vocab_size", 32128},
+                      {"pad_token_id", 0},
+                      {"eos_token_id", 1},
+                      {"decoder_start_token_id", 0}};
+  const auto sizes = [&](index_t d_model, index_t d_kv, index_t d_ff, index_t layers,
+                         index_t heads) {
+    json["d_model"] = d_model, json["d_kv"] = d_kv, json["d_ff"] = d_ff;
+    json["num_layers"] = layers, json["num_heads"] = heads;
+  };
+  if (name == "t5-small") sizes(512, 64, 2048, 6, 8);
+  if (name == "t5-tiny") sizes(64, 16, 128, 2, 4);
+  return json;
+}
+
+/// Flags that replace a field of config.json.
+struct Overrides {
+  std::vector<std::pair<std::string, std::optional<index_t>>> sizes;
+  std::vector<std::pair<std::string, std::optional<double>>> numbers;
+  std::optional<std::string> feed_forward_proj;
+  std::optional<bool> tie_word_embeddings;
+
+  void add_to(CLI::App& app) {
+    for (const char* name :
+         {"d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "vocab_size",
+          "relative_attention_num_buckets", "relative_attention_max_distance"})
+      sizes.emplace_back(name, std::nullopt);
+    for (const char* name : {"dropout_rate", "layer_norm_epsilon", "initializer_factor"})
+      numbers.emplace_back(name, std::nullopt);
+    for (auto& [name, value] : sizes) app.add_option("--" + name, value, "As in config.json");
+    for (auto& [name, value] : numbers) app.add_option("--" + name, value, "As in config.json");
+    app.add_option("--feed_forward_proj", feed_forward_proj, "relu, gelu, gated-gelu, ...");
+    app.add_option("--tie_word_embeddings", tie_word_embeddings, "true or false");
+  }
+
+  void apply(nlohmann::json& config) const {
+    for (const auto& [name, value] : sizes)
+      if (value) config[name] = *value;
+    for (const auto& [name, value] : numbers)
+      if (value) config[name] = *value;
+    if (feed_forward_proj) config["feed_forward_proj"] = *feed_forward_proj;
+    if (tie_word_embeddings) config["tie_word_embeddings"] = *tie_word_embeddings;
+  }
+};
+
+/// The lines of text files, and both columns of files that end in .json or .jsonl.
+std::vector<std::string> tokenizer_text(const std::vector<std::string>& files,
+                                        const std::string& text, const std::string& summary) {
+  std::vector<std::string> lines;
+  for (const fs::path file : files) {
+    if (file.extension() == ".json" || file.extension() == ".jsonl") {
+      for (srformer::Pair& pair : srformer::read_json_lines(file, text, summary)) {
+        lines.push_back(std::move(pair.text));
+        if (!summary.empty()) lines.push_back(std::move(pair.summary));
+      }
+      continue;
+    }
+    const srformer::MappedFile mapped(file);
+    for (std::string_view rest = mapped.text(); !rest.empty();) {
+      const std::size_t end = std::min(rest.find('\n'), rest.size());
+      lines.emplace_back(rest.substr(0, end));
+      rest.remove_prefix(std::min(end + 1, rest.size()));
+    }
+  }
+  return lines;
+}
+
+/// The files of a tokenizer, from a folder or a model file.
+void copy_tokenizer(const fs::path& from, const fs::path& to, int extra_ids) {
+  if (!fs::exists(from))
+    throw srformer::io_error(from.string() + ": does not exist; name a folder or a spiece.model");
+  if (!fs::is_directory(from)) {
+    fs::copy_file(from, to / "spiece.model");
+    srformer::write_t5_tokenizer_config(to, extra_ids);
+    return;
+  }
+  for (const char* name : {"spiece.model", "tokenizer.json", "tokenizer_config.json",
+                           "added_tokens.json", "special_tokens_map.json"})
+    if (fs::exists(from / name)) fs::copy_file(from / name, to / name);
+}
+
+/// A folder beside the wanted one, whose files move there together at the end.
+class FolderAside {
+ public:
+  FolderAside(fs::path target, bool overwrite)
+      : target_(std::move(target)),
+        aside_(target_.string() + ".tmp-" + std::to_string(::getpid())) {
+    if (fs::exists(target_) && !fs::is_directory(target_))
+      throw srformer::io_error(target_.string() + ": is not a folder; choose another name");
+    if (!overwrite && fs::exists(target_) && !fs::is_empty(target_))
+      throw srformer::io_error(
+          target_.string() +
+          ": is not empty; choose another folder or give --overwrite_output_dir");
+    std::error_code error;
+    fs::create_directories(aside_, error);
+    if (error)
+      srformer::throw_system_error(target_.string(), "cannot create the folder", error.value(),
+                                   "choose another folder");
+  }
+  FolderAside(const FolderAside&) = delete;
+  FolderAside& operator=(const FolderAside&) = delete;
+  ~FolderAside() {
+    std::error_code ignored;
+    fs::remove_all(aside_, ignored);
+  }
+
+  const fs::path& path() const { return aside_; }
+
+  /// config.json comes last: a folder without it is no checkpoint.
+  void commit() {
+    fs::create_directories(target_);
+    std::vector<fs::path> files;
+    for (const auto& entry : fs::directory_iterator(aside_))
+      files.push_back(entry.path().filename());
+    std::ranges::stable_partition(files, [](const fs::path& f) { return f != "config.json"; });
+    for (const char* stale :
+         {"config.json", "tokenizer.json", "added_tokens.json", "special_tokens_map.json"})
+      fs::remove(target_ / stale);
+    for (const fs::path& file : files) fs::rename(aside_ / file, target_ / file);
+  }
+
+ private:
+  fs::path target_, aside_;
+};
+
+index_t round_up(index_t n, index_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return srformer::program::run([&] {
+    std::string output, config_file, preset_name, tokenizer_path;
+    std::string text_column = "text", summary_column = "summary";
+    std::vector<std::string> tokenizer_files;
+    index_t tokenizer_vocab_size = 8000;
+    int extra_ids = 100;
+    std::uint64_t seed = 42;
+    bool overwrite = false;
+    Overrides overrides;
+    srformer::program::CrossAttentionFlags cross_attention;
+
+    CLI::App app("Make a fresh T5: configuration, initial weights, tokenizer");
+    app.add_option("--output_dir", output, "Folder for the checkpoint")->required();
+    app.add_flag("--overwrite_output_dir", overwrite, "Replace what is in it");
+    auto* config_option = app.add_option("--config", config_file, "config.json to start from");
+    auto* preset_option = app.add_option("--preset", preset_name, "A known size instead")
+                              ->check(CLI::IsMember({"t5-small", "t5-tiny"}));
+    config_option->excludes(preset_option);
+    auto* given = app.add_option("--tokenizer", tokenizer_path, "Folder or spiece.model to copy");
+    app.add_option("--train_tokenizer", tokenizer_files, "Text or JSON lines to train one on")
+        ->excludes(given);
+    app.add_option("--tokenizer_vocab_size", tokenizer_vocab_size, "Pieces of a trained tokenizer")
+        ->capture_default_str();
+    app.add_option("--extra_ids", extra_ids, "Sentinels of a trained tokenizer")
+        ->capture_default_str()
+        ->check(CLI::Range(0, 1000));
+    app.add_option("--text_column", text_column, "Of JSON lines")->capture_default_str();
+    app.add_option("--summary_column", summary_column, "Of JSON lines")->capture_default_str();
+    app.add_option("--seed", seed, "Of the initial weights")->capture_default_str();
+    overrides.add_to(app);
+    cross_attention.add_to(app);
+    srformer::program::parse(app, argc, argv);
+    if (config_file.empty() && preset_name.empty())
+      throw usage_error(
+          "give --config FILE or --preset t5-small|t5-tiny; --help lists the options");
+
+    nlohmann::json config =
+        config_file.empty() ? preset(preset_name) : srformer::read_json_file(config_file);
+    const std::string place = config_file.empty() ? "preset " + preset_name : config_file;
+    if (!config.is_object()) throw srformer::io_error(place + ": is not a JSON object; correct it");
+    bool vocabulary_is_given = !config_file.empty();
+    for (const auto& [name, value] : overrides.sizes)
+      if (name == "vocab_size" && value) vocabulary_is_given = true;
+    overrides.apply(config);
+    cross_attention.apply(config);
+
+    FolderAside folder(output, overwrite);
+    std::string tokenizer_text_shown = "none";
+    if (!tokenizer_files.empty()) {
+      srformer::train_sentencepiece(tokenizer_text(tokenizer_files, text_column, summary_column),
+                                    tokenizer_vocab_size, folder.path() / "spiece.model");
+      srformer::write_t5_tokenizer_config(folder.path(), extra_ids);
+    } else if (!tokenizer_path.empty()) {
+      copy_tokenizer(tokenizer_path, folder.path(), extra_ids);
+    }
+    if (!tokenizer_files.empty() || !tokenizer_path.empty()) {
+      const srformer::SentencePieceTokenizer tokenizer(folder.path());
+      const index_t size = tokenizer.size();
+      if (!vocabulary_is_given)
+        config["vocab_size"] = round_up(size, tokenizer_files.empty() ? 128 : 16);
+      config["pad_token_id"] = tokenizer.pad_id();
+      config["eos_token_id"] = tokenizer.eos_id();
+      config["decoder_start_token_id"] = tokenizer.pad_id();
+      if (const index_t rows = srformer::json_size(config, "vocab_size", place); rows < size)
+        throw srformer::io_error(place + ": vocab_size is " + std::to_string(rows) +
+                                 ", but the tokenizer has " + std::to_string(size) +
+                                 " tokens; give --vocab_size " +
+                                 std::to_string(round_up(size, 16)));
+      tokenizer_text_shown = std::to_string(size) + " tokens";
+    }
+
+    const srformer::T5Config t5 = srformer::t5_config_from_json(config, place);
+    srformer::EigenBackend be;
+    srformer::T5<srformer::EigenBackend, float> model(be, t5);
+    model.initialize({seed, 0}, cross_attention.recurrence_init_scale);
+    srformer::save_model(model, folder.path(), srformer::DType::f32,
+                         {{"decoder_start_token_id", t5.decoder_start_token_id},
+                          {"eos_token_id", t5.eos_token_id},
+                          {"pad_token_id", t5.pad_token_id}});
+    folder.commit();
+    std::printf("%s: %td parameters, vocabulary %td, tokenizer %s, cross-attention %s\n",
+                output.c_str(), model.parameters().size(), t5.vocab_size,
+                tokenizer_text_shown.c_str(), srformer::variant_name(t5.cross_attention.variant));
+  });
+}

@@ -1,0 +1,283 @@
+// SPDX-License-Identifier: Apache-2.0
+// Summaries of texts, one a line or in JSON lines, by greedy decoding.
+//
+//   summarize --model_name_or_path model --input_file test.jsonl --output_file summaries.txt
+//   echo "A long text." | summarize --model_name_or_path model
+#include <unistd.h>
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <srformer/backend/eigen.hpp>
+#include <srformer/decode/search.hpp>
+#include <srformer/models/checkpoint.hpp>
+#include <srformer/text/sentencepiece.hpp>
+
+#include "program.hpp"
+
+namespace {
+
+using srformer::index_t;
+using srformer::io_error;
+using srformer::program::usage_error;
+using Ids = std::vector<std::int32_t>;
+
+struct Options {
+  std::string model, input = "-", output = "-", input_format = "text", output_format = "text";
+  std::string text_column = "text", source_prefix, dtype = "float32";
+  std::optional<index_t> max_source_length, max_target_length, max_length;
+  index_t generation_horizon = 0, batch_size = 16, num_beams = 1;
+  bool truncation = false;
+  int threads = 0;
+};
+
+/// A source and where it came from, as "test.jsonl:7".
+struct Source {
+  std::string place, text;
+  Ids ids;
+};
+
+/// Every line of the input as text or ids. Throws io_error for a line that holds none.
+std::vector<Source> read_sources(const Options& options) {
+  const bool standard = options.input == "-";
+  const srformer::MappedFile file(standard ? "/dev/stdin" : options.input);
+  const std::string shown = standard ? "standard input" : options.input;
+  std::vector<Source> sources;
+  const std::string_view all = file.text();
+  std::size_t begin = all.starts_with("\xef\xbb\xbf") ? 3 : 0;
+  for (std::size_t number = 1; begin < all.size(); ++number) {
+    const std::size_t end = std::min(all.find('\n', begin), all.size());
+    std::string_view line = all.substr(begin, end - begin);
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    Source source{shown + ":" + std::to_string(number), {}, {}};
+    if (line.find_first_not_of(" \t") == std::string_view::npos)
+      throw io_error(source.place +
+                     ": is empty; remove the line, or every summary after it would "
+                     "stand at another line");
+    if (options.input_format == "text") {
+      source.text = line;
+    } else if (options.input_format == "jsonl") {
+      source.text =
+          srformer::parse_json_line(line, source.place, options.text_column, "", begin).text;
+    } else {
+      const auto object = srformer::parse_json(line, source.place, begin);
+      const auto ids = object.is_object() ? object.find("input_ids") : object.end();
+      const bool fits = object.is_object() && ids != object.end() && ids->is_array() &&
+                        !ids->empty() &&
+                        std::ranges::all_of(*ids, srformer::detail::json_holds<std::int32_t>);
+      if (!fits)
+        throw io_error(source.place +
+                       ": has no list of token ids; write {\"input_ids\": [...]} on each line");
+      source.ids = ids->get<Ids>();
+    }
+    sources.push_back(std::move(source));
+    begin = end + 1;
+  }
+  if (sources.empty()) throw io_error(shown + ": holds no text; give at least one line");
+  return sources;
+}
+
+/// Fills in the ids of every source and holds them to the vocabulary and the greatest length.
+void encode_sources(std::vector<Source>& sources, const Options& options,
+                    const srformer::SentencePieceTokenizer* tokenizer, index_t vocabulary,
+                    std::int32_t eos_id) {
+  index_t cut = 0;
+  for (Source& source : sources) {
+    if (tokenizer != nullptr && options.input_format != "ids") {
+      try {
+        source.ids = tokenizer->encode(options.source_prefix + source.text);
+      } catch (const srformer::shape_error& error) {
+        throw io_error(source.place + ": " + error.what() + "; correct the line");
+      }
+    }
+    for (const std::int32_t id : source.ids)
+      if (id < 0 || id >= vocabulary)
+        throw io_error(source.place + ": token id " + std::to_string(id) +
+                       " is outside the model's vocabulary of " + std::to_string(vocabulary) +
+                       "; take the tokenizer of this model");
+    if (!options.max_source_length || std::ssize(source.ids) <= *options.max_source_length)
+      continue;
+    if (!options.truncation)
+      throw io_error(source.place + ": has " + std::to_string(source.ids.size()) +
+                     " tokens, more than --max_source_length " +
+                     std::to_string(*options.max_source_length) +
+                     "; give --truncation to cut longer sources");
+    srformer::truncate(source.ids, *options.max_source_length, eos_id);
+    ++cut;
+  }
+  if (cut > 0)
+    std::fprintf(stderr, "%td of %zu sources were cut to %td tokens\n", cut, sources.size(),
+                 *options.max_source_length);
+}
+
+/// Tokens of the output at most, the start token included.
+index_t longest_output(const Options& options, const srformer::HfCheckpoint& checkpoint) {
+  if (options.max_length) return *options.max_length;
+  if (options.max_target_length) return *options.max_target_length + 1;
+  const auto& stored = checkpoint.generation_config();
+  const std::string path = checkpoint.generation_config_path();
+  if (const auto fresh = srformer::json_optional<index_t>(stored, "max_new_tokens", path))
+    return *fresh + 1;
+  return srformer::json_field_or<index_t>(stored, "max_length", path, 129);
+}
+
+/// A line on a terminal that is written over; nothing elsewhere.
+class Progress {
+ public:
+  explicit Progress(std::size_t total) : total_(total), terminal_(::isatty(STDERR_FILENO) == 1) {}
+  ~Progress() {
+    if (terminal_) std::fputs("\r\033[K", stderr);
+  }
+  void add(std::size_t sources, std::size_t tokens) {
+    done_ += sources, tokens_ += tokens;
+    const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start_;
+    if (terminal_)
+      std::fprintf(stderr, "\r%zu of %zu, %.0f tokens/s\033[K", done_, total_,
+                   static_cast<double>(tokens_) / passed.count());
+  }
+
+ private:
+  std::size_t total_, done_ = 0, tokens_ = 0;
+  bool terminal_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+/// The tokens of every source, in the order of the sources; batches are of similar length.
+template <class Model>
+std::vector<Ids> generate(Model& model, const std::vector<Source>& sources, index_t batch_size,
+                          const srformer::GenerationOptions& generation) {
+  std::vector<std::size_t> order(sources.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::stable_sort(order, std::greater{},
+                           [&](std::size_t i) { return sources[i].ids.size(); });
+  std::vector<Ids> outputs(sources.size());
+  Progress progress(sources.size());
+  for (std::size_t first = 0; first < order.size();) {
+    const std::size_t rows = std::min(static_cast<std::size_t>(batch_size), order.size() - first);
+    const std::size_t width = sources[order[first]].ids.size();
+    Ids ids(rows * width, model.config().pad_token_id);
+    std::vector<index_t> lengths;
+    for (std::size_t r = 0; r < rows; ++r) {
+      const Ids& source = sources[order[first + r]].ids;
+      std::ranges::copy(source, ids.begin() + static_cast<std::ptrdiff_t>(r * width));
+      lengths.push_back(std::ssize(source));
+    }
+    std::vector<Ids> batch = srformer::greedy_search(model, ids, lengths, generation);
+    std::size_t tokens = 0;
+    for (std::size_t r = 0; r < rows; ++r) {
+      tokens += batch[r].size() - 1;
+      outputs[order[first + r]] = std::move(batch[r]);
+    }
+    first += rows;
+    progress.add(rows, tokens);
+  }
+  return outputs;
+}
+
+/// One line per output.
+std::string as_lines(const std::vector<Ids>& outputs, const Options& options,
+                     const srformer::SentencePieceTokenizer* tokenizer) {
+  std::string lines;
+  for (const Ids& ids : outputs) {
+    std::string text = tokenizer != nullptr ? tokenizer->decode(ids) : "";
+    if (options.output_format == "text") {
+      std::ranges::replace(text, '\n', ' ');
+      lines += text;
+    } else {
+      nlohmann::ordered_json line{{"output_ids", ids}};
+      if (tokenizer != nullptr) line["text"] = std::move(text);
+      lines += line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+    }
+    lines += '\n';
+  }
+  return lines;
+}
+
+void write_lines(const std::string& path, const std::string& lines) {
+  if (path != "-") {
+    srformer::ReplacementFile file(path);
+    file.write(lines);
+    file.commit();
+  } else if (std::fwrite(lines.data(), 1, lines.size(), stdout) != lines.size() ||
+             std::fflush(stdout) != 0) {
+    throw io_error("standard output cannot be written; see where it leads");
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return srformer::program::run([&] {
+    Options options;
+    CLI::App app("Summaries of texts by greedy decoding");
+    const auto at_least_one = CLI::Range(index_t{1}, index_t{1} << 40);
+    app.add_option("--model_name_or_path", options.model, "Checkpoint folder")->required();
+    app.add_option("--input_file", options.input, "File to read; - is standard input")
+        ->capture_default_str();
+    app.add_option("--output_file", options.output, "File to write; - is standard output")
+        ->capture_default_str();
+    app.add_option("--input_format", options.input_format,
+                   "text: one a line; jsonl: JSON lines; ids: {\"input_ids\": [...]}; jsonl for "
+                   "files that end in .jsonl")
+        ->check(CLI::IsMember({"text", "jsonl", "ids"}));
+    app.add_option("--output_format", options.output_format,
+                   "text: one a line; jsonl: {\"output_ids\": [...], \"text\": ...}")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"text", "jsonl"}));
+    app.add_option("--text_column", options.text_column, "Of JSON lines")->capture_default_str();
+    app.add_option("--source_prefix", options.source_prefix, "Put before every text");
+    app.add_option("--max_source_length", options.max_source_length, "Tokens of a source at most")
+        ->check(at_least_one);
+    app.add_flag("--truncation", options.truncation, "Cut longer sources instead of refusing them");
+    app.add_option("--max_target_length", options.max_target_length,
+                   "Tokens of a summary at most; else as generation_config.json says, or 128")
+        ->check(at_least_one);
+    app.add_option("--max_length", options.max_length,
+                   "The same with the start token counted, as transformers does")
+        ->check(CLI::Range(index_t{2}, index_t{1} << 40));
+    app.add_option("--generation_horizon", options.generation_horizon,
+                   "Decoder steps over the source; else as config.json says")
+        ->check(at_least_one);
+    app.add_option("--batch_size,--per_device_eval_batch_size", options.batch_size,
+                   "Sources decoded together")
+        ->capture_default_str()
+        ->check(at_least_one);
+    app.add_option("--num_beams", options.num_beams, "1: greedy; more is not there yet");
+    app.add_option("--threads", options.threads, "0: as many as the machine has")
+        ->check(CLI::Range(0, 4096));
+    app.add_option("--dtype", options.dtype, "float32 or float64")->capture_default_str();
+    srformer::program::parse(app, argc, argv);
+    if (options.num_beams != 1)
+      throw usage_error("--num_beams " + std::to_string(options.num_beams) +
+                        ": there is no beam search yet, only greedy decoding; leave it out");
+    if (options.max_length && options.max_target_length)
+      throw usage_error("--max_length and --max_target_length say the same; give one of them");
+    if (app.count("--input_format") == 0 && options.input.ends_with(".jsonl"))
+      options.input_format = "jsonl";
+
+    const srformer::HfCheckpoint checkpoint(options.model);
+    std::optional<srformer::SentencePieceTokenizer> tokenizer;
+    const bool ids_alone = options.input_format == "ids" && options.output_format == "jsonl";
+    if (const auto& folder = checkpoint.folder();
+        !ids_alone || std::filesystem::exists(folder / "spiece.model") ||
+        std::filesystem::exists(folder / "tokenizer.json"))
+      tokenizer.emplace(folder);
+    std::vector<Source> sources = read_sources(options);
+
+    srformer::program::with_dtype(options.dtype, [&](auto zero) {
+      srformer::EigenBackend be(options.threads);
+      const auto model = srformer::load_t5<decltype(zero)>(be, options.model);
+      const srformer::T5Config& config = model->config();
+      const srformer::SentencePieceTokenizer* words = tokenizer ? &*tokenizer : nullptr;
+      encode_sources(sources, options, words, config.vocab_size, config.eos_token_id);
+      const auto outputs = generate(*model, sources, options.batch_size,
+                                    {.max_length = longest_output(options, checkpoint),
+                                     .horizon = options.generation_horizon});
+      write_lines(options.output, as_lines(outputs, options, words));
+    });
+  });
+}
