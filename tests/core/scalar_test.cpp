@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <srformer/core/scalar.hpp>
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+#include <srformer/core/dual.hpp>
+
+#include "support/catch.hpp"
+
+using namespace srformer;
+
+namespace {
+
+constexpr float inf = std::numeric_limits<float>::infinity();
+constexpr float nan_value = std::numeric_limits<float>::quiet_NaN();
+
+/// Units in the last place of the exact value in float, between got and exact.
+double ulps(float got, double exact) {
+  const float near = static_cast<float>(exact);
+  const double unit = double(std::nextafter(std::abs(near), inf)) - double(std::abs(near));
+  return std::abs(double(got) - exact) / unit;
+}
+
+/// The worst ulps over every `step`-th float between `from` and `to` (of the same sign).
+template <class F, class G>
+double worst_ulps(float from, float to, std::uint32_t step, F f, G exact) {
+  double worst = 0;
+  auto first = std::bit_cast<std::uint32_t>(from), last = std::bit_cast<std::uint32_t>(to);
+  for (std::uint64_t bits = first; bits <= last; bits += step) {
+    const float x = std::bit_cast<float>(static_cast<std::uint32_t>(bits));
+    worst = std::max(worst, ulps(f(x), exact(double(x))));
+  }
+  return worst;
+}
+
+}  // namespace
+
+TEST_CASE("exp of floats is within 2 ulp wherever it is a normal number") {
+  const auto f = [](float x) { return math::exp(x); };
+  const auto exact = [](double x) { return std::exp(x); };
+  CHECK(worst_ulps(0.0f, 88.72283f, 997, f, exact) < 2);
+  CHECK(worst_ulps(-0.0f, -87.33654f, 997, f, exact) < 2);
+  CHECK(worst_ulps(80.0f, 88.72283f, 11, f, exact) < 2);
+  CHECK(worst_ulps(-80.0f, -87.33654f, 11, f, exact) < 2);
+}
+
+TEST_CASE("exp of floats at its ends") {
+  CHECK(math::exp(0.0f) == 1.0f);
+  CHECK(math::exp(-0.0f) == 1.0f);
+  CHECK(math::exp(88.8f) == inf);
+  CHECK(math::exp(1e30f) == inf);
+  CHECK(math::exp(inf) == inf);
+  CHECK(std::isfinite(math::exp(88.7228f)));
+  CHECK(math::exp(-87.4f) == 0.0f);
+  CHECK(math::exp(-1e30f) == 0.0f);
+  CHECK(math::exp(-inf) == 0.0f);
+  CHECK(std::isnan(math::exp(nan_value)));
+  CHECK(math::exp(std::numeric_limits<float>::denorm_min()) == 1.0f);
+  CHECK(math::exp(-std::numeric_limits<float>::denorm_min()) == 1.0f);
+}
+
+TEST_CASE("exp of floats grows with its argument") {
+  float before = 0;
+  index_t falls = 0, seen = 0;
+  for (float x = -90; x < 89; x += 0.003f, ++seen) {
+    const float y = math::exp(x);
+    falls += y < before;
+    before = y;
+  }
+  CHECK(falls == 0);
+  CHECK(seen > 50000);
+}
+
+TEST_CASE("tanh of floats is within 4 ulp") {
+  const auto f = [](float x) { return math::tanh(x); };
+  const auto exact = [](double x) { return std::tanh(x); };
+  CHECK(worst_ulps(1e-30f, 50.0f, 997, f, exact) < 4);
+  CHECK(worst_ulps(-1e-30f, -50.0f, 997, f, exact) < 4);
+  CHECK(worst_ulps(0.09f, 0.2f, 7, f, exact) < 4);
+}
+
+TEST_CASE("tanh of floats at its ends") {
+  CHECK(math::tanh(0.0f) == 0.0f);
+  CHECK(math::tanh(inf) == 1.0f);
+  CHECK(math::tanh(-inf) == -1.0f);
+  CHECK(math::tanh(1e30f) == 1.0f);
+  CHECK(math::tanh(-20.0f) == -1.0f);
+  CHECK(std::isnan(math::tanh(nan_value)));
+  const float tiny = std::numeric_limits<float>::denorm_min();
+  CHECK(math::tanh(tiny) == tiny);
+  CHECK(math::tanh(-tiny) == -tiny);
+  CHECK(math::tanh(1e-20f) == 1e-20f);
+}
+
+TEST_CASE("other scalars use the standard functions") {
+  CHECK(math::exp(0.3) == std::exp(0.3));
+  CHECK(math::tanh(0.3) == std::tanh(0.3));
+  CHECK(math::erf(0.3) == std::erf(0.3));
+  CHECK(math::log(0.3f) == std::log(0.3f));
+  CHECK(math::sqrt(0.3f) == std::sqrt(0.3f));
+}
+
+TEST_CASE("finite, max and primal") {
+  CHECK(math::finite(1.0f));
+  CHECK(math::finite(std::numeric_limits<double>::max()));
+  CHECK_FALSE(math::finite(inf));
+  CHECK_FALSE(math::finite(-inf));
+  CHECK_FALSE(math::finite(nan_value));
+  CHECK_FALSE(math::finite(Dual<double>(HUGE_VAL)));
+  CHECK(math::max(2.0, 3.0) == 3.0);
+  CHECK(math::max(3.0, 2.0) == 3.0);
+  CHECK(primal(Dual<double>(2, 5)) == 2.0);
+  static_assert(Scalar<float> && Scalar<double> && Scalar<Dual<double>> &&
+                Scalar<Dual<Dual<double>>>);
+  static_assert(!Scalar<const char*>);
+  static_assert(std::is_same_v<accumulate_t<float>, double>);
+  static_assert(std::is_same_v<compute_t<const float>, float>);
+}
