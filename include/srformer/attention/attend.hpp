@@ -23,7 +23,11 @@ struct Rows {
   index_t stride = 0;
   SRF_HD T* row(index_t i) const { return data + i * stride; }
   SRF_HD Rows from(index_t i) const { return {data + i * stride, stride}; }
-  SRF_HD operator Rows<const T>() const { return {data, stride}; }  // NOLINT: as pointers convert
+  SRF_HD operator Rows<const T>() const  // NOLINT: as pointers convert
+    requires(!std::is_const_v<T>)
+  {
+    return {data, stride};
+  }
 };
 
 /// The [length, size] matrix of one source and head in a [B,H,length,size] view.
@@ -41,18 +45,19 @@ struct ScoreBlock {
   index_t zero_keys = 0;             ///< further keys of zeros, with zero values and no bias
 };
 
-/// What shapes the weights beyond the scores.
-template <class C, class Space>
+/// What shapes the weights beyond the scores. A Mask other than ScoreMask offers its visible() and
+/// add().
+template <class C, class Space, class Mask = ScoreMask<C, Space>>
 struct AttendContext {
-  ScoreMask<C, Space> mask{};
+  Mask mask{};
   Dropout dropout{};
 };
 
 namespace detail {
 
 /// weights [query_count, key_count]: the softmax of every query of the block, before dropout.
-template <class Team, class T, class C, class Space>
-SRF_HD void block_weights(const Team& team, const AttendContext<C, Space>& context,
+template <class Team, class T, class C, class Space, class Mask>
+SRF_HD void block_weights(const Team& team, const AttendContext<C, Space, Mask>& context,
                           const ScoreBlock& block, Rows<const T> q, Rows<const T> k, C* weights) {
   const index_t n = block.key_count;
   team.gemm(Op::none, Op::transpose, block.query_count, n, block.head_size, C(1), q.data, q.stride,
@@ -84,8 +89,8 @@ SRF_HD void drop_row(const Team& team, const Dropout& dropout, const ScoreBlock&
 
 /// out = alpha a for the queries of a block.
 ///   q, out [query_count, D], k, v [key_count, D], weights scratch [query_count, key_count]
-template <class Team, class T, class C, class Space>
-SRF_HD void attend_forward(const Team& team, const AttendContext<C, Space>& context,
+template <class Team, class T, class C, class Space, class Mask>
+SRF_HD void attend_forward(const Team& team, const AttendContext<C, Space, Mask>& context,
                            const ScoreBlock& block, Rows<const T> q, Rows<const T> k,
                            Rows<const T> v, C alpha, Rows<T> out, C* weights) {
   const index_t n = block.key_count;
@@ -102,8 +107,8 @@ SRF_HD void attend_forward(const Team& team, const AttendContext<C, Space>& cont
 /// d_q, d_k, d_v += the gradients through out = alpha a. Returns sum_i d_out_i . a_i.
 ///   d_relative  [H, M+N-1] of this source, or null: += ds by distance
 ///   weights, d_weights  scratch [query_count, key_count] each
-template <class Team, class T, class C, class Space>
-SRF_HD C attend_backward(const Team& team, const AttendContext<C, Space>& context,
+template <class Team, class T, class C, class Space, class Mask>
+SRF_HD C attend_backward(const Team& team, const AttendContext<C, Space, Mask>& context,
                          const ScoreBlock& block, Rows<const T> q, Rows<const T> k, Rows<const T> v,
                          Rows<const T> d_out, C alpha, Rows<T> d_q, Rows<T> d_k, Rows<T> d_v,
                          C* d_relative, C* weights, C* d_weights) {

@@ -47,7 +47,9 @@ struct RecurrentParameters {
   T* sigma = nullptr;
   T* gate = nullptr;
 
-  SRF_HD operator RecurrentParameters<const T>() const {  // NOLINT: as pointers convert
+  SRF_HD operator RecurrentParameters<const T>() const  // NOLINT: as pointers convert
+    requires(!std::is_const_v<T>)
+  {
     return {weight, leak, threshold, sigma, gate};
   }
 };
