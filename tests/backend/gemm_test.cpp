@@ -8,7 +8,7 @@
 #include "support/plain_gemm.hpp"
 
 using namespace srformer;
-using tests::Product;
+using tests::GemmCase;
 
 namespace {
 
@@ -33,7 +33,7 @@ template <>
 constexpr double rounding<Eigen::bfloat16> = 8e-3;
 
 template <class T>
-void check(const Product& p, const std::vector<T>& got, const std::vector<T>& expected) {
+void check(const GemmCase& p, const std::vector<T>& got, const std::vector<T>& expected) {
   CAPTURE(p.ta(), p.tb(), p.m, p.n, p.k, p.alpha, p.beta, p.gap);
   REQUIRE(got.size() == expected.size());
   const double bound = rounding<T> * (2 + std::sqrt(double(p.k)));
@@ -52,7 +52,7 @@ void check(const Product& p, const std::vector<T>& got, const std::vector<T>& ex
 
 TEMPLATE_TEST_CASE("small_gemm is the definition", "", float, double, Eigen::half, Eigen::bfloat16,
                    Dual64) {
-  for (const Product& p : tests::products(300)) {
+  for (const GemmCase& p : tests::gemm_cases(300)) {
     const auto a = p.a<TestType>(), b = p.b<TestType>();
     auto c = p.c<TestType>();
     const auto expected = tests::plain_gemm(p, a, b, c);
@@ -65,7 +65,7 @@ TEMPLATE_TEST_CASE("small_gemm is the definition", "", float, double, Eigen::hal
 
 TEMPLATE_TEST_CASE("large_gemm is the definition on one and two threads", "", float, double,
                    Eigen::half, Eigen::bfloat16, Dual64) {
-  for (const Product& p : tests::products(300)) {
+  for (const GemmCase& p : tests::gemm_cases(300)) {
     const auto a = p.a<TestType>(), b = p.b<TestType>();
     for (const int threads : {1, 2}) {
       auto c = p.c<TestType>();
@@ -79,7 +79,7 @@ TEMPLATE_TEST_CASE("large_gemm is the definition on one and two threads", "", fl
 }
 
 TEST_CASE("products of duals carry the slopes of both sides") {
-  const Product p{Op::transpose, Op::none, 3, 4, 5, 1, 0};
+  const GemmCase p{Op::transpose, Op::none, 3, 4, 5, 1, 0};
   auto a = p.a<Dual64>(), b = p.b<Dual64>(), c = p.c<Dual64>();
   for (std::size_t i = 0; i < a.size(); ++i) a[i].slope = tests::value(4, index_t(i));
   for (std::size_t i = 0; i < b.size(); ++i) b[i].slope = tests::value(5, index_t(i));
@@ -111,7 +111,7 @@ TEST_CASE("narrow operands are multiplied and summed in float") {
 }
 
 TEST_CASE("operands of different scalars are multiplied in the type of the result") {
-  const Product p{Op::none, Op::transpose, 5, 7, 9, 0.5, 0, 2};
+  const GemmCase p{Op::none, Op::transpose, 5, 7, 9, 0.5, 0, 2};
   const auto a = p.a<float>();
   const auto b = p.b<Eigen::bfloat16>();
   auto c = p.c<float>();

@@ -261,7 +261,7 @@ TEMPLATE_LIST_TEST_CASE("reduce adds in an order that the number of terms decide
 TEMPLATE_LIST_TEST_CASE("gemm is the definition", "", tests::HostBackends) {
   for (const int threads : {1, 3}) {
     TestType be = make_backend<TestType>(threads);
-    for (const tests::Product& p : tests::products(150)) {
+    for (const tests::GemmCase& p : tests::gemm_cases(150)) {
       const auto a = p.a<double>(), b = p.b<double>();
       auto c = p.c<double>();
       const auto expected = tests::plain_gemm(p, a, b, c);
@@ -282,7 +282,7 @@ TEMPLATE_LIST_TEST_CASE("gemm is the definition", "", tests::HostBackends) {
 TEMPLATE_LIST_TEST_CASE("gemm multiplies float and stored narrow scalars", "",
                         tests::HostBackends) {
   TestType be = make_backend<TestType>(2);
-  const tests::Product p{Op::none, Op::transpose, 40, 70, 33, 1, 0, 1};
+  const tests::GemmCase p{Op::none, Op::transpose, 40, 70, 33, 1, 0, 1};
   const auto a = p.a<Eigen::bfloat16>(), b = p.b<Eigen::bfloat16>();
   auto c = p.c<Eigen::bfloat16>();
   const auto expected = tests::plain_gemm(p, a, b, c);

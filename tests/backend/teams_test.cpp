@@ -4,6 +4,7 @@
 #include <srformer/testing/thread_team.hpp>
 
 #include "support/catch.hpp"
+#include "support/plain_gemm.hpp"
 #include "support/traces.hpp"
 
 using namespace srformer;
@@ -17,7 +18,63 @@ void compare_teams(const char* what, double tolerance, Trace trace) {
   tests::compare(what, trace(four), trace(one), tolerance);
 }
 
+struct TeamGemm {
+  tests::GemmCase p;
+  const double *a, *b;
+  double* c;
+  template <class Team>
+  void operator()(const Team& team, index_t, void*) const {
+    team.gemm(p.transpose_a, p.transpose_b, p.m, p.n, p.k, p.alpha, a, p.lda(), b, p.ldb(), p.beta,
+              c, p.ldc());
+  }
+};
+
+void require_near(const tests::GemmCase& p, const std::vector<double>& got,
+                  const std::vector<double>& expected) {
+  CAPTURE(p.ta(), p.tb(), p.m, p.n, p.k, p.alpha, p.beta);
+  REQUIRE(got.size() == expected.size());
+  index_t wrong = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const double x = got[i], y = expected[i];
+    wrong += std::isnan(y) ? !std::isnan(x) : !(std::abs(x - y) < 1e-12);
+  }
+  REQUIRE(wrong == 0);
+}
+
 }  // namespace
+
+TEST_CASE("a team of four multiplies as the definition") {
+  ThreadTeamBackend four;
+  for (const tests::GemmCase& p : tests::gemm_cases(150)) {
+    const auto a = p.a<double>(), b = p.b<double>();
+    auto c = p.c<double>();
+    const auto expected = tests::plain_gemm(p, a, b, c);
+    four.for_each_row(1, 0, TeamGemm{p, a.data(), b.data(), c.data()});
+    require_near(p, c, expected);
+  }
+}
+
+TEST_CASE("a block of 128 multiplies as the definition") {
+  using Gemm = detail::TiledGemm<double, 8, 16>;
+  for (const tests::GemmCase& p : tests::gemm_cases(150)) {
+    if (p.beta != -0.5 || p.m * p.n * p.k < 13 * 37 * 129) continue;
+    const auto a = p.a<double>(), b = p.b<double>();
+    auto c = p.c<double>();
+    const auto expected = tests::plain_gemm(p, a, b, c);
+    Gemm::Tiles tiles;
+    std::barrier<> gate(Gemm::members);
+    std::vector<std::jthread> members;
+    for (index_t rank = 0; rank < Gemm::members; ++rank) {
+      members.emplace_back([&, rank] {
+        Gemm::run(
+            rank, tiles, [&] { gate.arrive_and_wait(); }, p.transpose_a, p.transpose_b, p.m, p.n,
+            p.k, p.alpha, a.data(), p.lda(), b.data(), p.ldb(), p.beta, c.data(), p.ldc());
+      });
+    }
+    members.clear();
+    require_near(p, c, expected);
+  }
+}
 
 TEST_CASE("row functors of ops agree on teams of one and four") {
   using namespace tests;

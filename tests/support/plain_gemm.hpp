@@ -31,7 +31,7 @@ std::vector<T> matrix(std::uint64_t seed, index_t m, index_t n, index_t stride) 
 }
 
 /// One product to try: sizes, and how much longer than needed the rows of A, B and C are.
-struct Product {
+struct GemmCase {
   Op transpose_a, transpose_b;
   index_t m, n, k;
   double alpha, beta;
@@ -61,7 +61,7 @@ struct Product {
 
 /// C by the definition, summed in the compute type of TC.
 template <class TA, class TB, class TC>
-std::vector<TC> plain_gemm(const Product& p, const std::vector<TA>& a, const std::vector<TB>& b,
+std::vector<TC> plain_gemm(const GemmCase& p, const std::vector<TA>& a, const std::vector<TB>& b,
                            std::vector<TC> c) {
   using C = srformer::compute_t<TC>;
   for (index_t i = 0; i < p.m; ++i) {
@@ -79,11 +79,11 @@ std::vector<TC> plain_gemm(const Product& p, const std::vector<TA>& a, const std
 }
 
 /// Every combination of transposes, scales and a few odd sizes; `most` bounds the sizes.
-inline std::vector<Product> products(index_t most) {
+inline std::vector<GemmCase> gemm_cases(index_t most) {
   struct Size {
     index_t m, n, k;
   };
-  std::vector<Product> all;
+  std::vector<GemmCase> all;
   for (const Size s : {Size{1, 1, 1}, Size{7, 5, 3}, Size{6, 16, 64}, Size{13, 37, 129},
                        Size{1, 67, 300}, Size{70, 1, 9}, Size{33, 64, 31}, Size{131, 3, 70},
                        Size{5, 150, 17}, Size{4, 6, 0}, Size{0, 5, 4}, Size{5, 0, 4}}) {

@@ -85,4 +85,71 @@ struct SerialTeam {
   SRF_HD void sync() const {}
 };
 
+namespace detail {
+
+/// C = alpha op(A) op(B) + beta C by a team of Across x Down members, of which `rank` is one: tiles of
+/// A and B go through memory that the team shares. Ends with a barrier.
+template <class C, int Across, int Down>
+struct TiledGemm {
+  static constexpr index_t side = 32, depth = 16, members = Across * Down;
+  static constexpr index_t high = side / Down, wide = side / Across;
+
+  /// Rows of the tiles are one longer than they need be, so that columns fall on different banks.
+  struct Tiles {
+    C a[depth][side + 1], b[depth][side + 1];
+  };
+
+  template <class TA, class TB, class TC, class Sync>
+  static SRF_HD void run(index_t rank, Tiles& tiles, Sync sync, Op transpose_a, Op transpose_b,
+                         index_t m, index_t n, index_t k, C alpha, const TA* a, index_t lda,
+                         const TB* b, index_t ldb, C beta, TC* c, index_t ldc) {
+    const bool ta = transpose_a == Op::transpose, tb = transpose_b == Op::transpose;
+    const index_t x = rank % Across, y = rank / Across;
+    for (index_t i0 = 0; i0 < m; i0 += side) {
+      for (index_t j0 = 0; j0 < n; j0 += side) {
+        C sum[high][wide];
+        for (index_t r = 0; r < high; ++r) {
+          for (index_t q = 0; q < wide; ++q) sum[r][q] = C(0);
+        }
+        for (index_t p0 = 0; p0 < k; p0 += depth) {
+          for (index_t e = rank; e < side * depth; e += members) {
+            // Neighbours read neighbouring elements, whichever way the operand lies.
+            const index_t i = ta ? e % side : e / depth, s = ta ? e / side : e % depth;
+            const index_t j = tb ? e / depth : e % side, t = tb ? e % depth : e / side;
+            const index_t row = i0 + i, column = j0 + j;
+            tiles.a[s][i] = row < m && p0 + s < k
+                                ? C(a[ta ? (p0 + s) * lda + row : row * lda + p0 + s])
+                                : C(0);
+            tiles.b[t][j] = column < n && p0 + t < k
+                                ? C(b[tb ? column * ldb + p0 + t : (p0 + t) * ldb + column])
+                                : C(0);
+          }
+          sync();
+          for (index_t s = 0; s < depth; ++s) {
+            for (index_t r = 0; r < high; ++r) {
+              const C left = tiles.a[s][y + Down * r];
+              for (index_t q = 0; q < wide; ++q) {
+                sum[r][q] = sum[r][q] + left * tiles.b[s][x + Across * q];
+              }
+            }
+          }
+          sync();
+        }
+        for (index_t r = 0; r < high; ++r) {
+          for (index_t q = 0; q < wide; ++q) {
+            const index_t i = i0 + y + Down * r, j = j0 + x + Across * q;
+            if (i >= m || j >= n) continue;
+            TC& out = c[i * ldc + j];
+            const C product = alpha * sum[r][q];
+            out = TC(primal(beta) == 0 ? product : product + beta * C(out));
+          }
+        }
+      }
+    }
+    sync();
+  }
+};
+
+}  // namespace detail
+
 }  // namespace srformer

@@ -25,6 +25,7 @@ class ThreadTeam {
   struct Shared {
     std::barrier<> gate{width};
     std::array<std::array<std::byte, 64>, width> slots{};
+    alignas(64) std::array<std::byte, 32768> tiles{};
   };
 
   ThreadTeam(int rank, Shared& shared) : rank_(rank), shared_(&shared) {}
@@ -54,15 +55,17 @@ class ThreadTeam {
     return top;
   }
 
-  /// Rows of C are dealt out.
+  /// As a block of a device computes it.
   template <class TA, class TB, class TC>
   void gemm(Op transpose_a, Op transpose_b, index_t m, index_t n, index_t k,
             std::type_identity_t<compute_t<TC>> alpha, const TA* a, index_t lda, const TB* b,
             index_t ldb, std::type_identity_t<compute_t<TC>> beta, TC* c, index_t ldc) const {
-    for_each(m, [=](index_t i) {
-      small_gemm(transpose_a, transpose_b, 1, n, k, alpha,
-                 a + i * (transpose_a == Op::none ? lda : 1), lda, b, ldb, beta, c + i * ldc, ldc);
-    });
+    using Gemm = detail::TiledGemm<compute_t<TC>, 2, width / 2>;
+    static_assert(sizeof(typename Gemm::Tiles) <= sizeof(Shared::tiles));
+    auto& tiles = *reinterpret_cast<typename Gemm::Tiles*>(shared_->tiles.data());
+    Gemm::run(
+        rank_, tiles, [this] { sync(); }, transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb,
+        beta, c, ldc);
   }
 
   bool leader() const { return rank_ == 0; }

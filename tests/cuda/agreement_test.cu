@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+// Ops and attention on a CUDA device against the Eigen backend. Built wherever nvcc is; where no
+// device can be used, only the message that says so is tested.
+#include <cstdio>
+#include <optional>
+#include <srformer/backend/thrust_cuda.hpp>
+
+#include "support/backends.hpp"
+#include "support/catch.hpp"
+#include "support/plain_gemm.hpp"
+#include "support/traces.hpp"
+
+using namespace srformer;
+using CudaBackend = ThrustBackend<thrust_cuda>;
+
+namespace {
+
+bool has_device() {
+  int devices = 0;
+  return cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
+}
+
+/// Calls test(backend), or says that it was skipped.
+template <class Test>
+void on_device(Test test) {
+  if (!has_device()) {
+    std::puts("skipped: no CUDA device");
+    SUCCEED("no CUDA device");
+    return;
+  }
+  CudaBackend cuda;
+  test(cuda);
+}
+
+template <class Trace>
+void compare_device(CudaBackend& cuda, const char* what, double tolerance, Trace trace) {
+  EigenBackend eigen(1);
+  tests::compare(what, trace(cuda), trace(eigen), tolerance);
+}
+
+struct Term {
+  SRF_HD double operator()(index_t i) const { return 1.0 / static_cast<double>(1 + i); }
+};
+
+}  // namespace
+
+TEST_CASE("without a device there is one clear error") {
+  if (has_device()) {
+    CudaBackend cuda;
+    REQUIRE(cuda.stream() != nullptr);
+  } else {
+    REQUIRE_THROWS_MATCHES(
+        CudaBackend(), backend_error,
+        Catch::Matchers::MessageMatches(Catch::Matchers::ContainsSubstring(
+            "no CUDA device can be used; install its driver or take a CPU backend")));
+  }
+}
+
+TEST_CASE("a device holds its scalars and refuses others") {
+  struct OwnScalar {
+    double x;
+  };
+  STATIC_REQUIRE(BackendFor<CudaBackend, float>);
+  STATIC_REQUIRE(BackendFor<CudaBackend, double>);
+  STATIC_REQUIRE(!BackendFor<CudaBackend, OwnScalar>);
+  STATIC_REQUIRE(!std::is_convertible_v<View<float, 2, cuda_space>, View<float, 2, host_space>>);
+}
+
+TEST_CASE("reduce on a device is repeatable and adds to what is there") {
+  on_device([](CudaBackend& cuda) {
+    const index_t n = 3 * 4096 + 5;
+    std::vector<double> sums;
+    for (int i = 0; i < 3; ++i) {
+      Tensor<CudaBackend, double, 1> sum = from_host<double, 1>(cuda, {1}, {0.5});
+      cuda.reduce(n, Term{}, sum.data());
+      sums.push_back(to_host(cuda, sum)[0]);
+    }
+    double expected = 0.5;
+    for (index_t i = 0; i < n; ++i) expected += Term{}(i);
+    REQUIRE(sums[0] == Approx(expected).epsilon(1e-12));
+    REQUIRE((sums[0] == sums[1] && sums[0] == sums[2]));
+  });
+}
+
+TEST_CASE("gemm on a device is the definition") {
+  on_device([](CudaBackend& cuda) {
+    for (const tests::GemmCase& p : tests::gemm_cases(150)) {
+      const auto a = p.a<float>(), b = p.b<float>(), c = p.c<float>();
+      const auto to_device = [&](const std::vector<float>& x) {
+        return from_host<float, 1>(cuda, {static_cast<index_t>(x.size())}, x);
+      };
+      const auto on_a = to_device(a), on_b = to_device(b);
+      auto on_c = to_device(c);
+      cuda.gemm(p.transpose_a, p.transpose_b, p.m, p.n, p.k, float(p.alpha), on_a.data(), p.lda(),
+                on_b.data(), p.ldb(), float(p.beta), on_c.data(), p.ldc());
+      const auto got = to_host(cuda, on_c), expected = tests::plain_gemm(p, a, b, c);
+      index_t wrong = 0;
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        wrong += std::isnan(expected[i]) ? !std::isnan(got[i])
+                                         : !(std::abs(got[i] - expected[i]) < 1e-4f);
+      }
+      CAPTURE(p.ta(), p.tb(), p.m, p.n, p.k);
+      REQUIRE(wrong == 0);
+    }
+  });
+}
+
+TEST_CASE("ops on a device agree with the host") {
+  using namespace tests;
+  on_device([](CudaBackend& cuda) {
+    compare_device(cuda, "linear", 1e-5, [](auto& be) { return trace_linear<float>(be); });
+    compare_device(cuda, "rms_norm", 1e-4, [](auto& be) { return trace_rms_norm<float>(be); });
+    compare_device(cuda, "softmax", 1e-5, [](auto& be) { return trace_softmax<float>(be); });
+    compare_device(cuda, "cross_entropy", 1e-4,
+                   [](auto& be) { return trace_cross_entropy<float>(be); });
+    compare_device(cuda, "embedding", 1e-5, [](auto& be) { return trace_embedding<float>(be); });
+    compare_device(cuda, "elementwise", 1e-4,
+                   [](auto& be) { return trace_elementwise<float>(be); });
+    compare_device(cuda, "raf", 1e-3, [](auto& be) { return trace_raf<float>(be); });
+  });
+}
+
+TEST_CASE("attention on a device agrees with the host") {
+  using namespace tests;
+  on_device([](CudaBackend& cuda) {
+    compare_device(cuda, "full", 1e-3, [](auto& be) { return trace_full_attention<float>(be); });
+    compare_device(cuda, "segmented", 1e-3, [](auto& be) { return trace_segmented<float>(be); });
+  });
+}
+
+TEST_CASE("segmented recurrent attention on a device agrees with the host") {
+  on_device([](CudaBackend& cuda) {
+    for (const tests::RecurrentCase& c : tests::recurrent_cases()) {
+      compare_device(cuda, c.name, 1e-2,
+                     [&](auto& be) { return tests::trace_segmented_recurrent<float>(be, c); });
+    }
+  });
+}
