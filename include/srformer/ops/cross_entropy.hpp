@@ -87,10 +87,28 @@ struct WidenedValue {
   SRF_HD accumulate_t<C> operator()(index_t i) const { return accumulate_t<C>(values[i]); }
 };
 
+/// Throws where rows and sizes do not fit, or a label in host memory is outside the vocabulary.
+template <class Space>
+void check_cross_entropy(const char* function, const auto& logits, View<const std::int32_t, 1, Space> labels,
+                         const auto& lse) {
+  const index_t rows = logits.extent(0);
+  check_shape(function, "labels", "[R]", labels.extents, std::array{rows});
+  check_shape(function, "lse", "[R]", lse.extents, std::array{rows});
+  require(logits.contiguous(), function, "logits must be contiguous");
+  if constexpr (std::is_same_v<Space, host_space>) {
+    for (index_t r = 0; r < rows; ++r) {
+      if (labels(r) < logits.extent(1)) continue;
+      throw shape_error(std::string(function) + ": label " + std::to_string(labels(r)) + " of row " +
+                        std::to_string(r) + " is outside the vocabulary of " +
+                        std::to_string(logits.extent(1)));
+    }
+  }
+}
+
 }  // namespace detail
 
 /// loss_sum[0] += the sum of the rows' losses, not divided.
-///   logits [R,V] contiguous, labels [R] (negative: ignored), lse [R] saved for backward
+///   logits [R,V] contiguous, labels [R] below V (negative: ignored), lse [R] saved for backward
 /// Cost O(RV). Source: transformers, trainer_pt_utils.LabelSmoother.
 template <class B, class T>
   requires BackendFor<B, T>
@@ -99,9 +117,7 @@ void cross_entropy_forward(B& be, View<const T, 2, typename B::space> logits,
                            Out<B, compute_t<T>, 1> lse,
                            Out<B, accumulate_t<T>, 1> loss_sum) {
   const index_t rows = logits.extent(0);
-  check_shape("cross_entropy_forward", "labels", "[R]", labels.extents, std::array{rows});
-  check_shape("cross_entropy_forward", "lse", "[R]", lse.extents, std::array{rows});
-  require(logits.contiguous(), "cross_entropy_forward", "logits must be contiguous");
+  detail::check_cross_entropy<typename B::space>("cross_entropy_forward", logits, labels, lse);
   Tensor<B, compute_t<T>, 1> loss(be, {rows});
   be.for_each_row(rows, 0,
                   detail::CrossEntropyForward<T>{logits.data, labels.data, lse.data, loss.data(),
@@ -116,7 +132,9 @@ void cross_entropy_backward(B& be, In<B, T, 2> logits,
                             In<B, std::int32_t, 1> labels, double smoothing,
                             In<B, compute_t<T>, 1> lse, double scale,
                             View<T, 2, typename B::space> d_logits) {
+  detail::check_cross_entropy<typename B::space>("cross_entropy_backward", logits, labels, lse);
   check_shape("cross_entropy_backward", "d_logits", "[R,V]", d_logits.extents, logits.extents);
+  require(d_logits.contiguous(), "cross_entropy_backward", "d_logits must be contiguous");
   be.for_each_row(logits.extent(0), 0,
                   detail::CrossEntropyBackward<T>{logits.data, labels.data, lse.data, d_logits.data,
                                                   logits.extent(1), smoothing, scale, false});
@@ -131,6 +149,7 @@ void cross_entropy_backward_in_place(B& be, View<T, 2, typename B::space> logits
                                      double smoothing,
                                      In<B, compute_t<T>, 1> lse,
                                      double scale) {
+  detail::check_cross_entropy<typename B::space>("cross_entropy_backward_in_place", logits, labels, lse);
   be.for_each_row(logits.extent(0), 0,
                   detail::CrossEntropyBackward<T>{logits.data, labels.data, lse.data, logits.data,
                                                   logits.extent(1), smoothing, scale, true});

@@ -47,6 +47,14 @@ struct ScatterRows {
   }
 };
 
+inline void check_ids(const char* function, std::span<const std::int32_t> ids, index_t vocabulary) {
+  for (std::size_t r = 0; r < ids.size(); ++r) {
+    if (ids[r] >= 0 && ids[r] < vocabulary) continue;
+    throw shape_error(std::string(function) + ": id " + std::to_string(ids[r]) + " at position " +
+                      std::to_string(r) + " is outside the vocabulary of " + std::to_string(vocabulary));
+  }
+}
+
 }  // namespace detail
 
 /// y = table[ids].
@@ -57,13 +65,7 @@ void embedding_forward(B& be, std::span<const std::int32_t> ids,
                        In<B, T, 2> table, View<T, 2, typename B::space> y) {
   const auto rows = static_cast<index_t>(ids.size());
   check_shape("embedding_forward", "y", "[R,E]", y.extents, std::array{rows, table.extent(1)});
-  for (index_t r = 0; r < rows; ++r) {
-    if (ids[r] < 0 || ids[r] >= table.extent(0)) {
-      throw shape_error("embedding_forward: id " + std::to_string(ids[r]) + " at position " +
-                        std::to_string(r) + " is outside the vocabulary of " +
-                        std::to_string(table.extent(0)));
-    }
-  }
+  detail::check_ids("embedding_forward", ids, table.extent(0));
   Tensor<B, std::int32_t, 1> device_ids(be, {rows});
   be.from_host(device_ids.data(), ids.data(), rows);
   be.for_each_row(rows, 0,
@@ -79,6 +81,7 @@ void embedding_backward(B& be, std::span<const std::int32_t> ids,
   const auto rows = static_cast<index_t>(ids.size());
   check_shape("embedding_backward", "d_y", "[R,E]", d_y.extents,
               std::array{rows, d_table.extent(1)});
+  detail::check_ids("embedding_backward", ids, d_table.extent(0));
   std::vector<std::int32_t> order(ids.size()), starts;
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return ids[a] < ids[b]; });

@@ -111,7 +111,8 @@ void linear_backward(B& be, In<B, T, 2> x,
                      View<T, 2, typename B::space> d_weight,
                      std::optional<Out<B, T, 1>> d_bias = std::nullopt) {
   const index_t rows = d_y.extent(0), in = weight.extent(1), out = weight.extent(0);
-  check_shape("linear_backward", "d_y", "[R,O]", d_y.extents, std::array{x.extent(0), out});
+  check_shape("linear_backward", "x", "[R,I]", x.extents, std::array{rows, in});
+  check_shape("linear_backward", "d_y", "[R,O]", d_y.extents, std::array{rows, out});
   using C = compute_t<T>;
   if (d_x) {
     check_shape("linear_backward", "d_x", "[R,I]", d_x->extents, std::array{rows, in});
@@ -121,7 +122,10 @@ void linear_backward(B& be, In<B, T, 2> x,
   check_shape("linear_backward", "d_weight", "[O,I]", d_weight.extents, weight.extents);
   be.gemm(Op::transpose, Op::none, out, in, rows, C(1), d_y.data, d_y.stride(0), x.data, x.stride(0),
           C(1), d_weight.data, d_weight.stride(0));
-  if (d_bias) add_column_sums(be, d_y, *d_bias);
+  if (d_bias) {
+    check_shape("linear_backward", "d_bias", "[O]", d_bias->extents, std::array{out});
+    add_column_sums(be, d_y, *d_bias);
+  }
 }
 
 }  // namespace srformer
