@@ -13,9 +13,9 @@
 //   EigenBackend be;
 //   const GradReport report = grad_check(
 //       {7, 16},  // the shape of y
-//       [&](auto x, auto w, auto y) { rms_norm_forward(be, x, w, y, 1e-6); },
+//       [&](auto x, auto w, auto y) { rms_norm_forward(be, x, w, y, {1e-6}); },
 //       [&](auto x, auto w, auto d_y, auto d_x, auto d_w) {
-//         rms_norm_backward(be, x, w, d_y, d_x, d_w, 1e-6);
+//         rms_norm_backward(be, x, w, d_y, d_x, d_w, {1e-6});
 //       },
 //       GradInput("x", {7, 16}), GradInput("weight", {16}));
 //   if (!report.ok()) std::cerr << report.text();
