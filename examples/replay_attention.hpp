@@ -79,15 +79,22 @@ void replay_attention(B& be, const std::filesystem::path& path, const std::files
   const auto gradient = [&](const std::string& name) {
     return shaped(name, inputs[name].gradient.data());
   };
-  const auto parameter = [&](const char* name, bool of_gradient) -> T* {
+  const auto parameter = [&](const std::string& name, bool of_gradient) -> T* {
     const auto found = inputs.find(name);
     if (found == inputs.end()) return nullptr;
     return of_gradient ? found->second.gradient.data() : found->second.value.data();
   };
   const auto parameters = [&](bool of_gradient) {
-    return RecurrentParameters<T>{parameter("weight", of_gradient), parameter("leak", of_gradient),
-                                  parameter("threshold", of_gradient),
-                                  parameter("sigma", of_gradient), parameter("gate", of_gradient)};
+    const auto rnn = [&](const std::string& name) {
+      return RnnParameters<T>{
+          parameter(name + ".weight_ih", of_gradient), parameter(name + ".weight_hh", of_gradient),
+          parameter(name + ".bias_ih", of_gradient), parameter(name + ".bias_hh", of_gradient)};
+    };
+    return CrossAttentionParameters<T>(
+        RecurrentParameters<T>{parameter("weight", of_gradient), parameter("leak", of_gradient),
+                               parameter("threshold", of_gradient), parameter("sigma", of_gradient),
+                               parameter("gate", of_gradient)},
+        rnn("rnn_key"), rnn("rnn_value"));
   };
 
   const auto q = value("q"), k = value("k"), v = value("v");

@@ -21,7 +21,7 @@ struct ScoreMask {
   index_t relative_zero = 0;  ///< the column of relative that holds distance 0
   View<const C, 4, Space> dense{};
   bool causal = false;
-  index_t query_offset = 0;  ///< position of query 0 among the keys, for decoding with a cache
+  index_t query_offset = 0;  ///< the decoder step of query 0, for decoding with a cache
 
   /// Keys that exist for source b, out of `keys`.
   SRF_HD index_t keys(index_t b, index_t keys) const {

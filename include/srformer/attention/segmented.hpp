@@ -33,11 +33,13 @@ inline void check_segments(const char* function, const SegmentedOptions& options
   require(options.horizon >= 0, function, "horizon must be at least 1, or 0 for the number of queries");
 }
 
-/// The block of scores between segment j and the queries that see it.
+/// The block of scores between segment j and the queries that see it, of `queries` queries of which
+/// the first is decoder step `offset`.
 SRF_HD inline ScoreBlock segment_block(const SegmentRule& rule, Padding padding, index_t j, index_t b,
                                        index_t h, index_t heads, index_t queries, index_t keys,
-                                       index_t head_size) {
-  const index_t first = rule.first_query(j), end = rule.end_query(j, queries);
+                                       index_t head_size, index_t offset = 0) {
+  const index_t from = rule.first_query(j) - offset, first = from > 0 ? from : 0;
+  const index_t end = rule.end_query(j, queries + offset) - offset;
   const index_t real = rule.keys(j);
   return {b,     h,    head_size, heads, queries, keys, first, end > first ? end - first : 0,
           rule.first_key(j), real, padding == Padding::upstream ? rule.size - real : 0};
@@ -58,7 +60,8 @@ struct SegmentedForward {
     const index_t b = lane / H, h = lane % H;
     const SegmentRule rule = segment_rule(options, context.mask, b, M, N);
     for (index_t j = 0; j < rule.count(); ++j) {
-      const ScoreBlock block = segment_block(rule, options.padding, j, b, h, H, M, N, D);
+      const ScoreBlock block = segment_block(rule, options.padding, j, b, h, H, M, N, D,
+                                             context.mask.query_offset);
       if (block.query_count == 0) continue;
       attend_forward<Team, T, C, Space>(
           team, context, block, head_rows(q, b, h).from(block.first_query),

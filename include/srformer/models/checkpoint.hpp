@@ -55,13 +55,14 @@ void load_parameters(T5<B, T>& model, const HfCheckpoint& checkpoint, bool new_v
   std::vector<TensorSlot> slots;
   for (auto& p : model.parameters()) {
     slots.push_back(detail::parameter_slot(model.backend(), p));
-    const bool added = p.role == Role::scalar || p.name.find(".SNN_kv.") != std::string::npos;
+    const bool added = p.role == Role::scalar || p.name.find(".SNN_kv.") != std::string::npos ||
+                       p.name.find(".RNN_") != std::string::npos;
     if (added && new_variant) slots.back().required = false;
   }
   LoadOptions options;
   options.ignore_unexpected = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"};
   if (new_variant) {
-    for (const char* name : {"*.SNN_kv.weight", "*.leak", "*.threshold", "*.sigma", "*.gate"}) {
+    for (const char* name : {"*.SNN_kv.weight", "*.leak", "*.threshold", "*.sigma", "*.gate", "*.RNN_*"}) {
       options.ignore_unexpected.push_back(name);
     }
   }

@@ -44,7 +44,10 @@ inline CrossAttentionOptions cross_attention_from_json(const nlohmann::json& con
     }
   }
   options.variant = variant_from_name(
-      detail::json_choice(o, "variant", path, {"full", "segmented", "segmented_recurrent"}, "full"));
+      detail::json_choice(o, "variant", path,
+                          {"full", "segmented", "segmented_recurrent", "transformer_xl",
+                           "global_tokens", "linear"},
+                          "full"));
   options.segment_size = json_size_or(o, "segment_size", path, options.segment_size);
   options.horizon = json_size_or(o, "horizon", path, 0);
   options.generation_horizon = json_size_or(o, "generation_horizon", path, options.generation_horizon);

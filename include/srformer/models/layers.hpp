@@ -102,16 +102,19 @@ struct CrossAttention {
   Parameter<B, T>*q, *k, *v, *o;
   Parameter<B, T>*weight = nullptr, *leak = nullptr, *threshold = nullptr;
   Parameter<B, T>*sigma = nullptr, *gate = nullptr;
+  /// weight_ih, weight_hh, bias_ih, bias_hh of the RNNs of transformer_xl.
+  std::array<Parameter<B, T>*, 4> rnn_key{}, rnn_value{};
 
   struct Saved {
     Tensor<B, T, 2> q, kv, a;  ///< [B*M,H*D], [B*N,2*H*D], [B*M,H*D]
+    Tensor<B, T, 4> memory;    ///< of transformer_xl
   };
 
-  RecurrentParameters<const T> parameters() const {
-    return {value(weight), value(leak), value(threshold), value(sigma), value(gate)};
+  CrossAttentionParameters<T> parameters() const {
+    return collect([](const Parameter<B, T>* p) { return p == nullptr ? nullptr : p->value; });
   }
-  RecurrentParameters<T> d_parameters() const {
-    return {gradient(weight), gradient(leak), gradient(threshold), gradient(sigma), gradient(gate)};
+  CrossAttentionParameters<T> d_parameters() const {
+    return collect([](const Parameter<B, T>* p) { return p == nullptr ? nullptr : p->gradient; });
   }
 
   void keys_and_values(B& be, const AttentionShape& s, In<B, T, 2> source,
@@ -128,8 +131,10 @@ struct CrossAttention {
     saved.a = Tensor<B, T, 2>(be, {h.extent(0), s.inner()});
     linear_forward(be, h, q->matrix(), std::nullopt, saved.q.view());
     keys_and_values(be, s, source, saved.kv.view());
-    cross_attention_forward(be, heads(s, saved.q), heads(s, saved.kv), heads(s, saved.kv, s.inner()),
-                            parameters(), context, options, heads(s, saved.a));
+    const auto keys = heads(s, saved.kv), values = heads(s, saved.kv, s.inner());
+    if (options.has_memory()) saved.memory = Tensor<B, T, 4>(be, memory_shape(options, keys));
+    cross_attention_forward(be, heads(s, saved.q), keys, values, parameters(), context, options,
+                            heads(s, saved.a), saved.memory.view());
   }
 
   /// d_h and d_source += the gradients.
@@ -142,7 +147,8 @@ struct CrossAttention {
     cross_attention_backward(be, heads(s, saved.q), heads(s, saved.kv),
                              heads(s, saved.kv, s.inner()), parameters(), context, options,
                              as_heads<const T>(d_a, s.batch, s.heads, s.head_size), heads(s, d_q),
-                             heads(s, d_kv), heads(s, d_kv, s.inner()), d_parameters());
+                             heads(s, d_kv), heads(s, d_kv, s.inner()), d_parameters(),
+                             saved.memory);
     linear_backward(be, h, q->matrix(), d_q, d_h, q->d_matrix());
     linear_backward(be, source, stacked(*k, 2 * s.inner()), d_kv, d_source,
                     d_stacked(*k, 2 * s.inner()));
@@ -154,8 +160,14 @@ struct CrossAttention {
   }
 
  private:
-  static T* value(const Parameter<B, T>* p) { return p == nullptr ? nullptr : p->value; }
-  static T* gradient(const Parameter<B, T>* p) { return p == nullptr ? nullptr : p->gradient; }
+  template <class Get>
+  CrossAttentionParameters<T> collect(Get get) const {
+    const auto rnn = [&](const auto& p) {
+      return RnnParameters<T>{get(p[0]), get(p[1]), get(p[2]), get(p[3])};
+    };
+    return {RecurrentParameters<T>{get(weight), get(leak), get(threshold), get(sigma), get(gate)},
+            rnn(rnn_key), rnn(rnn_value)};
+  }
 };
 
 /// The position-wise network of T5, plain or gated, without biases.

@@ -28,7 +28,7 @@ struct T5DecoderState {
   struct Layer {
     Tensor<B, T, 4> k, v;        ///< [B,H,max_steps,D], filled up to `step`
     Tensor<B, T, 2> cross_kv;    ///< [B*N,2*H*D]
-    Tensor<B, C, 5> states;      ///< [B,H,count,D,D]
+    DecodeStates<B, T> prepared;
   };
   index_t batch = 0, source_width = 0, max_steps = 0, horizon = 0, step = 0;
   Tensor<B, index_t, 1> lengths;
@@ -93,11 +93,14 @@ class T5 {
       const CrossAttention<B, T>& a = layer.cross;
       if (a.weight != nullptr) {
         const double bound = scale / std::sqrt(static_cast<double>(config_.d_kv));
-        fill_with(*a.weight, random, [=](const RandomStream& r, std::uint64_t i) {
-          return bound * (2 * uniform(r, i) - 1);
-        });
+        fill_uniform(*a.weight, random, bound);
         be_.fill(a.leak->value, 1, T(0.1));
         be_.fill(a.threshold->value, 1, T(0.1));
+      }
+      for (const auto& rnn : {a.rnn_key, a.rnn_value}) {
+        for (Parameter<B, T>* p : rnn) {  // as torch.nn.RNN
+          if (p != nullptr) fill_uniform(*p, random, 1 / std::sqrt(static_cast<double>(config_.inner())));
+        }
       }
       if (a.sigma != nullptr) be_.fill(a.sigma->value, 1, T(0.5));
       if (a.gate != nullptr) be_.fill(a.gate->value, a.gate->count, T(0.0));
@@ -160,7 +163,6 @@ class T5 {
     DecoderState state;
     state.batch = batch.rows, state.source_width = N, state.max_steps = max_steps;
     state.horizon = horizon;
-    const index_t count = recurrent_state_count(config_.cross_attention, N, max_steps);
     const AttentionShape shape{batch.rows, 1, N, H, D};
     for (const DecoderLayer& layer : decoder_) {
       auto& cache = state.layers.emplace_back();
@@ -168,13 +170,10 @@ class T5 {
       cache.v = Tensor<B, T, 4>(be_, {batch.rows, H, max_steps, D});
       cache.cross_kv = Matrix(be_, {batch.rows * N, 2 * config_.inner()});
       layer.cross.keys_and_values(be_, shape, run.encoded, cache.cross_kv.view());
-      if (count > 0) {
-        cache.states = Tensor<B, C, 5>(be_, {batch.rows, H, count, D, D});
-        prepare_recurrent_states<B, T>(
-            be_, heads_of(cache.cross_kv, shape, 0).as_const(),
-            heads_of(cache.cross_kv, shape, config_.inner()), layer.cross.parameters(),
-            cross_context(run, 0), config_.cross_attention, horizon, max_steps, cache.states);
-      }
+      cache.prepared = prepare_cross_attention<B, T>(
+          be_, heads_of(cache.cross_kv, shape, 0).as_const(),
+          heads_of(cache.cross_kv, shape, config_.inner()), layer.cross.parameters(),
+          cross_context(run, 0), config_.cross_attention, horizon, max_steps);
     }
     state.relative = Tensor<B, C, 2>(be_, {H, 2 * max_steps - 1});
     position_bias_forward(be_, buckets(false), decoder_bias_->matrix(), max_steps, max_steps,
@@ -216,7 +215,7 @@ class T5 {
       linear_forward(be_, h, layer.cross.q->matrix(), std::nullopt, q.view());
       cross_attention_step(be_, heads_of(q, shape, 0), heads_of(cache.cross_kv, shape, 0),
                            heads_of(cache.cross_kv, shape, inner), layer.cross.parameters(), cross,
-                           config_.cross_attention, state.horizon, t, cache.states,
+                           config_.cross_attention, state.horizon, t, cache.prepared,
                            heads_of(a, shape, 0));
       x = Residual<B, T>::forward(be_, *layer.cross.o, x, a, none);
 
@@ -331,7 +330,7 @@ class T5 {
       const std::string cross = block + "1.EncDecAttention";
       layer.cross = {weight(cross + ".q", inner, E), weight(cross + ".k", inner, E),
                      weight(cross + ".v", inner, E), weight(cross + ".o", E, inner)};
-      register_recurrence(cross, layer.cross);
+      register_variant(cross, layer.cross);
       layer.cross_norm = norm(block + "1.layer_norm");
       layer.feed = feed(block + "2.DenseReluDense");
       layer.feed_norm = norm(block + "2.layer_norm");
@@ -340,15 +339,26 @@ class T5 {
     decoder_norm_ = norm("decoder.final_layer_norm");
   }
 
-  void register_recurrence(const std::string& name, CrossAttention<B, T>& a) {
+  void register_variant(const std::string& name, CrossAttention<B, T>& a) {
     const CrossAttentionOptions& o = config_.cross_attention;
-    if (!o.has_recurrent_parameters()) return;
-    const index_t D = config_.d_kv;
-    a.weight = &parameters_.add(name + ".SNN_kv.weight", Role::weight, {D, D});
-    a.leak = &parameters_.add(name + ".leak", Role::scalar, {1});
-    a.threshold = &parameters_.add(name + ".threshold", Role::scalar, {1});
-    if (o.sigma) a.sigma = &parameters_.add(name + ".sigma", Role::scalar, {1});
-    if (o.gate) a.gate = &parameters_.add(name + ".gate", Role::scalar, {config_.num_heads});
+    const index_t D = config_.d_kv, inner = config_.inner();
+    if (o.has_recurrent_parameters()) {
+      a.weight = &parameters_.add(name + ".SNN_kv.weight", Role::weight, {D, D});
+      a.leak = &parameters_.add(name + ".leak", Role::scalar, {1});
+      a.threshold = &parameters_.add(name + ".threshold", Role::scalar, {1});
+      if (o.sigma) a.sigma = &parameters_.add(name + ".sigma", Role::scalar, {1});
+      if (o.gate) a.gate = &parameters_.add(name + ".gate", Role::scalar, {config_.num_heads});
+    }
+    if (o.has_memory()) {
+      const auto rnn = [&](const std::string& which) {
+        return std::array{&parameters_.add(name + which + ".weight_ih_l0", Role::weight, {inner, inner}),
+                          &parameters_.add(name + which + ".weight_hh_l0", Role::weight, {inner, inner}),
+                          &parameters_.add(name + which + ".bias_ih_l0", Role::bias, {inner}),
+                          &parameters_.add(name + which + ".bias_hh_l0", Role::bias, {inner})};
+      };
+      a.rnn_key = rnn(".RNN_key");
+      a.rnn_value = rnn(".RNN_value");
+    }
   }
 
   // ---- one pass ------------------------------------------------------------------------------
@@ -656,6 +666,9 @@ class T5 {
     std::vector<T> values(static_cast<std::size_t>(p.count));
     for (std::size_t i = 0; i < values.size(); ++i) values[i] = T(static_cast<C>(value(own, i)));
     be_.from_host(p.value, values.data(), p.count);
+  }
+  void fill_uniform(Parameter<B, T>& p, const RandomStream& random, double bound) {
+    fill_with(p, random, [=](const RandomStream& r, std::uint64_t i) { return bound * (2 * uniform(r, i) - 1); });
   }
   void fill_normal(Parameter<B, T>& p, const RandomStream& random, double deviation) {
     fill_with(p, random, [=](const RandomStream& r, std::uint64_t i) { return deviation * normal(r, i); });

@@ -1,0 +1,233 @@
+// SPDX-License-Identifier: Apache-2.0
+// Segmented attention with a global token per segment, LongT5 style (Guo et al. 2022): the mean key
+// and value of every segment stand behind the keys and values of the attended one.
+//
+//   gk_s = mean over segment s of k,   gv_s likewise
+//   out_i = softmax(q_i [K_j; gk]^T + [b_i of segment j; b_i of every segment's first key]) [V_j; gv]
+//
+//   dk_t += dgk_s / (keys of s),   dv_t += dgv_s / (keys of s)   for t in segment s
+//
+// The rest of the gradient is that of attention/attend.hpp. Nothing is saved.
+#pragma once
+
+#include <srformer/attention/segmented.hpp>
+
+namespace srformer {
+
+namespace detail {
+
+/// The bias of a segment's keys, followed by that of the first key of every segment.
+template <class C, class Space>
+struct GlobalTokenMask {
+  ScoreMask<C, Space> mask;
+  index_t first_key, real_keys, segment_size;
+
+  SRF_HD index_t visible(index_t, index_t existing) const { return existing; }
+
+  template <class Team>
+  SRF_HD void add(const Team& team, index_t b, index_t h, index_t i, index_t, index_t count,
+                  C* scores) const {
+    mask.add(team, b, h, i, first_key, real_keys, scores);
+    if (mask.dense.data == nullptr) return;
+    const C* row = &mask.dense(b, h, i, 0);
+    const index_t step = mask.dense.stride(3) * segment_size, real = real_keys;
+    team.for_each(count - real, [=](index_t s) { scores[real + s] = scores[real + s] + row[s * step]; });
+  }
+};
+
+template <class T, class Space>
+struct GlobalTokensInputs {
+  using C = compute_t<T>;
+  View<const T, 4, Space> q, k, v;
+  AttendContext<C, Space> context;
+  SegmentedOptions options;
+
+  SRF_HD index_t most_segments() const {
+    return (k.extent(2) + options.segment_size - 1) / options.segment_size;
+  }
+  SRF_HD index_t most_columns() const {
+    const index_t N = k.extent(2);
+    return (options.segment_size < N ? options.segment_size : N) + most_segments();
+  }
+  /// Keys over which the mean of segment s is taken.
+  SRF_HD C keys_in_mean(const SegmentRule& rule, index_t s) const {
+    return C(static_cast<double>(options.padding == Padding::upstream ? rule.size : rule.keys(s)));
+  }
+
+  template <class Team>
+  SRF_HD void means(const Team& team, const SegmentRule& rule, Rows<const T> x, T* out) const {
+    const index_t D = q.extent(3);
+    for (index_t s = 0; s < rule.count(); ++s) {
+      const C scale = C(1) / keys_in_mean(rule, s);
+      const index_t first = rule.first_key(s), n = rule.keys(s);
+      team.for_each(D, [=](index_t c) {
+        C sum(0);
+        for (index_t t = 0; t < n; ++t) sum = sum + C(x.row(first + t)[c]);
+        out[s * D + c] = T(sum * scale);
+      });
+    }
+  }
+
+  /// to = the rows of segment j followed by the means.
+  template <class Team>
+  SRF_HD void gather(const Team& team, const ScoreBlock& segment, Rows<const T> x, const T* mean,
+                     index_t segments, T* to) const {
+    const index_t D = q.extent(3);
+    for (index_t r = 0; r < segment.key_count; ++r) {
+      const T* from = x.row(segment.first_key + r);
+      team.for_each(D, [=](index_t c) { to[r * D + c] = from[c]; });
+    }
+    T* behind = to + segment.key_count * D;
+    team.for_each(segments * D, [=](index_t c) { behind[c] = mean[c]; });
+  }
+
+  /// Calls f(context, block) for every visited segment, with the columns of the gathered keys.
+  template <class F>
+  SRF_HD void for_each_segment(const SegmentRule& rule, index_t b, index_t h, F f) const {
+    const index_t H = q.extent(1), M = q.extent(2), N = k.extent(2), D = q.extent(3);
+    for (index_t j = 0; j < rule.count(); ++j) {
+      const ScoreBlock segment = segment_block(rule, options.padding, j, b, h, H, M, N, D,
+                                               context.mask.query_offset);
+      if (segment.query_count == 0) continue;
+      ScoreBlock block = segment;
+      block.keys = most_columns(), block.first_key = 0;
+      block.key_count = segment.key_count + rule.count();
+      const AttendContext<C, Space, GlobalTokenMask<C, Space>> gathered{
+          {context.mask, segment.first_key, segment.key_count, rule.size}, context.dropout};
+      f(gathered, segment, block);
+    }
+  }
+};
+
+template <class T, class Space>
+struct GlobalTokensForward {
+  using C = compute_t<T>;
+  GlobalTokensInputs<T, Space> in;
+  View<T, 4, Space> out;
+
+  /// One row is one source and head.
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = in.q.extent(1), M = in.q.extent(2), N = in.k.extent(2), D = in.q.extent(3);
+    const index_t b = lane / H, h = lane % H, columns = in.most_columns(), S = in.most_segments();
+    const SegmentRule rule = segment_rule(in.options, in.context.mask, b, M, N);
+    const Rows<const T> q = head_rows(in.q, b, h), k = head_rows(in.k, b, h), v = head_rows(in.v, b, h);
+    C* weights = static_cast<C*>(scratch);
+    T* mean_k = reinterpret_cast<T*>(weights + M * columns);
+    T *mean_v = mean_k + S * D, *keys = mean_v + S * D, *values = keys + columns * D;
+    in.means(team, rule, k, mean_k);
+    in.means(team, rule, v, mean_v);
+    in.for_each_segment(rule, b, h, [&](const auto& context, const ScoreBlock& segment, const ScoreBlock& block) {
+      in.gather(team, segment, k, mean_k, rule.count(), keys);
+      in.gather(team, segment, v, mean_v, rule.count(), values);
+      attend_forward<Team, T, C, Space>(team, context, block, q.from(block.first_query),
+                                        Rows<const T>{keys, D}, Rows<const T>{values, D}, C(1),
+                                        head_rows(out, b, h).from(block.first_query), weights);
+    });
+  }
+};
+
+template <class T, class Space>
+struct GlobalTokensBackward {
+  using C = compute_t<T>;
+  GlobalTokensInputs<T, Space> in;
+  View<const T, 4, Space> d_out;
+  View<T, 4, Space> d_q, d_k, d_v;
+
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = in.q.extent(1), M = in.q.extent(2), N = in.k.extent(2), D = in.q.extent(3);
+    const index_t b = lane / H, h = lane % H, columns = in.most_columns(), S = in.most_segments();
+    const SegmentRule rule = segment_rule(in.options, in.context.mask, b, M, N);
+    const Rows<const T> q = head_rows(in.q, b, h), k = head_rows(in.k, b, h), v = head_rows(in.v, b, h);
+    const Rows<T> dk = head_rows(d_k, b, h), dv = head_rows(d_v, b, h);
+    C *weights = static_cast<C*>(scratch), *d_weights = weights + M * columns;
+    C *d_mean_k = d_weights + M * columns, *d_mean_v = d_mean_k + S * D;
+    T* mean_k = reinterpret_cast<T*>(d_mean_v + S * D);
+    T *mean_v = mean_k + S * D, *keys = mean_v + S * D, *values = keys + columns * D;
+    T *d_keys = values + columns * D, *d_values = d_keys + columns * D;
+    in.means(team, rule, k, mean_k);
+    in.means(team, rule, v, mean_v);
+    team.for_each(S * D, [=](index_t c) { d_mean_k[c] = C(0), d_mean_v[c] = C(0); });
+    in.for_each_segment(rule, b, h, [&](const auto& context, const ScoreBlock& segment, const ScoreBlock& block) {
+      in.gather(team, segment, k, mean_k, rule.count(), keys);
+      in.gather(team, segment, v, mean_v, rule.count(), values);
+      team.for_each(block.key_count * D, [=](index_t c) { d_keys[c] = T(C(0)), d_values[c] = T(C(0)); });
+      attend_backward<Team, T, C, Space>(
+          team, context, block, q.from(block.first_query), Rows<const T>{keys, D},
+          Rows<const T>{values, D}, head_rows(d_out, b, h).from(block.first_query), C(1),
+          head_rows(d_q, b, h).from(block.first_query), Rows<T>{d_keys, D}, Rows<T>{d_values, D},
+          nullptr, weights, d_weights);
+      scatter(team, segment, d_keys, rule.count(), dk, d_mean_k);
+      scatter(team, segment, d_values, rule.count(), dv, d_mean_v);
+    });
+    // gk_s = mean of the keys of s
+    for (index_t s = 0; s < rule.count(); ++s) {
+      const C scale = C(1) / in.keys_in_mean(rule, s);
+      for (index_t t = rule.first_key(s); t < rule.first_key(s) + rule.keys(s); ++t) {
+        T *to_k = dk.row(t), *to_v = dv.row(t);
+        team.for_each(D, [=](index_t c) {
+          to_k[c] = T(C(to_k[c]) + d_mean_k[s * D + c] * scale);
+          to_v[c] = T(C(to_v[c]) + d_mean_v[s * D + c] * scale);
+        });
+      }
+    }
+  }
+
+ private:
+  /// The reverse of gather.
+  template <class Team>
+  SRF_HD void scatter(const Team& team, const ScoreBlock& segment, const T* from, index_t segments,
+                      Rows<T> to, C* mean) const {
+    const index_t D = in.q.extent(3);
+    for (index_t r = 0; r < segment.key_count; ++r) {
+      T* row = to.row(segment.first_key + r);
+      team.for_each(D, [=](index_t c) { row[c] = T(C(row[c]) + C(from[r * D + c])); });
+    }
+    const T* behind = from + segment.key_count * D;
+    team.for_each(segments * D, [=](index_t c) { mean[c] = mean[c] + C(behind[c]); });
+  }
+};
+
+}  // namespace detail
+
+/// Segmented attention with the means of all segments behind each (paper, section 4: "LongT5").
+///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; scores are not scaled
+/// Saves nothing. Cost 4 B H M (L + S) D, and 2 B H N D for the means.
+template <class B, class T>
+  requires BackendFor<B, T>
+void global_tokens_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+                           const AttendContext<compute_t<T>, typename B::space>& context,
+                           const SegmentedOptions& options, View<T, 4, typename B::space> out) {
+  detail::check_attention("global_tokens_forward", q, k, v, out);
+  detail::check_segments("global_tokens_forward", options);
+  check_dropout("global_tokens_forward", context.dropout);
+  const detail::GlobalTokensInputs<T, typename B::space> in{q, k, v, context, options};
+  const index_t M = q.extent(2), D = q.extent(3), columns = in.most_columns();
+  const index_t of_c = M * columns, of_t = 2 * (in.most_segments() + columns) * D;
+  be.for_each_row(q.extent(0) * q.extent(1),
+                  of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
+                  detail::GlobalTokensForward<T, typename B::space>{in, out});
+}
+
+/// d_q, d_k, d_v += the gradients through global_tokens_forward.
+template <class B, class T>
+  requires BackendFor<B, T>
+void global_tokens_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+                            const AttendContext<compute_t<T>, typename B::space>& context,
+                            const SegmentedOptions& options, In<B, T, 4> d_out,
+                            View<T, 4, typename B::space> d_q, View<T, 4, typename B::space> d_k,
+                            View<T, 4, typename B::space> d_v) {
+  detail::check_attention("global_tokens_backward", q, k, v, d_out);
+  detail::check_attention("global_tokens_backward", d_q, d_k, d_v, d_out);
+  detail::check_segments("global_tokens_backward", options);
+  check_dropout("global_tokens_backward", context.dropout);
+  const detail::GlobalTokensInputs<T, typename B::space> in{q, k, v, context, options};
+  const index_t M = q.extent(2), D = q.extent(3), columns = in.most_columns(), S = in.most_segments();
+  const index_t of_c = 2 * M * columns + 2 * S * D, of_t = 2 * S * D + 4 * columns * D;
+  be.for_each_row(q.extent(0) * q.extent(1),
+                  of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
+                  detail::GlobalTokensBackward<T, typename B::space>{in, d_out, d_q, d_k, d_v});
+}
+
+}  // namespace srformer

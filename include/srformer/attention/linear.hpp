@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+// Linear attention (Katharopoulos et al. 2020), feature map f(x) = elu(x) + 1:
+//
+//   KV = sum_j f(k_j)^T v_j,  z = sum_j f(k_j)
+//   out_i = f(q_i) KV / d_i,  d_i = f(q_i) . z + 1e-6
+//
+//   dn_i = dout_i / d_i,  dd_i = -(dout_i . out_i) / d_i         n_i = f(q_i) KV
+//   df(q_i) = dn_i KV^T + dd_i z,  dKV = sum_i f(q_i)^T dn_i,  dz = sum_i dd_i f(q_i)
+//   df(k_j) = v_j dKV^T + dz,  dv_j += f(k_j) dKV,  df/dx = 1 where x > 0, else f(x)
+//
+// It takes no bias. Nothing is saved; cost 4 (M + N) D^2 forward, three times that backward.
+#pragma once
+
+#include <srformer/attention/full.hpp>
+
+namespace srformer {
+
+namespace detail {
+
+inline constexpr double linear_epsilon = 1e-6;
+inline constexpr index_t linear_rows = 64;  // rows whose features are in memory at a time
+
+template <class C>
+SRF_HD C feature(const C& x) {
+  return primal(x) > 0 ? x + C(1) : math::exp(x);
+}
+
+template <class T, class Space>
+struct LinearInputs {
+  using C = compute_t<T>;
+  View<const T, 4, Space> q, k, v;
+  ScoreMask<C, Space> mask;
+
+  /// features [count, D] of the rows from `first` on.
+  template <class Team>
+  SRF_HD void features(const Team& team, Rows<const T> x, index_t first, index_t count, C* out) const {
+    const index_t D = q.extent(3);
+    for (index_t r = 0; r < count; ++r) {
+      const T* from = x.row(first + r);
+      C* to = out + r * D;
+      team.for_each(D, [=](index_t c) { to[c] = feature(C(from[c])); });
+    }
+  }
+
+  /// KV [D,D] and z [D] of one source and head.
+  template <class Team>
+  SRF_HD void sums(const Team& team, index_t b, index_t h, C* phi, C* kv, C* z) const {
+    const index_t D = q.extent(3), keys = mask.keys(b, k.extent(2));
+    const Rows<const T> key = head_rows(k, b, h), value = head_rows(v, b, h);
+    team.for_each(D * D, [=](index_t c) { kv[c] = C(0); });
+    team.for_each(D, [=](index_t c) { z[c] = C(0); });
+    for (index_t first = 0; first < keys; first += linear_rows) {
+      const index_t count = keys - first < linear_rows ? keys - first : linear_rows;
+      features(team, key, first, count, phi);
+      team.gemm(Op::transpose, Op::none, D, D, count, C(1), phi, D, value.from(first).data,
+                value.stride, C(1), kv, D);
+      for (index_t r = 0; r < count; ++r) {
+        const C* row = phi + r * D;
+        team.for_each(D, [=](index_t c) { z[c] = z[c] + row[c]; });
+      }
+    }
+  }
+};
+
+template <class T, class Space>
+struct LinearForward {
+  using C = compute_t<T>;
+  LinearInputs<T, Space> in;
+  View<T, 4, Space> out;
+
+  /// One row is one source and head.
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = in.q.extent(1), M = in.q.extent(2), D = in.q.extent(3);
+    const index_t b = lane / H, h = lane % H;
+    C *kv = static_cast<C*>(scratch), *z = kv + D * D, *phi = z + D, *n = phi + linear_rows * D;
+    in.sums(team, b, h, phi, kv, z);
+    const Rows<T> o = head_rows(out, b, h);
+    for (index_t first = 0; first < M; first += linear_rows) {
+      const index_t count = M - first < linear_rows ? M - first : linear_rows;
+      in.features(team, head_rows(in.q, b, h), first, count, phi);
+      team.gemm(Op::none, Op::none, count, D, D, C(1), phi, D, kv, D, C(0), n, D);
+      for (index_t r = 0; r < count; ++r) {
+        const C *f = phi + r * D, *from = n + r * D;
+        T* to = o.row(first + r);
+        const C d = team.template sum<C>(D, [=](index_t c) { return f[c] * z[c]; }) + C(linear_epsilon);
+        team.for_each(D, [=](index_t c) { to[c] = T(from[c] / d); });
+      }
+    }
+  }
+};
+
+/// [KV; z] as one matrix [D+1,D] per source and head.
+template <class T, class Space>
+struct LinearPrepare {
+  using C = compute_t<T>;
+  LinearInputs<T, Space> in;  // q only lends its head size
+  View<C, 5, Space> states;   // [B,H,1,D+1,D]
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = in.k.extent(1), D = in.k.extent(3), b = lane / H, h = lane % H;
+    C* kv = &states(b, h, 0, 0, 0);
+    in.sums(team, b, h, static_cast<C*>(scratch), kv, kv + D * D);
+  }
+};
+
+template <class T, class Space>
+struct LinearStep {
+  using C = compute_t<T>;
+  LinearInputs<T, Space> in;
+  View<const C, 5, Space> states;
+  View<T, 4, Space> out;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = in.q.extent(1), D = in.q.extent(3), b = lane / H, h = lane % H;
+    const C *kv = &states(b, h, 0, 0, 0), *z = kv + D * D;
+    C *f = static_cast<C*>(scratch), *n = f + D;
+    in.features(team, head_rows(in.q, b, h), 0, 1, f);
+    team.gemm(Op::none, Op::none, 1, D, D, C(1), f, D, kv, D, C(0), n, D);
+    const C d = team.template sum<C>(D, [=](index_t c) { return f[c] * z[c]; }) + C(linear_epsilon);
+    T* to = head_rows(out, b, h).row(0);
+    team.for_each(D, [=](index_t c) { to[c] = T(n[c] / d); });
+  }
+};
+
+template <class T, class Space>
+struct LinearBackward {
+  using C = compute_t<T>;
+  LinearInputs<T, Space> in;
+  View<const T, 4, Space> d_out;
+  View<T, 4, Space> d_q, d_k, d_v;
+
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = in.q.extent(1), M = in.q.extent(2), D = in.q.extent(3);
+    const index_t b = lane / H, h = lane % H, keys = in.mask.keys(b, in.k.extent(2));
+    C *kv = static_cast<C*>(scratch), *z = kv + D * D, *d_kv = z + D, *d_z = d_kv + D * D;
+    C *phi = d_z + D, *n = phi + linear_rows * D, *d_phi = n + linear_rows * D;
+    in.sums(team, b, h, phi, kv, z);
+    team.for_each(D * D, [=](index_t c) { d_kv[c] = C(0); });
+    team.for_each(D, [=](index_t c) { d_z[c] = C(0); });
+
+    const Rows<const T> q = head_rows(in.q, b, h), d_o = head_rows(d_out, b, h);
+    const Rows<T> dq = head_rows(d_q, b, h);
+    for (index_t first = 0; first < M; first += linear_rows) {
+      const index_t count = M - first < linear_rows ? M - first : linear_rows;
+      in.features(team, q, first, count, phi);
+      team.gemm(Op::none, Op::none, count, D, D, C(1), phi, D, kv, D, C(0), n, D);
+      for (index_t r = 0; r < count; ++r) {
+        // out = n / d
+        const C* f = phi + r * D;
+        C *n_i = n + r * D, *d_f = d_phi + r * D;
+        const T* d_o_i = d_o.row(first + r);
+        const C d = team.template sum<C>(D, [=](index_t c) { return f[c] * z[c]; }) + C(linear_epsilon);
+        const C along = team.template sum<C>(D, [=](index_t c) { return C(d_o_i[c]) * n_i[c]; });
+        const C d_d = -along / (d * d);
+        team.for_each(D, [=](index_t c) {
+          n_i[c] = C(d_o_i[c]) / d;  // from here on dn
+          d_f[c] = d_d * z[c];
+          d_z[c] = d_z[c] + d_d * f[c];
+        });
+      }
+      // n = f(q) KV
+      team.gemm(Op::transpose, Op::none, D, D, count, C(1), phi, D, n, D, C(1), d_kv, D);
+      team.gemm(Op::none, Op::transpose, count, D, D, C(1), n, D, kv, D, C(1), d_phi, D);
+      add_through_feature(team, q, first, count, phi, d_phi, dq);
+    }
+    const Rows<const T> k = head_rows(in.k, b, h), v = head_rows(in.v, b, h);
+    const Rows<T> dk = head_rows(d_k, b, h), dv = head_rows(d_v, b, h);
+    for (index_t first = 0; first < keys; first += linear_rows) {
+      const index_t count = keys - first < linear_rows ? keys - first : linear_rows;
+      in.features(team, k, first, count, phi);
+      // KV += f(k)^T v, z += f(k)
+      team.gemm(Op::none, Op::transpose, count, D, D, C(1), v.from(first).data, v.stride, d_kv, D,
+                C(0), d_phi, D);
+      for (index_t r = 0; r < count; ++r) {
+        C* d_f = d_phi + r * D;
+        team.for_each(D, [=](index_t c) { d_f[c] = d_f[c] + d_z[c]; });
+      }
+      team.gemm(Op::none, Op::none, count, D, D, C(1), phi, D, d_kv, D, C(1), dv.from(first).data,
+                dv.stride);
+      add_through_feature(team, k, first, count, phi, d_phi, dk);
+    }
+  }
+
+ private:
+  /// d_x += d_phi f'(x).
+  template <class Team>
+  SRF_HD void add_through_feature(const Team& team, Rows<const T> x, index_t first, index_t count,
+                                  const C* phi, const C* d_phi, Rows<T> d_x) const {
+    const index_t D = in.q.extent(3);
+    for (index_t r = 0; r < count; ++r) {
+      const T* at = x.row(first + r);
+      T* to = d_x.row(first + r);
+      const C *f = phi + r * D, *d_f = d_phi + r * D;
+      team.for_each(D, [=](index_t c) {
+        const C slope = primal(C(at[c])) > 0 ? C(1) : f[c];
+        to[c] = T(C(to[c]) + d_f[c] * slope);
+      });
+    }
+  }
+};
+
+}  // namespace detail
+
+/// out_i = f(q_i) KV / (f(q_i) . z + 1e-6).
+///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; of the mask, lengths alone count
+/// Saves nothing.
+template <class B, class T>
+  requires BackendFor<B, T>
+void linear_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+                              const ScoreMask<compute_t<T>, typename B::space>& mask,
+                              View<T, 4, typename B::space> out) {
+  detail::check_attention("linear_attention_forward", q, k, v, out);
+  const index_t D = q.extent(3), scratch = D * D + D + 2 * detail::linear_rows * D;
+  be.for_each_row(q.extent(0) * q.extent(1), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
+                  detail::LinearForward<T, typename B::space>{{q, k, v, mask}, out});
+}
+
+/// d_q, d_k, d_v += the gradients through linear_attention_forward.
+template <class B, class T>
+  requires BackendFor<B, T>
+void linear_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+                               const ScoreMask<compute_t<T>, typename B::space>& mask,
+                               In<B, T, 4> d_out, View<T, 4, typename B::space> d_q,
+                               View<T, 4, typename B::space> d_k,
+                               View<T, 4, typename B::space> d_v) {
+  detail::check_attention("linear_attention_backward", q, k, v, d_out);
+  detail::check_attention("linear_attention_backward", d_q, d_k, d_v, d_out);
+  const index_t D = q.extent(3), scratch = 2 * (D * D + D) + 3 * detail::linear_rows * D;
+  be.for_each_row(
+      q.extent(0) * q.extent(1), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
+      detail::LinearBackward<T, typename B::space>{{q, k, v, mask}, d_out, d_q, d_k, d_v});
+}
+
+}  // namespace srformer

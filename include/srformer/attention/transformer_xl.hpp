@@ -1,0 +1,415 @@
+// SPDX-License-Identifier: Apache-2.0
+// Segmented attention with a memory of the segment before, Transformer-XL style: a tanh RNN runs over
+// the keys, another over the values, all heads' features together and carried across segments; the
+// previous segment's outputs stand before the current segment's own keys and values.
+//
+//   m_t = tanh(x_t W_ih^T + b_ih + m_{t-1} W_hh^T + b_hh),  m_{-1} = 0        x_t [H*D] of k, or of v
+//   out_i = softmax(q_i [mk of segment j-1; k of segment j]^T + b) [mv of j-1; v of j]
+//
+// Segment 0 precedes itself. With da_t = (dm_t + da_{t+1} W_hh) (1 - m_t^2), in reverse:
+//
+//   dx_t += da_t W_ih,  dW_ih += da_t^T x_t,  dW_hh += da_t^T m_{t-1},  db_ih += da_t,  db_hh += da_t
+//
+// The memory is saved: N H D elements for keys and for values. With upstream padding the RNN also
+// runs over the zeros that fill the last segment.
+#pragma once
+
+#include <srformer/attention/segmented.hpp>
+
+namespace srformer {
+
+/// A tanh RNN over H*D features, as torch.nn.RNN has it; weights [H*D,H*D], biases [H*D].
+template <class T>
+struct RnnParameters {
+  T* weight_ih = nullptr;
+  T* weight_hh = nullptr;
+  T* bias_ih = nullptr;
+  T* bias_hh = nullptr;
+
+  SRF_HD operator RnnParameters<const T>() const {  // NOLINT: as pointers convert
+    return {weight_ih, weight_hh, bias_ih, bias_hh};
+  }
+};
+
+namespace detail {
+
+inline constexpr index_t rnn_rows = 64;  // rows whose features are gathered at a time
+
+/// What both directions of the RNN read. A lane is one source of keys (first B) or of values.
+template <class T, class Space>
+struct RnnInputs {
+  using C = compute_t<T>;
+  View<const T, 4, Space> k, v;
+  RnnParameters<const T> of_keys, of_values;
+  ScoreMask<C, Space> mask;
+  SegmentedOptions options;
+
+  SRF_HD index_t batch() const { return k.extent(0); }
+  SRF_HD index_t features() const { return k.extent(1) * k.extent(3); }
+  SRF_HD RnnParameters<const T> parameters(index_t lane) const {
+    return lane < batch() ? of_keys : of_values;
+  }
+  /// Rows of memory of source b.
+  SRF_HD index_t rows(index_t b) const {
+    const SegmentRule rule = segment_rule(options, mask, b, 1, k.extent(2));
+    return options.padding == Padding::upstream ? rule.count() * rule.size : rule.length;
+  }
+
+  /// x [count, H*D] from row `first` on; rows past the keys are zero.
+  template <class Team>
+  SRF_HD void gather(const Team& team, index_t lane, index_t first, index_t count, C* x) const {
+    const index_t D = k.extent(3), F = features(), N = k.extent(2), b = lane % batch();
+    const View<const T, 4, Space> from = lane < batch() ? k : v;
+    team.for_each(count * F, [=](index_t i) {
+      const index_t t = first + i / F, c = i % F;
+      x[i] = t < N ? C(from(b, c / D, t, c % D)) : C(0);
+    });
+  }
+};
+
+/// to [n,n] = the transpose of from.
+template <class Team, class T, class C>
+SRF_HD void transposed(const Team& team, index_t n, const T* from, C* to) {
+  team.for_each(n * n, [=](index_t i) { to[i] = C(from[i % n * n + i / n]); });
+}
+
+template <class T, class Space>
+struct RnnForward {
+  using C = compute_t<T>;
+  RnnInputs<T, Space> in;
+  View<T, 4, Space> memory;  // [2,B,R,H*D]
+
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t F = in.features(), b = lane % in.batch(), R = in.rows(b);
+    const RnnParameters<const T> p = in.parameters(lane);
+    C *w_ih = static_cast<C*>(scratch), *w_hh = w_ih + F * F, *x = w_hh + F * F;
+    C *a = x + rnn_rows * F, *m = a + rnn_rows * F;
+    transposed(team, F, p.weight_ih, w_ih);
+    transposed(team, F, p.weight_hh, w_hh);
+    team.for_each(F, [=](index_t c) { m[c] = C(0); });
+    for (index_t first = 0; first < R; first += rnn_rows) {
+      const index_t count = R - first < rnn_rows ? R - first : rnn_rows;
+      in.gather(team, lane, first, count, x);
+      team.gemm(Op::none, Op::none, count, F, F, C(1), x, F, w_ih, F, C(0), a, F);
+      for (index_t r = 0; r < count; ++r) {
+        C* row = a + r * F;
+        T* out = &memory(lane / in.batch(), b, first + r, 0);
+        team.gemm(Op::none, Op::none, 1, F, F, C(1), m, F, w_hh, F, C(1), row, F);
+        team.for_each(F, [=](index_t c) {
+          m[c] = math::tanh(row[c] + C(p.bias_ih[c]) + C(p.bias_hh[c]));
+          out[c] = T(m[c]);
+        });
+      }
+    }
+  }
+};
+
+template <class T, class Space>
+struct RnnBackward {
+  using C = compute_t<T>;
+  RnnInputs<T, Space> in;
+  View<const T, 4, Space> memory;
+  View<C, 4, Space> d_memory;  // [2,B,R,H*D]
+  View<T, 4, Space> d_k, d_v;
+  C* partial;  // per lane: dW_ih, dW_hh, db
+
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t F = in.features(), b = lane % in.batch(), R = in.rows(b), N = in.k.extent(2);
+    const index_t which = lane / in.batch(), D = in.k.extent(3);
+    const RnnParameters<const T> p = in.parameters(lane);
+    const View<T, 4, Space> d_x = which == 0 ? d_k : d_v;
+    C *x = static_cast<C*>(scratch), *d_a = x + rnn_rows * F, *before = d_a + rnn_rows * F;
+    C *carried = before + rnn_rows * F, *w_hh = carried + F, *w_ih = w_hh + F * F;
+    C* d_ih = partial + lane * (2 * F * F + F);
+    C *d_hh = d_ih + F * F, *d_b = d_hh + F * F;
+    team.for_each(2 * F * F + F, [=](index_t c) { d_ih[c] = C(0); });
+    team.for_each(F * F, [=](index_t c) { w_hh[c] = C(p.weight_hh[c]), w_ih[c] = C(p.weight_ih[c]); });
+    team.for_each(F, [=](index_t c) { carried[c] = C(0); });
+    for (index_t first = (R - 1) / rnn_rows * rnn_rows; first >= 0; first -= rnn_rows) {
+      const index_t count = R - first < rnn_rows ? R - first : rnn_rows;
+      for (index_t r = count - 1; r >= 0; --r) {
+        // m = tanh(a)
+        const index_t t = first + r;
+        const T* m = &memory(which, b, t, 0);
+        const T* m_before = t > 0 ? m - memory.stride(2) : nullptr;
+        const C* d_m = &d_memory(which, b, t, 0);
+        C *d_row = d_a + r * F, *row = before + r * F;
+        team.for_each(F, [=](index_t c) {
+          const C value = C(m[c]);
+          d_row[c] = (d_m[c] + carried[c]) * (C(1) - value * value);
+          row[c] = m_before == nullptr ? C(0) : C(m_before[c]);
+          d_b[c] = d_b[c] + d_row[c];
+        });
+        // a_t = x_t W_ih^T + m_{t-1} W_hh^T + ...
+        team.gemm(Op::none, Op::none, 1, F, F, C(1), d_row, F, w_hh, F, C(0), carried, F);
+      }
+      in.gather(team, lane, first, count, x);
+      team.gemm(Op::transpose, Op::none, F, F, count, C(1), d_a, F, x, F, C(1), d_ih, F);
+      team.gemm(Op::transpose, Op::none, F, F, count, C(1), d_a, F, before, F, C(1), d_hh, F);
+      team.gemm(Op::none, Op::none, count, F, F, C(1), d_a, F, w_ih, F, C(0), x, F);
+      team.for_each(count * F, [=](index_t i) {
+        const index_t t = first + i / F, c = i % F;
+        if (t >= N) return;
+        T& to = d_x(b, c / D, t, c % D);
+        to = T(C(to) + x[i]);
+      });
+    }
+  }
+};
+
+/// Adds the lanes' shares of one RNN's parameters, in order.
+template <class T>
+struct AddRnnPartials {
+  const compute_t<T>* partial;  // of this RNN's first lane
+  RnnParameters<T> d;
+  index_t batch, features;
+  SRF_HD void operator()(index_t c) const {
+    using C = compute_t<T>;
+    const index_t cells = features * features, stride = 2 * cells + features;
+    C sum(0);
+    for (index_t b = 0; b < batch; ++b) sum = sum + partial[b * stride + c];
+    const auto add = [sum](T* to) {
+      if (to != nullptr) to[0] = T(C(to[0]) + sum);
+    };
+    if (c < cells) {
+      if (d.weight_ih != nullptr) add(d.weight_ih + c);
+    } else if (c < 2 * cells) {
+      if (d.weight_hh != nullptr) add(d.weight_hh + c - cells);
+    } else {
+      if (d.bias_ih != nullptr) add(d.bias_ih + c - 2 * cells);
+      if (d.bias_hh != nullptr) add(d.bias_hh + c - 2 * cells);
+    }
+  }
+};
+
+/// The bias of the previous segment's keys followed by that of the current one's; keys past the end
+/// have none.
+template <class C, class Space>
+struct PreviousSegmentMask {
+  ScoreMask<C, Space> mask;
+  index_t first_before, real_before, rows_before, first_key, real_keys;
+
+  SRF_HD index_t visible(index_t, index_t existing) const { return existing; }
+  template <class Team>
+  SRF_HD void add(const Team& team, index_t b, index_t h, index_t i, index_t, index_t, C* scores) const {
+    mask.add(team, b, h, i, first_before, real_before, scores);
+    mask.add(team, b, h, i, first_key, real_keys, scores + rows_before);
+  }
+};
+
+template <class T, class Space>
+struct XlInputs {
+  using C = compute_t<T>;
+  View<const T, 4, Space> q, k, v, memory;
+  AttendContext<C, Space> context;
+  SegmentedOptions options;
+
+  SRF_HD index_t most_columns() const { return 2 * options.segment_size; }
+
+  /// to = rows of memory [rows_before, D] of head h, followed by rows of x.
+  template <class Team>
+  SRF_HD void gather(const Team& team, index_t which, const ScoreBlock& segment, index_t first_before,
+                     index_t rows_before, Rows<const T> x, T* to) const {
+    const index_t D = q.extent(3), b = segment.b, h = segment.h;
+    const View<const T, 4, Space> m = memory;
+    team.for_each(rows_before * D, [=](index_t i) { to[i] = m(which, b, first_before + i / D, h * D + i % D); });
+    T* own = to + rows_before * D;
+    team.for_each(segment.key_count * D,
+                  [=](index_t i) { own[i] = x.row(segment.first_key + i / D)[i % D]; });
+  }
+
+  /// Calls f(context, segment, block, first_before, rows_before) for every visited segment.
+  template <class F>
+  SRF_HD void for_each_segment(const SegmentRule& rule, index_t b, index_t h, F f) const {
+    const index_t H = q.extent(1), M = q.extent(2), N = k.extent(2), D = q.extent(3);
+    for (index_t j = 0; j < rule.count(); ++j) {
+      const ScoreBlock segment =
+          segment_block(rule, options.padding, j, b, h, H, M, N, D, context.mask.query_offset);
+      if (segment.query_count == 0) continue;
+      const index_t previous = j > 0 ? j - 1 : 0, real = rule.keys(previous);
+      const index_t rows = options.padding == Padding::upstream ? rule.size : real;
+      ScoreBlock block = segment;
+      block.keys = most_columns(), block.first_key = 0, block.key_count = rows + segment.key_count;
+      const AttendContext<C, Space, PreviousSegmentMask<C, Space>> gathered{
+          {context.mask, rule.first_key(previous), real, rows, segment.first_key, segment.key_count},
+          context.dropout};
+      f(gathered, segment, block, rule.first_key(previous), rows);
+    }
+  }
+};
+
+template <class T, class Space>
+struct XlForward {
+  using C = compute_t<T>;
+  XlInputs<T, Space> in;
+  View<T, 4, Space> out;
+
+  /// One row is one source and head.
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = in.q.extent(1), M = in.q.extent(2), N = in.k.extent(2), D = in.q.extent(3);
+    const index_t b = lane / H, h = lane % H, columns = in.most_columns();
+    const SegmentRule rule = segment_rule(in.options, in.context.mask, b, M, N);
+    C* weights = static_cast<C*>(scratch);
+    T *keys = reinterpret_cast<T*>(weights + M * columns), *values = keys + columns * D;
+    in.for_each_segment(rule, b, h, [&](const auto& context, const ScoreBlock& segment,
+                                        const ScoreBlock& block, index_t first, index_t rows) {
+      in.gather(team, 0, segment, first, rows, head_rows(in.k, b, h), keys);
+      in.gather(team, 1, segment, first, rows, head_rows(in.v, b, h), values);
+      attend_forward<Team, T, C, Space>(team, context, block, head_rows(in.q, b, h).from(block.first_query),
+                                        Rows<const T>{keys, D}, Rows<const T>{values, D}, C(1),
+                                        head_rows(out, b, h).from(block.first_query), weights);
+    });
+  }
+};
+
+template <class T, class Space>
+struct XlBackward {
+  using C = compute_t<T>;
+  XlInputs<T, Space> in;
+  View<const T, 4, Space> d_out;
+  View<T, 4, Space> d_q, d_k, d_v;
+  View<C, 4, Space> d_memory;
+
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = in.q.extent(1), M = in.q.extent(2), N = in.k.extent(2), D = in.q.extent(3);
+    const index_t b = lane / H, h = lane % H, columns = in.most_columns();
+    const SegmentRule rule = segment_rule(in.options, in.context.mask, b, M, N);
+    C *weights = static_cast<C*>(scratch), *d_weights = weights + M * columns;
+    T *keys = reinterpret_cast<T*>(d_weights + M * columns), *values = keys + columns * D;
+    T *d_keys = values + columns * D, *d_values = d_keys + columns * D;
+    in.for_each_segment(rule, b, h, [&](const auto& context, const ScoreBlock& segment,
+                                        const ScoreBlock& block, index_t first, index_t rows) {
+      in.gather(team, 0, segment, first, rows, head_rows(in.k, b, h), keys);
+      in.gather(team, 1, segment, first, rows, head_rows(in.v, b, h), values);
+      team.for_each(block.key_count * D, [=](index_t c) { d_keys[c] = T(C(0)), d_values[c] = T(C(0)); });
+      attend_backward<Team, T, C, Space>(
+          team, context, block, head_rows(in.q, b, h).from(block.first_query), Rows<const T>{keys, D},
+          Rows<const T>{values, D}, head_rows(d_out, b, h).from(block.first_query), C(1),
+          head_rows(d_q, b, h).from(block.first_query), Rows<T>{d_keys, D}, Rows<T>{d_values, D},
+          nullptr, weights, d_weights);
+      scatter(team, 0, segment, first, rows, d_keys, head_rows(d_k, b, h));
+      scatter(team, 1, segment, first, rows, d_values, head_rows(d_v, b, h));
+    });
+  }
+
+ private:
+  /// The reverse of gather.
+  template <class Team>
+  SRF_HD void scatter(const Team& team, index_t which, const ScoreBlock& segment, index_t first_before,
+                      index_t rows_before, const T* from, Rows<T> to) const {
+    const index_t D = in.q.extent(3), b = segment.b, h = segment.h;
+    const View<C, 4, Space> m = d_memory;
+    team.for_each(rows_before * D, [=](index_t i) {
+      C& at = m(which, b, first_before + i / D, h * D + i % D);
+      at = at + C(from[i]);
+    });
+    const T* own = from + rows_before * D;
+    team.for_each(segment.key_count * D, [=](index_t i) {
+      T& at = to.row(segment.first_key + i / D)[i % D];
+      at = T(C(at) + C(own[i]));
+    });
+  }
+};
+
+template <class Space, class T>
+void check_rnn(const char* function, const RnnParameters<T>& p) {
+  require(p.weight_ih != nullptr && p.weight_hh != nullptr && p.bias_ih != nullptr && p.bias_hh != nullptr,
+          function, "the RNN needs weight_ih, weight_hh, bias_ih and bias_hh");
+}
+
+}  // namespace detail
+
+/// Rows of memory per source of N keys.
+inline index_t memory_rows(const SegmentedOptions& options, index_t keys) {
+  const index_t S = (keys + options.segment_size - 1) / options.segment_size;
+  return options.padding == Padding::upstream ? S * options.segment_size : keys;
+}
+
+/// memory = the outputs of the RNNs over keys and values, which depend on no query.
+///   k, v [B,H,N,D], memory [2,B,R,H*D] contiguous with R = memory_rows(options, N)
+/// Cost 8 B N (H D)^2, sequential over N.
+template <class B, class T>
+  requires BackendFor<B, T>
+void transformer_xl_memory(B& be, In<B, T, 4> k, In<B, T, 4> v,
+                           const std::type_identity_t<RnnParameters<const T>>& of_keys,
+                           const std::type_identity_t<RnnParameters<const T>>& of_values,
+                           const ScoreMask<compute_t<T>, typename B::space>& mask,
+                           const SegmentedOptions& options, View<T, 4, typename B::space> memory) {
+  using Space = typename B::space;
+  detail::check_segments("transformer_xl_memory", options);
+  detail::check_rnn<Space>("transformer_xl_memory", of_keys);
+  detail::check_rnn<Space>("transformer_xl_memory", of_values);
+  const index_t F = k.extent(1) * k.extent(3);
+  check_shape("transformer_xl_memory", "memory", "[2,B,R,H*D]", memory.extents,
+              std::array{index_t{2}, k.extent(0), memory_rows(options, k.extent(2)), F});
+  const index_t scratch = 2 * F * F + 2 * detail::rnn_rows * F + F;
+  be.for_each_row(2 * k.extent(0), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
+                  detail::RnnForward<T, Space>{{k, v, of_keys, of_values, mask, options}, memory});
+}
+
+/// Segmented attention that also sees the memory of the segment before.
+///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; memory as transformer_xl_memory gave it,
+///   which is what backward needs. Cost 8 B H M L D.
+template <class B, class T>
+  requires BackendFor<B, T>
+void transformer_xl_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v, In<B, T, 4> memory,
+                            const AttendContext<compute_t<T>, typename B::space>& context,
+                            const SegmentedOptions& options, View<T, 4, typename B::space> out) {
+  detail::check_attention("transformer_xl_forward", q, k, v, out);
+  detail::check_segments("transformer_xl_forward", options);
+  check_dropout("transformer_xl_forward", context.dropout);
+  const index_t columns = 2 * options.segment_size, of_c = q.extent(2) * columns;
+  const index_t of_t = 2 * columns * q.extent(3);
+  be.for_each_row(q.extent(0) * q.extent(1),
+                  of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
+                  detail::XlForward<T, typename B::space>{{q, k, v, memory, context, options}, out});
+}
+
+/// d_q, d_k, d_v and the gradients of both RNNs += those through memory and attention. Null pointers
+/// in the parameters' gradients are left out.
+template <class B, class T>
+  requires BackendFor<B, T>
+void transformer_xl_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v, In<B, T, 4> memory,
+                             const std::type_identity_t<RnnParameters<const T>>& of_keys,
+                             const std::type_identity_t<RnnParameters<const T>>& of_values,
+                             const AttendContext<compute_t<T>, typename B::space>& context,
+                             const SegmentedOptions& options, In<B, T, 4> d_out,
+                             View<T, 4, typename B::space> d_q, View<T, 4, typename B::space> d_k,
+                             View<T, 4, typename B::space> d_v,
+                             const std::type_identity_t<RnnParameters<T>>& d_of_keys,
+                             const std::type_identity_t<RnnParameters<T>>& d_of_values) {
+  using Space = typename B::space;
+  using C = compute_t<T>;
+  detail::check_attention("transformer_xl_backward", q, k, v, d_out);
+  detail::check_attention("transformer_xl_backward", d_q, d_k, d_v, d_out);
+  detail::check_segments("transformer_xl_backward", options);
+  check_dropout("transformer_xl_backward", context.dropout);
+  detail::check_rnn<Space>("transformer_xl_backward", of_keys);
+  detail::check_rnn<Space>("transformer_xl_backward", of_values);
+  const index_t columns = 2 * options.segment_size, of_c = 2 * q.extent(2) * columns;
+  const index_t of_t = 4 * columns * q.extent(3), batch = k.extent(0);
+  Tensor<B, C, 4> d_memory = zeros<C, 4>(be, memory.extents);
+  be.for_each_row(batch * q.extent(1),
+                  of_c * static_cast<index_t>(sizeof(C)) + of_t * static_cast<index_t>(sizeof(T)),
+                  detail::XlBackward<T, Space>{
+                      {q, k, v, memory, context, options}, d_out, d_q, d_k, d_v, d_memory.view()});
+  const index_t F = k.extent(1) * k.extent(3), share = 2 * F * F + F;
+  Tensor<B, C, 1> partial(be, {2 * batch * share});
+  be.for_each_row(2 * batch,
+                  (3 * detail::rnn_rows * F + F + 2 * F * F) * static_cast<index_t>(sizeof(C)),
+                  detail::RnnBackward<T, Space>{{k, v, of_keys, of_values, context.mask, options},
+                                                memory,
+                                                d_memory.view(),
+                                                d_k,
+                                                d_v,
+                                                partial.data()});
+  be.for_each(share, detail::AddRnnPartials<T>{partial.data(), d_of_keys, batch, F});
+  be.for_each(share,
+              detail::AddRnnPartials<T>{partial.data() + batch * share, d_of_values, batch, F});
+}
+
+}  // namespace srformer
