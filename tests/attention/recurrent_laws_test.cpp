@@ -247,8 +247,8 @@ TEST_CASE("heads may lie interleaved in rows, as projections leave them") {
   cross_attention_backward<EigenBackend, double>(
       be, heads_of(q, M), heads_of(k, N), heads_of(v, N), parameters, biases.context(c), c.options,
       heads_of(given, M), heads_of(d_q, M), heads_of(d_k, N), heads_of(d_v, N),
-      {d_rows.weight.data(), d_rows.leak.data(), d_rows.threshold.data(), d_rows.sigma.data(),
-       d_rows.gate.data()});
+      RecurrentParameters<double>{d_rows.weight.data(), d_rows.leak.data(), d_rows.threshold.data(),
+                                  d_rows.sigma.data(), d_rows.gate.data()});
   CHECK(d_q == rows_of(d.q, M));
   CHECK(d_k == rows_of(d.k, N));
   CHECK(d_v == rows_of(d.v, N));

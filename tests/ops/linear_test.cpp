@@ -15,7 +15,6 @@ using Values = std::vector<double>;
 TEST_CASE("y = x W^T + b, with and without b, by loops and by dual numbers") {
   EigenBackend be(2);
   const bool biased = GENERATE(true, false);
-  const std::optional<View<double, 1>> none;
   for (const index_t R : {1, 5, 64, 65, 150}) {
     for (const index_t I : {1, 7, 33}) {
       for (const index_t O : {1, 6, 17}) {
