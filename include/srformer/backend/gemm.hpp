@@ -117,8 +117,9 @@ inline void gemm_rows(index_t m, index_t k, T alpha, const T* a, index_t row, in
 }
 
 /// The columns of C in panels as wide as the registers allow; a transposed or narrow B is packed.
+/// Kept out of its callers, of which there are many: one copy of the kernels per type.
 template <class T>
-inline void vector_gemm(Op transpose_b, index_t m, index_t n, index_t k, T alpha, const T* a,
+[[gnu::noinline]] void vector_gemm(Op transpose_b, index_t m, index_t n, index_t k, T alpha, const T* a,
                         index_t row, index_t step, const T* b, index_t ldb, T beta, T* c,
                         index_t ldc) {
   constexpr index_t lanes = Vector<T>::lanes, wide = lanes * vectors_wide, depth = 128;
