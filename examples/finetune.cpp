@@ -1,0 +1,536 @@
+// SPDX-License-Identifier: Apache-2.0
+// Trains or fine-tunes a T5 to write summaries, with any cross-attention, and evaluates it.
+//
+//   finetune --model_name_or_path t5-small --train_file train.jsonl --validation_file val.jsonl
+//            --source_prefix "summarize: " --cross_attention segmented_recurrent --output_dir out
+//
+// docs/training.md says what it writes and how a run is stopped and resumed.
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <srformer/backend/eigen.hpp>
+#include <srformer/decode/search.hpp>
+#include <srformer/io/dataset.hpp>
+#include <srformer/models/checkpoint.hpp>
+#include <srformer/text/rouge.hpp>
+#include <srformer/text/sentencepiece.hpp>
+#include <srformer/train/checkpoint.hpp>
+#include <srformer/train/trainer.hpp>
+#include <string>
+#include <vector>
+
+#include "finetune_options.hpp"
+#include "loss_curve.hpp"
+#include "training_log.hpp"
+
+namespace {
+
+namespace fs = std::filesystem;
+using namespace srformer;
+using namespace srformer::program;
+using nlohmann::ordered_json;
+using Clock = std::chrono::steady_clock;
+
+volatile std::sig_atomic_t interrupted = 0;
+
+/// The first SIGINT asks for a stop, the second ends the program at once.
+void catch_interrupts() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { interrupted = 1; };
+  action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_RESTART;
+  ::sigaction(SIGINT, &action, nullptr);
+}
+
+bool keep_going() { return interrupted == 0; }
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// ---- data -------------------------------------------------------------------------------------
+
+/// Examples as ids, and the summaries as they stand in the file.
+struct TextSet {
+  std::vector<Example> examples;
+  std::vector<std::string> summaries;
+};
+
+TextSet read_set(const std::string& file, index_t most, const FinetuneOptions& options,
+                 const SentencePieceTokenizer& tokenizer) {
+  std::vector<Pair> pairs = read_json_lines(file, options.text_column, options.summary_column);
+  if (most > 0 && std::ssize(pairs) > most) pairs.resize(static_cast<std::size_t>(most));
+  const SentencePieceOptions source{.max_length = options.max_source_length, .truncation = true};
+  const SentencePieceOptions target{.max_length = options.max_target_length, .truncation = true};
+  const std::string prefix = options.source_prefix.value_or("");
+  TextSet set;
+  for (Pair& pair : pairs) {
+    set.examples.push_back(
+        {tokenizer.encode(prefix + pair.text, source), tokenizer.encode(pair.summary, target)});
+    set.summaries.push_back(std::move(pair.summary));
+    if (!keep_going()) throw Exit{130};
+  }
+  return set;
+}
+
+// ---- model ------------------------------------------------------------------------------------
+
+template <class T>
+using Model = T5<EigenBackend, T>;
+
+/// What the recurrence has learnt, a number for each decoder layer.
+template <class T>
+void add_recurrence(ordered_json& entry, Model<T>& model) {
+  for (const char* name : {"leak", "threshold"}) {
+    std::vector<double> values;
+    for (const auto& p : model.parameters())
+      if (p.name.ends_with(std::string(".") + name))
+        values.push_back(read_number(model.backend(), p.value));
+    if (!values.empty()) entry[name] = values;
+  }
+}
+
+/// The configuration to train with: that of the checkpoint under the flags.
+T5Config trained_config(const HfCheckpoint& checkpoint, const FinetuneOptions& options,
+                        bool resumed) {
+  const T5Config before = t5_config(checkpoint);
+  nlohmann::json json = checkpoint.config();
+  options.cross_attention.apply(json);
+  T5Config config = t5_config_from_json(json, checkpoint.config_path());
+  config.tie_word_embeddings = before.tie_word_embeddings;
+  config.scale_decoder_outputs = before.scale_decoder_outputs;
+  CrossAttentionOptions& cross = config.cross_attention;
+  options.check_variant(cross.variant);
+  if (resumed) {
+    if (to_json(cross) != to_json(before.cross_attention))
+      throw usage_error("the flags of the cross-attention differ from those in " +
+                        checkpoint.config_path() + "; leave them out to resume");
+  } else if (cross.variant != Variant::full) {
+    if (!options.cross_attention.horizon) cross.horizon = options.max_target_length;
+    if (!options.cross_attention.generation_horizon)
+      cross.generation_horizon = options.max_target_length;
+  }
+  if (options.dropout_rate) config.dropout_rate = *options.dropout_rate;
+  return config;
+}
+
+/// Loads what the checkpoint has, initialises what the variant adds to it, and says so.
+template <class T>
+void load(Model<T>& model, const HfCheckpoint& checkpoint, const FinetuneOptions& options,
+          Console& console) {
+  std::vector<std::string> fresh, dropped;
+  for (const auto& p : model.parameters()) {
+    bool stored = checkpoint.contains(p.name);
+    for (const std::string& alias : p.aliases) stored = stored || checkpoint.contains(alias);
+    const bool recurrent = p.role == Role::scalar || p.name.find(".SNN_kv.") != std::string::npos;
+    if (!stored && recurrent) fresh.push_back(p.name);
+  }
+  for (const std::string& name : checkpoint.names()) {
+    const auto ends = [&](const char* tail) { return name.ends_with(tail); };
+    const bool recurrent = ends(".SNN_kv.weight") || ends(".leak") || ends(".threshold") ||
+                           ends(".sigma") || ends(".gate");
+    const auto is_it = [&](const auto& p) { return p.name == name; };
+    if (recurrent && std::none_of(model.parameters().begin(), model.parameters().end(), is_it))
+      dropped.push_back(name);
+  }
+  if (fresh.empty() && options.recurrence_scale_given)
+    throw usage_error("--recurrence_init_scale does not apply: " + checkpoint.folder().string() +
+                      " holds the recurrence already");
+  model.initialize_recurrence({options.seed, 2}, options.cross_attention.recurrence_init_scale);
+  load_parameters(model, checkpoint, true);
+  const std::string variant = variant_name(model.config().cross_attention.variant);
+  if (!fresh.empty())
+    console.line("notice: " + std::to_string(fresh.size()) + " parameters of " + variant +
+                 " are new and initialised: " + fresh.front() + ", ...");
+  if (!dropped.empty())
+    console.line("notice: " + std::to_string(dropped.size()) + " parameters are dropped, as " +
+                 variant + " has no use for them: " + dropped.front() + ", ...");
+}
+
+nlohmann::json generation_config(const HfCheckpoint& checkpoint, const T5Config& config,
+                                 index_t max_target_length) {
+  nlohmann::json json = checkpoint.generation_config();
+  json["max_length"] = max_target_length + 1;  // the start token counts
+  json["decoder_start_token_id"] = config.decoder_start_token_id;
+  json["eos_token_id"] = config.eos_token_id;
+  json["pad_token_id"] = config.pad_token_id;
+  return json;
+}
+
+void copy_tokenizer(const fs::path& from, const fs::path& to) {
+  for (const char* name : {"spiece.model", "tokenizer.json", "tokenizer_config.json",
+                           "added_tokens.json", "special_tokens_map.json"}) {
+    if (!fs::exists(from / name)) continue;
+    const MappedFile file(from / name);
+    ReplacementFile copy(to / name);
+    copy.write(file.bytes());
+    copy.commit();
+  }
+}
+
+// ---- evaluation -------------------------------------------------------------------------------
+
+struct Evaluation {
+  double loss = 0;
+  std::optional<RougeScores> rouge;
+  double generated_length = 0;  ///< tokens without padding, as eval_gen_len of transformers
+  std::vector<std::string> predictions;
+
+  /// Adds PREFIX_loss, PREFIX_rouge1, ... with ROUGE in percent.
+  void add_to(ordered_json& entry, const std::string& prefix) const {
+    const auto percent = [](const RougeScore& score) {
+      return std::round(score.fmeasure * 1e6) / 1e4;
+    };
+    entry[prefix + "_loss"] = loss;
+    if (!rouge) return;
+    entry[prefix + "_rouge1"] = percent(rouge->rouge1);
+    entry[prefix + "_rouge2"] = percent(rouge->rouge2);
+    entry[prefix + "_rougeL"] = percent(rouge->rougeL);
+    entry[prefix + "_rougeLsum"] = percent(rouge->rougeLsum);
+    entry[prefix + "_gen_len"] = generated_length;
+  }
+
+  std::string text() const {
+    std::string text = "loss " + format("%.4f", loss);
+    if (rouge)
+      text += "  rouge1 " + format("%.2f", 100 * rouge->rouge1.fmeasure) + "  rouge2 " +
+              format("%.2f", 100 * rouge->rouge2.fmeasure) + "  rougeL " +
+              format("%.2f", 100 * rouge->rougeL.fmeasure) + "  rougeLsum " +
+              format("%.2f", 100 * rouge->rougeLsum.fmeasure);
+    return text;
+  }
+};
+
+/// Nothing when it was interrupted.
+template <class T>
+std::optional<Evaluation> evaluate(Model<T>& model, const TextSet& set, bool generate,
+                                   const FinetuneOptions& options,
+                                   const SentencePieceTokenizer& tokenizer, Console& console) {
+  const std::span<const Example> examples = set.examples;
+  const std::int32_t pad = model.config().pad_token_id;
+  Evaluation evaluation;
+  evaluation.loss =
+      mean_loss(model, examples, options.eval_batch, options.label_smoothing, pad, keep_going);
+  if (!keep_going()) return std::nullopt;
+  if (!generate) return evaluation;
+
+  evaluation.predictions.resize(examples.size());
+  const EpochOrder order(
+      source_lengths(examples),
+      {.batch_size = options.eval_batch, .shuffle = false, .group_by_length = true});
+  index_t tokens = 0;
+  for (index_t i = 0; i < order.steps(); ++i) {
+    const auto indices = order.batch(i);
+    const Batch batch = make_batch(examples, indices, pad);
+    const auto outputs = greedy_search(model, batch.source_ids, batch.source_lengths,
+                                       {.max_length = options.max_target_length + 1});
+    for (std::size_t row = 0; row < outputs.size(); ++row) {
+      evaluation.predictions[static_cast<std::size_t>(indices[row])] =
+          tokenizer.decode(outputs[row]);
+      tokens += std::ranges::count_if(outputs[row], [&](std::int32_t id) { return id != pad; });
+    }
+    if (!keep_going()) return std::nullopt;
+    console.progress(static_cast<double>(i + 1) / static_cast<double>(order.steps()),
+                     "generating " + std::to_string(i + 1) + "/" + std::to_string(order.steps()));
+  }
+  std::vector<RougeScores> scores;
+  for (std::size_t i = 0; i < examples.size(); ++i)
+    scores.push_back(rouge(set.summaries[i], evaluation.predictions[i],
+                           {.stemmer = true, .split_sentences = true}));
+  evaluation.rouge = mean(scores);
+  evaluation.generated_length = static_cast<double>(tokens) / static_cast<double>(examples.size());
+  return evaluation;
+}
+
+void write_predictions(const fs::path& path, const std::vector<std::string>& predictions) {
+  ReplacementFile file(path);
+  for (std::string text : predictions) {
+    std::ranges::replace(text, '\n', ' ');
+    file.write(text + "\n");
+  }
+  file.commit();
+}
+
+// ---- where things go ----------------------------------------------------------------------------
+
+/// Says why the output folder must not be used, or gives the checkpoint to resume from.
+std::optional<fs::path> check_output(const FinetuneOptions& options, Console& console) {
+  const fs::path output = options.output_dir;
+  const bool in_use = fs::exists(output) && (!fs::is_directory(output) || !fs::is_empty(output));
+  if (in_use && !fs::is_directory(output))
+    throw io_error(output.string() + ": is not a folder; choose another name");
+  std::optional<fs::path> resume;
+  if (options.resume == "auto") {
+    const auto checkpoints = training_checkpoints(output);
+    if (checkpoints.empty()) {
+      console.line("notice: " + output.string() + " holds no checkpoint; training starts afresh");
+    } else {
+      resume = checkpoints.back().path;
+    }
+  } else if (!options.resume.empty()) {
+    resume = options.resume;
+    if (!fs::exists(*resume / "trainer_state.json"))
+      throw io_error(resume->string() +
+                     ": holds no trainer_state.json; give a folder checkpoint-STEP");
+  }
+  if (in_use && options.resume.empty() && !options.overwrite)
+    throw io_error(output.string() +
+                   ": is not empty; give --resume_from_checkpoint auto to go on, "
+                   "--overwrite_output_dir to start afresh, or another folder");
+  return resume;
+}
+
+void make_folder(const fs::path& output) {
+  std::error_code error;
+  fs::create_directories(output, error);
+  if (error)
+    throw_system_error(output.string(), "cannot create the folder", error.value(),
+                       "choose another folder");
+}
+
+/// What a run that is to be overwritten has left.
+void remove_old_run(const fs::path& output) {
+  for (const auto& checkpoint : training_checkpoints(output)) remove_checkpoint(checkpoint.path);
+  for (const char* name :
+       {"metrics.jsonl", "loss.svg", "all_results.json", "generated_predictions.txt"})
+    fs::remove(output / name);
+}
+
+// ---- the run ------------------------------------------------------------------------------------
+
+template <class T>
+class Finetuning {
+ public:
+  Finetuning(EigenBackend& be, const FinetuneOptions& options)
+      : options_(options),
+        output_(options.output_dir),
+        resume_(check_output(options, console_)),
+        checkpoint_(resume_ ? *resume_ : fs::path(options.model)),
+        config_(trained_config(checkpoint_, options, resume_.has_value())),
+        tokenizer_folder_(options.model),
+        tokenizer_(tokenizer_folder_),
+        train_(set(options.train_file, options.max_train_samples)),
+        validation_(set(options.validation_file, options.max_eval_samples)),
+        test_(set(options.test_file, options.max_predict_samples)) {
+    if (tokenizer_.size() > config_.vocab_size)
+      throw io_error(checkpoint_.config_path() + ": vocab_size is " +
+                     std::to_string(config_.vocab_size) + ", but the tokenizer has " +
+                     std::to_string(tokenizer_.size()) + " tokens; take the model's own tokenizer");
+    model_ = std::make_unique<Model<T>>(be, config_);
+    load(*model_, checkpoint_, options, console_);
+    trainer_ = std::make_unique<Trainer<Model<T>>>(
+        *model_, train_->examples, options.training(config_.dropout_rate, config_.pad_token_id));
+    if (resume_) load_training(*resume_, *trainer_);
+    make_folder(output_);
+    if (options.overwrite) remove_old_run(output_);
+    metrics_ = std::make_unique<MetricsFile>(output_ / "metrics.jsonl", trainer_->state().step);
+  }
+
+  void run() {
+    introduce();
+    const index_t first = trainer_->state().step;
+    train();
+    const double seconds = seconds_since(start_);
+    save_whole(output_);
+    ordered_json results;
+    results["epoch"] = epoch();
+    if (const index_t steps = trainer_->state().step - first; steps > 0) {
+      results["train_loss"] = loss_of_run_ / static_cast<double>(steps);
+      results["train_runtime"] = seconds;
+      results["train_steps_per_second"] = static_cast<double>(steps) / seconds;
+    }
+    results["train_samples"] = train_->examples.size();
+    last_evaluation(results, "eval", validation_);
+    last_evaluation(results, "predict", test_);
+    write_json_file(output_ / "all_results.json", results);
+    draw();
+    console_.line("the model is in " + output_.string());
+  }
+
+ private:
+  std::optional<TextSet> set(const std::string& file, index_t most) const {
+    if (file.empty()) return std::nullopt;
+    return read_set(file, most, options_, tokenizer_);
+  }
+
+  double epoch() const {
+    return static_cast<double>(trainer_->state().step) /
+           static_cast<double>(trainer_->steps_per_epoch());
+  }
+
+  void introduce() {
+    const nlohmann::json& config = checkpoint_.config();
+    const auto prefix =
+        config.value("/task_specific_params/summarization/prefix"_json_pointer, nlohmann::json());
+    if (prefix.is_string() && !options_.source_prefix)
+      console_.line("notice: this checkpoint expects --source_prefix " + prefix.dump());
+    const CrossAttentionOptions& cross = model_->config().cross_attention;
+    std::string variant = variant_name(cross.variant);
+    if (cross.variant != Variant::full)
+      variant += " (segments of " + std::to_string(cross.segment_size) + ", horizon " +
+                 std::to_string(cross.horizon) + ")";
+    console_.line(std::to_string(model_->parameters().size()) + " parameters, " + variant + ", " +
+                  std::to_string(train_->examples.size()) + " examples, " +
+                  std::to_string(trainer_->total_steps()) + " steps of up to " +
+                  std::to_string(options_.train_batch * options_.accumulation));
+    if (resume_)
+      console_.line("resumed from " + resume_->string() + " after step " +
+                    std::to_string(trainer_->state().step));
+  }
+
+  void train() {
+    start_ = Clock::now();
+    const index_t first = trainer_->state().step;
+    trainer_->run([&](const StepReport& report) {
+      loss_of_run_ += std::isfinite(report.loss) ? report.loss : 0;
+      tokens_ += report.tokens, step_seconds_ += report.seconds;
+      const double steps = static_cast<double>(report.step - first);
+      const double left = seconds_since(start_) / steps *
+                          static_cast<double>(trainer_->total_steps() - report.step);
+      if (report.skipped)
+        console_.line("notice: step " + std::to_string(report.step) +
+                      " is skipped: its gradient is not finite");
+      show(report, left);
+      if (report.step % options_.logging_steps == 0 || trainer_->done()) log(report, left);
+      const bool evaluates = options_.eval_steps > 0 && !trainer_->done() && keep_going() &&
+                             report.step % options_.eval_steps == 0;
+      if (evaluates) evaluate_between(report);
+      if (options_.save_steps > 0 && report.step % options_.save_steps == 0) save_checkpoint();
+      if (!keep_going() && !trainer_->done()) stop();
+      return true;
+    });
+    console_.clear();
+  }
+
+  std::string step_text(const StepReport& report) const {
+    return std::to_string(report.step) + "/" + std::to_string(trainer_->total_steps());
+  }
+
+  void show(const StepReport& report, double left) {
+    const double rate = static_cast<double>(tokens_) / std::max(step_seconds_, 1e-9);
+    console_.progress(
+        static_cast<double>(report.step) / static_cast<double>(trainer_->total_steps()),
+        step_text(report) + "  " + format("%.0f", rate) + " tokens/s  loss " +
+            format("%.4f", report.loss) + "  lr " + format("%.2e", report.learning_rate) + "  " +
+            duration_text(left) + " left");
+  }
+
+  void log(const StepReport& report, double left) {
+    const double loss = trainer_->take_mean_loss();
+    const double rate = static_cast<double>(tokens_) / std::max(step_seconds_, 1e-9);
+    ordered_json entry{{"step", report.step},
+                       {"epoch", report.epoch},
+                       {"loss", loss},
+                       {"lr", report.learning_rate},
+                       {"grad_norm", report.gradient_norm},
+                       {"tokens_per_second", rate},
+                       {"seconds", seconds_since(start_)}};
+    add_recurrence(entry, *model_);
+    metrics_->add(entry);
+    console_.line("step " + step_text(report) + "  loss " + format("%.4f", loss) + "  lr " +
+                  format("%.2e", report.learning_rate) + "  norm " +
+                  format("%.3f", report.gradient_norm) + "  " + format("%.0f", rate) +
+                  " tokens/s  " + duration_text(left) + " left");
+    tokens_ = 0, step_seconds_ = 0;
+  }
+
+  void evaluate_between(const StepReport& report) {
+    const auto evaluation = evaluate(*model_, *validation_, options_.generate.value_or(false),
+                                     options_, tokenizer_, console_);
+    if (!evaluation) return;
+    ordered_json entry{{"step", report.step}, {"epoch", report.epoch}};
+    evaluation->add_to(entry, "eval");
+    metrics_->add(entry);
+    console_.line("evaluation after step " + std::to_string(report.step) + "  " +
+                  evaluation->text());
+  }
+
+  void last_evaluation(ordered_json& results, const std::string& prefix,
+                       const std::optional<TextSet>& set) {
+    if (!set) return;
+    const bool generates = options_.generate.value_or(true);
+    const auto evaluation = evaluate(*model_, *set, generates, options_, tokenizer_, console_);
+    if (!evaluation) {
+      console_.clear();
+      std::fprintf(stderr, "interrupted while evaluating; the trained model is in %s\n",
+                   output_.c_str());
+      throw Exit{130};
+    }
+    ordered_json entry{{"step", trainer_->state().step}, {"epoch", epoch()}};
+    evaluation->add_to(entry, prefix);
+    evaluation->add_to(results, prefix);
+    results[prefix + "_samples"] = set->examples.size();
+    metrics_->add(entry);
+    console_.line((prefix == "eval" ? "validation  " : "test  ") + evaluation->text());
+    // The test set comes last and takes the place of the validation set.
+    if (generates)
+      write_predictions(output_ / "generated_predictions.txt", evaluation->predictions);
+  }
+
+  /// Model and tokenizer, as transformers and the other programs read them.
+  void save_whole(const fs::path& folder) {
+    copy_tokenizer(tokenizer_folder_, folder);
+    save_model(*model_, folder, dtype_of<T>.value_or(DType::f32),
+               generation_config(checkpoint_, model_->config(), options_.max_target_length));
+  }
+
+  void save_checkpoint() {
+    saved_ = save_training(
+        output_, *trainer_, [&](const fs::path& folder) { save_whole(folder); },
+        options_.save_total_limit);
+    saved_step_ = trainer_->state().step;
+  }
+
+  void draw() {
+    const std::string problem = draw_loss_curve(metrics_->entries(), output_ / "loss.svg");
+    if (!problem.empty()) console_.line("notice: " + problem);
+  }
+
+  [[noreturn]] void stop() {
+    if (saved_step_ != trainer_->state().step) save_checkpoint();
+    draw();
+    console_.clear();
+    std::fprintf(stderr,
+                 "interrupted after step %td; to go on, give the same flags and "
+                 "--resume_from_checkpoint %s\n",
+                 trainer_->state().step, saved_.c_str());
+    throw Exit{130};
+  }
+
+  const FinetuneOptions& options_;
+  Console console_;
+  fs::path output_;
+  std::optional<fs::path> resume_;
+  HfCheckpoint checkpoint_;
+  T5Config config_;
+  fs::path tokenizer_folder_;
+  SentencePieceTokenizer tokenizer_;
+  std::optional<TextSet> train_, validation_, test_;
+  std::unique_ptr<Model<T>> model_;
+  std::unique_ptr<Trainer<Model<T>>> trainer_;
+  std::unique_ptr<MetricsFile> metrics_;
+  Clock::time_point start_;
+  double loss_of_run_ = 0, step_seconds_ = 0;
+  index_t tokens_ = 0, saved_step_ = -1;
+  fs::path saved_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return run([&] {
+    FinetuneOptions options;
+    CLI::App app("Train or fine-tune a T5 for summaries and evaluate it");
+    options.add_to(app);
+    parse(app, argc, argv);
+    options.check(app);
+    catch_interrupts();
+    EigenBackend be(options.threads);
+    with_dtype(options.dtype, [&](auto zero) {
+      Finetuning<decltype(zero)> finetuning(be, options);
+      finetuning.run();
+    });
+  });
+}

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+// The flags of finetune, named as in transformers' summarization scripts.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <initializer_list>
+#include <optional>
+#include <srformer/train/trainer.hpp>
+#include <string>
+#include <utility>
+
+#include "cross_attention_flags.hpp"
+
+namespace srformer::program {
+
+struct FinetuneOptions {
+  std::string model, train_file, validation_file, test_file, output_dir, resume;
+  std::string text_column = "text", summary_column = "summary";
+  std::optional<std::string> source_prefix;
+  index_t max_source_length = 1024, max_target_length = 128;
+  index_t train_batch = 8, eval_batch = 8, accumulation = 1;
+  index_t max_steps = 0, warmup_steps = 0;
+  index_t logging_steps = 10, eval_steps = 0, save_steps = 500, save_total_limit = 0;
+  index_t max_train_samples = 0, max_eval_samples = 0, max_predict_samples = 0;
+  double epochs = 3, learning_rate = 5e-5, warmup_ratio = 0, label_smoothing = 0;
+  std::optional<double> dropout_rate;
+  std::string scheduler = "linear", device = "cpu", dtype = "float32";
+  AdamWOptions adamw{.max_grad_norm = 1};
+  std::uint64_t seed = 42;
+  int threads = 0;
+  bool overwrite = false, group_by_length = false, skip_nonfinite = false;
+  std::optional<bool> generate;
+  CrossAttentionFlags cross_attention;
+  bool recurrence_scale_given = false;
+
+  void add_to(CLI::App& app) {
+    const auto above_zero = CLI::Range(index_t{1}, index_t{1} << 40);
+    const auto not_negative = CLI::Range(index_t{0}, index_t{1} << 40);
+    const auto share = CLI::Range(0.0, 0.999999);
+    const auto number = [&](const char* name, auto& value, const char* what) {
+      return app.add_option(name, value, what)->capture_default_str();
+    };
+    app.add_option("--model_name_or_path", model, "Checkpoint folder with its tokenizer")
+        ->required();
+    app.add_option("--train_file", train_file, "JSON lines")->required();
+    app.add_option("--validation_file", validation_file, "JSON lines");
+    app.add_option("--test_file", test_file, "JSON lines");
+    number("--text_column", text_column, "Column of the sources");
+    number("--summary_column", summary_column, "Column of the targets");
+    app.add_option("--source_prefix", source_prefix, "Put before every source");
+    number("--max_source_length", max_source_length, "Tokens")->check(above_zero);
+    number("--max_target_length", max_target_length, "Tokens")
+        ->check(CLI::Range(index_t{2}, index_t{1} << 40));
+    app.add_option("--output_dir", output_dir, "Folder for what is made")->required();
+    app.add_flag("--overwrite_output_dir", overwrite, "Start afresh in a folder that is in use");
+    app.add_option("--resume_from_checkpoint", resume,
+                   "A folder checkpoint-STEP, or auto for the last one in output_dir");
+
+    number("--per_device_train_batch_size", train_batch, "Examples in a micro-batch")
+        ->check(above_zero);
+    number("--per_device_eval_batch_size", eval_batch, "Examples")->check(above_zero);
+    number("--gradient_accumulation_steps", accumulation, "Micro-batches in a step")
+        ->check(above_zero);
+    number("--num_train_epochs", epochs, "May have a fraction")->check(CLI::Range(1e-9, 1e9));
+    number("--max_steps", max_steps, "Counts instead of epochs when above 0")->check(not_negative);
+    number("--learning_rate", learning_rate, "At its highest")->check(CLI::Range(0.0, 1e38));
+    number("--lr_scheduler_type", scheduler, "Course of the learning rate")
+        ->check(CLI::IsMember({"linear", "cosine", "constant", "constant_with_warmup"}));
+    number("--warmup_steps", warmup_steps, "Steps of linear warm-up")->check(not_negative);
+    number("--warmup_ratio", warmup_ratio, "The same as a share of all steps")
+        ->check(CLI::Range(0.0, 1.0));
+    number("--label_smoothing_factor", label_smoothing, "0: none")->check(share);
+    number("--weight_decay", adamw.weight_decay, "Of weights and embeddings")
+        ->check(CLI::Range(0.0, 1e9));
+    number("--adam_beta1", adamw.beta1, "Of the first moment")->check(share);
+    number("--adam_beta2", adamw.beta2, "Of the second moment")->check(share);
+    number("--adam_epsilon", adamw.epsilon, "Added to the root of the second moment")
+        ->check(CLI::Range(0.0, 1.0));
+    number("--max_grad_norm", adamw.max_grad_norm, "0: no clipping")->check(CLI::Range(0.0, 1e9));
+    app.add_option("--dropout_rate", dropout_rate, "In place of config.json's")->check(share);
+    app.add_flag("--group_by_length", group_by_length, "Batches of similar source length");
+    app.add_flag("--skip_nonfinite", skip_nonfinite, "Leave out steps with NaN or infinity");
+    number("--seed", seed, "Of data order, dropout and new parameters");
+
+    number("--logging_steps", logging_steps, "Steps between two logs")->check(above_zero);
+    number("--eval_steps", eval_steps, "Steps between two evaluations; 0: at the end alone")
+        ->check(not_negative);
+    app.add_flag("--predict_with_generate", generate,
+                 "Generate and score in every evaluation; =false: in none; else: in the last");
+    number("--save_steps", save_steps, "Steps between two checkpoints; 0: none")
+        ->check(not_negative);
+    number("--save_total_limit", save_total_limit, "Checkpoints to keep; 0: all")
+        ->check(not_negative);
+    number("--max_train_samples", max_train_samples, "The first so many; 0: all")
+        ->check(not_negative);
+    number("--max_eval_samples", max_eval_samples, "Of validation_file; 0: all")
+        ->check(not_negative);
+    number("--max_predict_samples", max_predict_samples, "Of test_file; 0: all")
+        ->check(not_negative);
+
+    number("--device", device, "Where to run")->check(CLI::IsMember({"cpu"}));
+    number("--threads", threads, "0: as many as the machine has")->check(CLI::Range(0, 4096));
+    number("--dtype", dtype, "Scalar type")->check(CLI::IsMember({"float32", "float64"}));
+    cross_attention.add_to(app);
+  }
+
+  /// Throws usage_error for flags that would have no effect.
+  void check(const CLI::App& app) {
+    const auto needs = [&](bool has, const char* what,
+                           std::initializer_list<const char*> dependent) {
+      for (const char* name : dependent)
+        if (app.count(name) > 0 && !has) throw usage_error(std::string(name) + " needs " + what);
+    };
+    needs(!validation_file.empty(), "--validation_file", {"--eval_steps", "--max_eval_samples"});
+    needs(!test_file.empty(), "--test_file", {"--max_predict_samples"});
+    needs(!validation_file.empty() || !test_file.empty(), "--validation_file or --test_file",
+          {"--per_device_eval_batch_size", "--predict_with_generate"});
+    needs(scheduler != "constant", "another --lr_scheduler_type than constant",
+          {"--warmup_steps", "--warmup_ratio"});
+    needs(save_steps > 0, "--save_steps above 0", {"--save_total_limit"});
+    if (app.count("--warmup_steps") > 0 && app.count("--warmup_ratio") > 0)
+      throw usage_error("--warmup_steps and --warmup_ratio exclude each other");
+    if (app.count("--max_steps") > 0 && app.count("--num_train_epochs") > 0 && max_steps > 0)
+      throw usage_error("--max_steps and --num_train_epochs exclude each other");
+    if (overwrite && !resume.empty())
+      throw usage_error("--overwrite_output_dir and --resume_from_checkpoint exclude each other");
+    recurrence_scale_given = app.count("--recurrence_init_scale") > 0;
+  }
+
+  /// Throws usage_error for flags that the variant has no use for.
+  void check_variant(Variant variant) const {
+    const CrossAttentionFlags& f = cross_attention;
+    const auto refuse = [&](bool given, const char* name) {
+      if (given)
+        throw usage_error(std::string(name) + " does not apply to cross-attention " +
+                          variant_name(variant));
+    };
+    if (variant == Variant::full) {
+      refuse(f.segment_size.has_value(), "--segment_size");
+      refuse(f.horizon.has_value(), "--horizon");
+      refuse(f.generation_horizon.has_value(), "--generation_horizon");
+      refuse(f.padding.has_value(), "--padding");
+    }
+    if (variant != Variant::segmented_recurrent) {
+      refuse(f.clamp.has_value(), "--clamp");
+      refuse(f.gate.has_value(), "--gate");
+      refuse(f.sigma.has_value(), "--sigma");
+      refuse(recurrence_scale_given, "--recurrence_init_scale");
+    }
+  }
+
+  TrainingOptions training(double dropout, std::int32_t pad_id) const {
+    TrainingOptions o;
+    o.batch_size = train_batch, o.accumulation = accumulation;
+    o.epochs = epochs, o.max_steps = max_steps;
+    o.learning_rate = learning_rate, o.schedule = schedule_from_name(scheduler);
+    o.warmup_steps = warmup_steps, o.warmup_ratio = warmup_ratio;
+    o.adamw = adamw, o.label_smoothing = label_smoothing, o.dropout_rate = dropout;
+    o.group_by_length = group_by_length, o.skip_nonfinite = skip_nonfinite;
+    o.seed = seed, o.pad_id = pad_id;
+    return o;
+  }
+};
+
+}  // namespace srformer::program

@@ -1,0 +1,205 @@
+#!/usr/bin/env bash
+# Runs the program finetune as a user does: a short training, an interruption, resumption, bad input.
+#
+#   check_finetune.sh FINETUNE MODEL     MODEL is the folder of a small T5 with full attention
+set -u
+finetune=$1 model=$2
+export OMP_WAIT_POLICY=passive
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+checks=0
+
+fail() {
+  echo "FAILED: $*" >&2
+  sed 's/^/    /' out.txt err.txt >&2
+  exit 1
+}
+check() {  # check WHAT COMMAND...
+  local what=$1
+  shift
+  checks=$((checks + 1))
+  "$@" >/dev/null 2>&1 || fail "$what"
+}
+# run CODE ARGUMENT...: the program ends with that code.
+run() {
+  local code=$1
+  shift
+  checks=$((checks + 1))
+  last_of_each "$@"
+  "$finetune" --threads 1 "${arguments[@]}" >out.txt 2>err.txt
+  local got=$?
+  [ $got -eq "$code" ] || fail "exit code $got, expected $code: $*"
+}
+# refused CODE TEXT ARGUMENT...: the same, with TEXT in the one line on standard error.
+refused() {
+  local code=$1 text=$2
+  shift 2
+  run "$code" "$@"
+  [ "$(wc -l <err.txt)" -eq 1 ] || fail "not one line on standard error: $*"
+  grep -qF -- "$text" err.txt || fail "no \"$text\" on standard error: $*"
+}
+# Every flag is given once: a later value takes the place of an earlier one.
+last_of_each() {
+  local -A value
+  local order=() name=
+  for word in "$@"; do
+    if [[ $word == --* ]]; then
+      name=$word
+      [[ -v value[$name] ]] || order+=("$name")
+      value[$name]=
+    else
+      value[$name]=$word
+    fi
+  done
+  arguments=()
+  for name in "${order[@]}"; do
+    arguments+=("$name")
+    [ -z "${value[$name]}" ] || arguments+=("${value[$name]}")
+  done
+}
+metrics_without_times() {
+  sed -E 's/"tokens_per_second":[^,]*,"seconds":[^,}]*//' "$1"/metrics.jsonl
+}
+
+# ---- data --------------------------------------------------------------------------------------
+words=(segment recurrence attention query key value memory leak reset model)
+line() {
+  local i=$1 text=
+  for ((w = 0; w <= i % 23; ++w)); do text+="${words[(i * 7 + w * w) % 10]} "; done
+  echo "{\"text\": \"$text.\", \"summary\": \"${words[i % 10]} ${words[i * 7 % 10]}.\"}"
+}
+for ((i = 0; i < 60; ++i)); do line $i; done >train.jsonl
+head -n 7 train.jsonl >validation.jsonl
+tail -n 5 train.jsonl >test.jsonl
+
+base=(--model_name_or_path "$model" --train_file train.jsonl --max_target_length 12
+  --learning_rate 0.01 --logging_steps 1 --seed 3)
+recurrent=(--cross_attention segmented_recurrent --segment_size 8)
+steps=(--per_device_train_batch_size 4 --gradient_accumulation_steps 2 --warmup_steps 2
+  --label_smoothing_factor 0.1 --group_by_length)
+
+# ---- a run with everything ---------------------------------------------------------------------
+run 0 "${base[@]}" "${recurrent[@]}" "${steps[@]}" --output_dir all --max_steps 9 \
+  --validation_file validation.jsonl --test_file test.jsonl --eval_steps 4 \
+  --predict_with_generate --save_steps 2 --save_total_limit 2 --max_eval_samples 6 \
+  --gate true --dropout_rate 0.2 --source_prefix "summarize: " --weight_decay 0.01
+for file in config.json generation_config.json model.safetensors spiece.model \
+  tokenizer_config.json metrics.jsonl all_results.json checkpoint-6/optimizer.safetensors \
+  checkpoint-8/trainer_state.json checkpoint-8/config.json checkpoint-8/spiece.model; do
+  check "$file is there" test -s all/$file
+done
+check "two checkpoints are kept" test "$(ls -d all/checkpoint-* | wc -l)" -eq 2
+check "nothing is left aside" test -z "$(find all -name '*tmp-*' -o -name '*.gnuplot')"
+check "nine losses" test "$(grep -c '"loss"' all/metrics.jsonl)" -eq 9
+check "two evaluations between and one at the end" \
+  test "$(grep -c '"eval_rougeLsum".*"eval_gen_len"' all/metrics.jsonl)" -eq 3
+check "a leak for each layer" grep -Eq '"leak":\[[^],]*,[^],]*\]' all/metrics.jsonl
+check "a threshold for each layer" grep -Eq '"threshold":\[[^],]*,[^],]*\]' all/metrics.jsonl
+check "predictions of the test set" test "$(wc -l <all/generated_predictions.txt)" -eq 5
+for key in eval_loss eval_rouge1 eval_rouge2 eval_rougeL eval_gen_len predict_loss train_loss; do
+  check "$key in all_results.json" grep -q "\"$key\"" all/all_results.json
+done
+check "six validation samples" grep -q '"eval_samples": 6' all/all_results.json
+for field in '"horizon": 12' '"generation_horizon": 12' '"segment_size": 8' '"gate": true' \
+  '"variant": "segmented_recurrent"' '"dropout_rate": 0.2'; do
+  check "$field in config.json" grep -qF "$field" all/config.json
+done
+if command -v gnuplot >/dev/null; then
+  check "a loss curve" grep -q '<svg' all/loss.svg
+fi
+check "training lowers the loss" awk -F'"loss":' '
+  /"loss":/ { split($2, a, ","); if (!n++) first = a[1]; last = a[1] }
+  END { exit !(last < 0.8 * first) }' all/metrics.jsonl
+
+# ---- without gnuplot: a line, and no failure ---------------------------------------------------
+checks=$((checks + 1))
+PATH=/nowhere "$finetune" "${base[@]}" --output_dir plain --max_steps 1 --save_steps 0 \
+  --threads 1 >out.txt 2>err.txt || fail "no gnuplot, no run"
+check "the line says so" grep -q 'loss.svg is not drawn: gnuplot was not found' out.txt
+
+# ---- interrupted and resumed: as one run --------------------------------------------------------
+long=("${base[@]}" "${recurrent[@]}" "${steps[@]}" --max_steps 120 --save_steps 50)
+run 0 "${long[@]}" --output_dir whole
+"$finetune" --threads 1 "${long[@]}" --output_dir parts >out.txt 2>err.txt &
+process=$!
+for ((i = 0; i < 3000; ++i)); do
+  [ "$(wc -l 2>/dev/null <parts/metrics.jsonl)" -ge 3 ] 2>/dev/null && break
+  sleep 0.01
+done
+kill -INT $process
+wait $process
+code=$?
+check "exit code 130 after SIGINT, not $code" test $code -eq 130
+check "a line says how to resume" \
+  grep -Eq '^interrupted after step [0-9]+; .*--resume_from_checkpoint parts/checkpoint-[0-9]+$' \
+  err.txt
+# Lines of steps after the checkpoint are made again, and one cut off is dropped.
+printf '{"step":99999,"loss":1}\n{"step":2,"lo' >>parts/metrics.jsonl
+run 0 "${long[@]}" --output_dir parts --resume_from_checkpoint auto
+check "it was resumed" grep -q '^resumed from parts/checkpoint-' out.txt
+check "the same parameters" cmp whole/model.safetensors parts/model.safetensors
+check "the same metrics" cmp <(metrics_without_times whole) <(metrics_without_times parts)
+run 0 "${long[@]}" --output_dir named --resume_from_checkpoint whole/checkpoint-50
+check "the same parameters from a named checkpoint" \
+  cmp whole/model.safetensors named/model.safetensors
+run 0 "${base[@]}" --output_dir none --max_steps 1 --resume_from_checkpoint auto
+check "auto without a checkpoint starts afresh" grep -q 'training starts afresh' out.txt
+refused 1 "the run had seed 3, now it is 4" "${long[@]}" --output_dir parts --seed 4 \
+  --resume_from_checkpoint auto
+refused 2 "leave them out to resume" "${long[@]}" --output_dir parts --sigma true \
+  --resume_from_checkpoint auto
+refused 1 "holds no trainer_state.json" "${long[@]}" --output_dir x --resume_from_checkpoint whole
+
+# ---- from recurrent to full and back ------------------------------------------------------------
+run 0 "${base[@]}" --model_name_or_path all --cross_attention full --output_dir full --max_steps 1
+check "what is dropped is said" grep -q 'parameters are dropped' out.txt
+check "it is full" grep -q '"variant": "full"' full/config.json
+run 0 "${base[@]}" --model_name_or_path all --output_dir again --max_steps 1
+check "the variant of the checkpoint stays" grep -q '"segmented_recurrent"' again/config.json
+check "nothing is new" test -z "$(grep notice out.txt | grep parameters)"
+refused 2 "--recurrence_init_scale does not apply" "${base[@]}" --model_name_or_path all \
+  --output_dir x --recurrence_init_scale 1
+
+# ---- bad input ----------------------------------------------------------------------------------
+bad() {  # bad LINE: a training file whose eighth line is LINE
+  { head -n 7 train.jsonl; echo "$1"; tail -n 2 train.jsonl; } >bad.jsonl
+}
+bad '{"text": "a", "summary": '
+refused 1 "bad.jsonl:8" "${base[@]}" --train_file bad.jsonl --output_dir x
+bad '{"text": "a", "headline": "b"}'
+refused 1 'has no column "summary"' "${base[@]}" --train_file bad.jsonl --output_dir x
+bad '{"text": " ", "summary": "b"}'
+refused 1 'column "text" is empty' "${base[@]}" --train_file bad.jsonl --output_dir x
+: >empty.jsonl
+refused 1 "holds no examples" "${base[@]}" --train_file empty.jsonl --output_dir x
+refused 1 "absent.jsonl: cannot open" "${base[@]}" --train_file absent.jsonl --output_dir x
+refused 1 "nowhere: is not a folder" "${base[@]}" --model_name_or_path nowhere --output_dir x
+check "a run that cannot begin makes no folder" test ! -e x
+mkdir lone && cp "$model"/config.json "$model"/model.safetensors lone
+refused 1 "lone: has neither spiece.model" "${base[@]}" --model_name_or_path lone --output_dir x
+refused 1 "is not empty" "${base[@]}" --output_dir whole
+check "it is left alone" test -d whole/checkpoint-50
+run 0 "${base[@]}" --output_dir whole --overwrite_output_dir --max_steps 2 --save_steps 1
+check "an old run is cleared away" test ! -e whole/checkpoint-50 -a -d whole/checkpoint-2
+refused 1 "is not a folder" "${base[@]}" --output_dir train.jsonl
+refused 2 "cross_attention" "${base[@]}" --output_dir x --cross_attention sparse
+refused 2 "lr_scheduler_type" "${base[@]}" --output_dir x --lr_scheduler_type step
+refused 2 "--output_dir is required" "${base[@]}"
+refused 2 "--segment_size does not apply" "${base[@]}" --output_dir x --segment_size 8
+refused 2 "--gate does not apply" "${base[@]}" --output_dir x --cross_attention segmented \
+  --gate true
+refused 2 "--eval_steps needs --validation_file" "${base[@]}" --output_dir x --eval_steps 2
+refused 2 "--warmup_steps needs another" "${base[@]}" --output_dir x --warmup_steps 2 \
+  --lr_scheduler_type constant
+refused 2 "exclude each other" "${base[@]}" --output_dir x --max_steps 2 --num_train_epochs 1
+refused 2 "per_device_train_batch_size" "${base[@]}" --output_dir x \
+  --per_device_train_batch_size 0
+refused 2 "device" "${base[@]}" --output_dir x --device abacus
+run 1 "${base[@]}" --output_dir hot --learning_rate 1e30 --max_grad_norm 0 --max_steps 9
+check "what is not finite is named" grep -q 'not finite' err.txt
+run 0 "${base[@]}" --output_dir cold --learning_rate 1e30 --max_grad_norm 0 --max_steps 9 \
+  --skip_nonfinite
+check "and skipped when asked" grep -q 'is skipped: its gradient is not finite' out.txt
+
+echo "all $checks checks passed"
