@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
 # Installs what the tests need and this machine lacks, on Debian 12 and 13 and Ubuntu 22.04 and 24.04.
-# Uses no network when nothing is missing. `--all` adds what only `tests/run.sh --all` uses.
+# Uses no network when nothing is missing. `--all` adds what only `tests/run.sh --all` uses; `--quickstart`
+# installs what examples/quickstart.sh uses, and nothing else.
 set -euo pipefail
 
 needed=(g++ cmake ninja-build libeigen3-dev catch2)
 # Each of these switches on a part of the build; one that the distribution does not carry is left out.
 wanted=(ccache nlohmann-json3-dev libsentencepiece-dev libdnnl-dev libtbb-dev libthrust-dev libicu-dev
         libcli11-dev libfmt-dev pkg-config clang libomp-dev)
-if [ "${1:-}" = --all ]; then wanted+=(clang-format-14 libbenchmark-dev); fi
+case ${1:-} in
+  --all) wanted+=(clang-format-14 libbenchmark-dev) ;;
+  --quickstart)
+    needed=(g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libsentencepiece-dev libcli11-dev)
+    wanted=(ccache libdnnl-dev gnuplot-nox)
+    ;;
+esac
 
 installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 # A tool that did not come as a package serves as well.
@@ -15,6 +22,7 @@ tool() {
   case $1 in
     g++ | cmake | ccache | clang | pkg-config) command -v "$1" >/dev/null ;;
     ninja-build) command -v ninja >/dev/null ;;
+    gnuplot-nox) command -v gnuplot >/dev/null ;;
     clang-format-14) command -v clang-format-14 >/dev/null ;;
     *) return 1 ;;
   esac

@@ -4,11 +4,11 @@
 # Debian 12) into a folder of its own, and makes pairs of them. Needs no root rights and leaves apt's
 # own lists alone.
 #
-#   examples/data/debian.sh OUTPUT_DIR [PATH_OF_debian_descriptions]
+#   examples/data/debian.sh OUTPUT_DIR [PATH_OF_debian_descriptions [ITS_OPTION...]]
 set -euo pipefail
 
-if [ $# -lt 1 ] || [ $# -gt 2 ]; then
-  echo "usage: $0 OUTPUT_DIR [PATH_OF_debian_descriptions]" >&2
+if [ $# -lt 1 ]; then
+  echo "usage: $0 OUTPUT_DIR [PATH_OF_debian_descriptions [ITS_OPTION...]]" >&2
   exit 2
 fi
 output=$1
@@ -38,4 +38,4 @@ list() {
 list Packages "$work/packages"
 list Translations "$work/translations"
 
-"$program" --packages "$work/packages" --translations "$work/translations" --output "$output"
+"$program" --packages "$work/packages" --translations "$work/translations" --output "$output" "${@:3}"
