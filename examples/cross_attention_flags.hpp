@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <srformer/models/config.hpp>
 
@@ -22,8 +23,10 @@ struct CrossAttentionFlags {
 
   void add_to(CLI::App& app) {
     const auto at_least_one = CLI::Range(index_t{1}, index_t{1} << 40);
+    std::vector<std::string> names;
+    for (const Variant v : all_variants) names.emplace_back(variant_name(v));
     app.add_option("--cross_attention", variant, "Cross-attention of the decoder")
-        ->check(CLI::IsMember({"full", "segmented", "segmented_recurrent"}));
+        ->check(CLI::IsMember(names));
     app.add_option("--segment_size", segment_size, "Keys in a segment")->check(at_least_one);
     app.add_option("--horizon", horizon, "Decoder steps over the source in training")
         ->check(at_least_one);

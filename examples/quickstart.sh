@@ -1,0 +1,281 @@
+#!/usr/bin/env bash
+# From a fresh Debian or Ubuntu to a table of ROUGE, in the steps of the paper: trains a small T5 with full
+# attention, then fine-tunes it for the same number of steps with full, segmented and segmented recurrent
+# cross-attention, and scores all of them on the same test set.
+#
+#   examples/quickstart.sh                    made-up bulletins, minutes
+#   examples/quickstart.sh --data debian      descriptions of Debian packages and their synopses
+#
+#   --output DIR    everything is made there (build/quickstart, or build/quickstart-debian)
+#   --minutes M     time to train with --data debian, in all (20)
+#   --threads N     threads (as many as processors)
+#
+# Started again, it goes on where it stopped. SRFORMER_NO_INSTALL=1 installs nothing.
+set -euo pipefail
+
+fail() { echo "quickstart.sh: $*" >&2; exit "${code:-1}"; }
+usage() { code=2 fail "$* (try --help)"; }
+number() { [[ $2 =~ ^[1-9][0-9]*$ ]] || usage "$1 needs a whole number above 0, got '$2'"; }
+
+data=bulletins minutes=20 output='' threads=$(nproc)
+while [ $# -gt 0 ]; do
+  case $1 in
+    -h | --help) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --data | --output | --minutes | --threads) [ $# -ge 2 ] || usage "$1 needs a value" ;;&
+    --data) data=$2 ;;
+    --output) output=$2 ;;
+    --minutes) number "$1" "$2"; minutes=$2 ;;
+    --threads) number "$1" "$2"; threads=$2 ;;
+    *) usage "unknown option $1" ;;
+  esac
+  shift 2
+done
+case $output in '' | /*) ;; *) output=$PWD/$output ;; esac
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+case $data in
+  bulletins) output=${output:-build/quickstart} ;;
+  debian) output=${output:-build/quickstart-debian} ;;
+  *) usage "--data is bulletins or debian, not $data" ;;
+esac
+mkdir -p "$output/log" "$output/times" 2>/dev/null || fail "cannot make $output; choose another --output"
+
+# The recipe.
+common=(--max_grad_norm 1 --per_device_train_batch_size 32 --per_device_eval_batch_size 32
+        --predict_with_generate=false --threads "$threads")
+if [ "$data" = bulletins ]; then
+  vocabulary=384 sizes=(--dropout_rate 0)
+  lengths=(--max_source_length 256 --max_target_length 36)
+  segments=(--segment_size 16 --horizon 36 --generation_horizon 36)
+  steps=500 more_steps=300 rate=3e-3 more_rate=1e-3 warmup=100 more_warmup=50
+  settings=$data
+else
+  vocabulary=8000 sizes=(--dropout_rate 0 --d_model 128 --d_kv 32 --d_ff 512)
+  lengths=(--max_source_length 256 --max_target_length 24)
+  segments=(--segment_size 16 --horizon 12 --generation_horizon 12)
+  common+=(--max_eval_samples 1024)
+  rate=2e-3 more_rate=5e-4
+  settings="$data, $minutes minutes"
+fi
+[ ! -e "$output/settings" ] || [ "$(cat "$output/settings")" = "$settings" ] ||
+  fail "$output was begun with other settings ($(cat "$output/settings")); give another --output or remove it"
+echo "$settings" >"$output/settings"
+
+# part NAME FUNCTION: runs the function unless it has ended well before, and notes its time.
+part() {
+  local begin=$SECONDS
+  [ ! -e "$output/times/$1" ] || return 0
+  echo "== $1"
+  "$2"
+  echo $((SECONDS - begin)) >"$output/times/$1"
+}
+
+# quietly NAME COMMAND...: its output goes to a log, which is named when it fails.
+quietly() {
+  local log=$output/log/$1
+  shift
+  "$@" >"$log" 2>&1 || { tail -n 5 "$log" >&2; fail "$1 failed; all it said is in $log"; }
+}
+
+programs=$output/programs
+program() {
+  local name=$1
+  shift
+  "$programs/examples/$name" "$@"
+}
+
+install_packages() {
+  [ -n "${SRFORMER_NO_INSTALL:-}" ] || quietly install.txt cmake/install_deps.sh --quickstart
+}
+
+build_programs() {
+  local names=(make_bulletins init_model finetune summarize evaluate first_words)
+  [ "$data" = bulletins ] || names[0]=debian_descriptions
+  quietly configure.txt cmake -S . -B "$programs" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSRFORMER_TESTS=OFF \
+    -DSRFORMER_BENCH=OFF -DSRFORMER_INSTALL=OFF -DSRFORMER_CUDA=OFF
+  quietly build.txt cmake --build "$programs" -j "$(nproc)" --target "${names[@]/#/example_}"
+}
+
+make_data() {
+  if [ "$data" = bulletins ]; then
+    program make_bulletins --output "$output/data" --seed 1
+  else
+    # 200 characters are about 50 tokens, so three segments and more.
+    examples/data/debian.sh "$output/data" "$programs/examples/debian_descriptions" --min_characters 200
+  fi
+}
+
+make_model() {
+  local text=("$output/data/train.jsonl")
+  [ "$data" = debian ] || text=("$output/data/text.txt")
+  program init_model --output_dir "$output/start" --overwrite_output_dir --preset t5-tiny "${sizes[@]}" \
+    --train_tokenizer "${text[@]}" --tokenizer_vocab_size "$vocabulary" --extra_ids 0 --seed 1
+}
+
+# tune FROM TO OPTION...: trains, or goes on with training.
+tune() {
+  local from=$output/$1 to=$output/$2 go_on=(--overwrite_output_dir)
+  shift 2
+  ! compgen -G "$to/checkpoint-*/trainer_state.json" >/dev/null || go_on=(--resume_from_checkpoint auto)
+  program finetune --model_name_or_path "$from" --output_dir "$to" "${go_on[@]}" \
+    --train_file "$output/data/train.jsonl" --validation_file "$output/data/validation.jsonl" \
+    "${lengths[@]}" "${common[@]}" "$@"
+}
+
+# Debian: as many steps as fit into the time, half of which is for full attention, the rest for the variants.
+choose_steps() {
+  rm -rf "$output/pace"
+  quietly pace.txt tune start pace --max_steps 30 --logging_steps 10 --save_steps 0 --learning_rate 0
+  local milliseconds
+  milliseconds=$(sed -n 's/.*"step":\(10\|30\),.*"seconds":\([0-9.]*\).*/\2/p' "$output/pace/metrics.jsonl" |
+    awk 'NR == 1 { first = $1 } { last = $1 } END { print int(50 * (last - first)) + 1 }')
+  rm -rf "$output/pace"
+  echo $((minutes * 60000 / 2 / milliseconds)) $((minutes * 60000 / 6 / milliseconds)) >"$output/steps"
+  echo "$milliseconds ms a step"
+}
+
+train_full() {
+  tune start full --max_steps "$steps" --learning_rate "$rate" --warmup_steps "$warmup" \
+    --logging_steps $(((steps + 19) / 20)) --save_steps $(((steps + 3) / 4)) --save_total_limit 1
+}
+
+fine_tune() {
+  tune full "$@" --max_steps "$more_steps" --learning_rate "$more_rate" --warmup_steps "$more_warmup" \
+    --logging_steps $(((more_steps + 11) / 12)) --save_steps $(((more_steps + 3) / 4)) --save_total_limit 1
+}
+tune_full() { fine_tune full_more; }
+tune_segmented() { fine_tune segmented --cross_attention segmented "${segments[@]}"; }
+tune_recurrent() {
+  fine_tune segmented_recurrent --cross_attention segmented_recurrent "${segments[@]}"
+}
+
+variants=(full full_more segmented segmented_recurrent)
+title() {
+  case $1 in
+    full) echo "full, as trained first" ;;
+    full_more) echo "full" ;;
+    segmented) echo "segmented" ;;
+    segmented_recurrent) echo "segmented recurrent" ;;
+    first_words) echo "first words of the text" ;;
+  esac
+}
+steps_of() {
+  case $1 in
+    full) echo "$steps" ;;
+    first_words) echo "-" ;;
+    *) echo "$steps + $more_steps" ;;
+  esac
+}
+validation_loss() {
+  if [ "$1" = first_words ]; then echo "-"; return; fi
+  sed -n 's/.*"eval_loss": *\([0-9.e-]*\).*/\1/p' "$output/$1/all_results.json" | xargs printf '%.3f'
+}
+rouge() { awk -v row="$2" '$1 == row { printf "%.1f", $4 }' "$output/$1.rouge"; }
+
+summarize_and_score() {
+  local variant
+  for variant in "${variants[@]}"; do
+    program summarize --model_name_or_path "$output/$variant" --input_file "$output/data/test.jsonl" \
+      --output_file "$output/$variant.txt" --max_source_length 256 --truncation --batch_size 32 --threads "$threads"
+  done
+  program first_words --train_file "$output/data/train.jsonl" --test_file "$output/data/test.jsonl" \
+    --output_file "$output/first_words.txt"
+  for variant in "${variants[@]}" first_words; do
+    program evaluate --predictions "$output/$variant.txt" --references "$output/data/test.jsonl" \
+      --reference_column summary >"$output/$variant.rouge"
+  done
+}
+
+write_table() {
+  local variant
+  echo "| cross-attention | steps | validation loss | ROUGE-1 | ROUGE-2 | ROUGE-L |"
+  echo "|---|---|---|---|---|---|"
+  for variant in "${variants[@]}" first_words; do
+    echo "| $(title "$variant") | $(steps_of "$variant") | $(validation_loss "$variant") |" \
+      "$(rouge "$variant" rouge1) | $(rouge "$variant" rouge2) | $(rouge "$variant" rougeL) |"
+  done
+}
+
+# The first ten texts of the test set with their summaries.
+write_summaries() {
+  local number variant
+  # A field of a JSON line, as text.
+  field() { sed -n "${number}p" "$output/data/test.jsonl" | sed "$1" | sed 's/\\n/ \/ /g; s/\\"/"/g; s/\\\\/\\/g'; }
+  for number in 1 2 3 4 5 6 7 8 9 10; do
+    echo "**$number. Text** $(field 's/^{"text":"\(.*\)","summary":".*$/\1/')"
+    echo
+    echo "- reference: $(field 's/.*","summary":"\(.*\)"}$/\1/')"
+    for variant in full_more segmented_recurrent segmented; do
+      echo "- $(title "$variant"): $(sed -n "${number}p" "$output/$variant.txt")"
+    done
+    echo
+  done
+}
+
+draw_losses() {
+  command -v gnuplot >/dev/null || return 0
+  local variant
+  for variant in "${variants[@]}"; do
+    sed -n 's/.*"step":\([0-9]*\),.*"loss":\([0-9.e-]*\),.*/\1 \2/p' "$output/$variant/metrics.jsonl" |
+      awk -v after="$([ "$variant" = full ] && echo 0 || echo "$steps")" '{ print $1 + after, $2 }' \
+        >"$output/log/$variant.losses"
+  done
+  gnuplot <<END || echo "gnuplot drew no picture" >&2
+set terminal svg size 800,450 font "sans-serif,14" background rgb "white"
+set output "$output/loss.svg"
+set xlabel "step"
+set ylabel "training loss per token"
+set logscale y
+set grid
+set key top right
+cd "$output/log"
+plot "full.losses" with lines lw 2 lc rgb "#333333" title "full attention", \
+     "segmented.losses" with lines lw 2 lc rgb "#d55e00" title "then segmented", \
+     "segmented_recurrent.losses" with lines lw 2 lc rgb "#0072b2" title "then segmented recurrent", \
+     "full_more.losses" with lines lw 2 lc rgb "#999999" title "then full"
+END
+}
+
+write_times() {
+  local name seconds total=0
+  for name in "install packages" "build programs" "make data" "make model" "measure pace" "train with full attention" \
+    "fine-tune full" "fine-tune segmented" "fine-tune segmented recurrent" "summarize and score"; do
+    [ -e "$output/times/$name" ] || continue
+    seconds=$(cat "$output/times/$name")
+    total=$((total + seconds))
+    printf '%6d s  %s\n' "$seconds" "$name"
+  done
+  printf '%6d s  in all\n' "$total"
+}
+
+part "install packages" install_packages
+part "build programs" build_programs
+part "make data" make_data
+part "make model" make_model
+if [ "$data" = debian ]; then
+  part "measure pace" choose_steps
+  read -r steps more_steps <"$output/steps"
+  warmup=$((steps / 10)) more_warmup=$((more_steps / 10))
+fi
+part "train with full attention" train_full
+part "fine-tune full" tune_full
+part "fine-tune segmented" tune_segmented
+part "fine-tune segmented recurrent" tune_recurrent
+part "summarize and score" summarize_and_score
+write_table >"$output/table.md"
+write_summaries >"$output/summaries.md"
+draw_losses
+
+echo
+cat "$output/table.md"
+echo
+awk '/^\*\*4\./ { exit } { print }' "$output/summaries.md"
+if [ -e "$output/loss.svg" ]; then echo "Loss curves: $output/loss.svg"; else echo "Loss curves: none, for want of gnuplot"; fi
+echo "More summaries: $output/summaries.md"
+echo
+write_times | tee "$output/times.txt"
+echo
+if [ "$data" = bulletins ]; then
+  echo "Next: real text, $minutes minutes of training: examples/quickstart.sh --data debian"
+else
+  echo "Next: summarize a text of your own: echo 'A text.' | $programs/examples/summarize --model_name_or_path $output/segmented_recurrent"
+fi
