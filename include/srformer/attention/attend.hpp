@@ -23,9 +23,9 @@ struct Rows {
   index_t stride = 0;
   SRF_HD T* row(index_t i) const { return data + i * stride; }
   SRF_HD Rows from(index_t i) const { return {data + i * stride, stride}; }
-  SRF_HD operator Rows<const T>() const  // NOLINT: as pointers convert
-    requires(!std::is_const_v<T>)
-  {
+  template <class U>
+    requires(std::is_same_v<U, const T>)
+  SRF_HD operator Rows<U>() const {  // NOLINT: as pointers convert
     return {data, stride};
   }
 };

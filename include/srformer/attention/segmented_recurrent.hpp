@@ -47,9 +47,9 @@ struct RecurrentParameters {
   T* sigma = nullptr;
   T* gate = nullptr;
 
-  SRF_HD operator RecurrentParameters<const T>() const  // NOLINT: as pointers convert
-    requires(!std::is_const_v<T>)
-  {
+  template <class U>
+    requires(std::is_same_v<U, const T>)
+  SRF_HD operator RecurrentParameters<U>() const {  // NOLINT: as pointers convert
     return {weight, leak, threshold, sigma, gate};
   }
 };

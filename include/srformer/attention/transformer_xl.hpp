@@ -26,7 +26,9 @@ struct RnnParameters {
   T* bias_ih = nullptr;
   T* bias_hh = nullptr;
 
-  SRF_HD operator RnnParameters<const T>() const {  // NOLINT: as pointers convert
+  template <class U>
+    requires(std::is_same_v<U, const T>)
+  SRF_HD operator RnnParameters<U>() const {  // NOLINT: as pointers convert
     return {weight_ih, weight_hh, bias_ih, bias_hh};
   }
 };
