@@ -100,6 +100,13 @@ TEST_CASE("segmented recurrent attention agrees on teams of one and four") {
   }
 }
 
+TEST_CASE("every variant agrees on teams of one and four, step by step too") {
+  for (const CrossAttentionOptions& options : tests::variant_options()) {
+    compare_teams(variant_name(options.variant), 1e-11,
+                  [&](auto& be) { return tests::trace_variant<double>(be, options); });
+  }
+}
+
 TEST_CASE("functors that store bfloat16 and compute in float agree on teams of one and four") {
   using namespace tests;
   using Narrow = Eigen::bfloat16;

@@ -1,42 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ops and attention on a CUDA device against the Eigen backend. Built wherever nvcc is; where no
 // device can be used, only the message that says so is tested.
-#include <cstdio>
-#include <optional>
-#include <srformer/backend/thrust_cuda.hpp>
-
-#include "support/backends.hpp"
 #include "support/catch.hpp"
+#include "support/device.hpp"
 #include "support/plain_gemm.hpp"
 #include "support/traces.hpp"
 
 using namespace srformer;
-using CudaBackend = ThrustBackend<thrust_cuda>;
+using tests::compare_device;
+using tests::CudaBackend;
+using tests::on_device;
 
 namespace {
-
-bool has_device() {
-  int devices = 0;
-  return cudaGetDeviceCount(&devices) == cudaSuccess && devices > 0;
-}
-
-/// Calls test(backend), or says that it was skipped.
-template <class Test>
-void on_device(Test test) {
-  if (!has_device()) {
-    std::puts("skipped: no CUDA device");
-    SUCCEED("no CUDA device");
-    return;
-  }
-  CudaBackend cuda;
-  test(cuda);
-}
-
-template <class Trace>
-void compare_device(CudaBackend& cuda, const char* what, double tolerance, Trace trace) {
-  EigenBackend eigen(1);
-  tests::compare(what, trace(cuda), trace(eigen), tolerance);
-}
 
 struct Term {
   SRF_HD double operator()(index_t i) const { return 1.0 / static_cast<double>(1 + i); }
@@ -45,7 +20,7 @@ struct Term {
 }  // namespace
 
 TEST_CASE("without a device there is one clear error") {
-  if (has_device()) {
+  if (tests::has_device()) {
     CudaBackend cuda;
     REQUIRE(cuda.stream() != nullptr);
   } else {

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include <srformer/attention/cross_attention.hpp>
+#include <srformer/attention/decode.hpp>
 #include <srformer/ops/activation.hpp>
 #include <srformer/ops/cross_entropy.hpp>
 #include <srformer/ops/dropout.hpp>
@@ -351,6 +351,59 @@ std::vector<double> trace_segmented_recurrent(B& be, const RecurrentCase& c) {
                                      in.d_out(), in.d_q(), in.d_k(), in.d_v(), d_parameters);
   run.record(in.out_rows, in.d_q_rows, in.d_k_rows, in.d_v_rows, d_weight, d_leak, d_threshold,
              d_sigma, d_gate);
+  return run.take();
+}
+
+/// Every variant by its options, teacher-forced forward and backward, then step by step.
+inline std::vector<CrossAttentionOptions> variant_options() {
+  std::vector<CrossAttentionOptions> all;
+  for (const Variant variant : all_variants) {
+    for (const Padding padding : {Padding::masked, Padding::upstream}) {
+      CrossAttentionOptions options;
+      options.variant = variant;
+      options.segment_size = 5;
+      options.generation_horizon = 6;
+      options.padding = padding;
+      all.push_back(options);
+    }
+  }
+  return all;
+}
+
+template <class T, class B>
+std::vector<double> trace_variant(B& be, const CrossAttentionOptions& options) {
+  Run<B, T> run(be);
+  const index_t D = 4, M = 9, F = D * AttentionInputs<B, T>::heads;
+  AttentionInputs<B, T> in(run, M, 23, D), step(run, 1, 23, D);
+  AttendContext<compute_t<T>, typename B::space> context;
+  context.mask.lengths = in.lengths.data();
+  const auto weight = run.random({D, D}), ih = run.random({F, F}, 0.3),
+             hh = run.random({F, F}, 0.3);
+  const auto leak = run.template list<T>({T(0.9f)}), threshold = run.template list<T>({T(0.5f)});
+  const auto bias = run.template random<T>({F});
+  auto d_weight = run.random({D, D}), d_ih = run.random({F, F}), d_hh = run.random({F, F});
+  auto d_leak = run.template random<T>({1}), d_threshold = run.template random<T>({1});
+  auto d_bias = run.template random<T>({F});
+  const RnnParameters<const T> rnn{ih.data(), hh.data(), bias.data(), bias.data()};
+  const RnnParameters<T> d_rnn{d_ih.data(), d_hh.data(), d_bias.data(), d_bias.data()};
+  const CrossAttentionParameters<const T> parameters(
+      RecurrentParameters<const T>{weight.data(), leak.data(), threshold.data(), nullptr, nullptr},
+      rnn, rnn);
+  const CrossAttentionParameters<T> d_parameters(
+      RecurrentParameters<T>{d_weight.data(), d_leak.data(), d_threshold.data(), nullptr, nullptr},
+      d_rnn, d_rnn);
+  cross_attention_forward<B, T>(be, in.q(), in.k(), in.v(), parameters, context, options, in.out());
+  cross_attention_backward<B, T>(be, in.q(), in.k(), in.v(), parameters, context, options,
+                                 in.d_out(), in.d_q(), in.d_k(), in.d_v(), d_parameters);
+  run.record(in.out_rows, in.d_q_rows, in.d_k_rows, in.d_v_rows, d_weight, d_ih, d_hh, d_leak,
+             d_threshold, d_bias);
+  const auto prepared =
+      prepare_cross_attention<B, T>(be, step.k(), step.v(), parameters, context, options, 0, M);
+  for (index_t i = 0; i < M; ++i) {
+    cross_attention_step<B, T>(be, step.q(), step.k(), step.v(), parameters, context, options, 0, i,
+                               prepared, step.out());
+    run.record(step.out_rows);
+  }
   return run.take();
 }
 
