@@ -125,9 +125,9 @@ struct GradValues {
   auto const_views() { return views_as<const T>(std::make_index_sequence<sizeof...(Ranks)>{}); }
 
  private:
-  template <class U, std::size_t... I>
-  auto views_as(std::index_sequence<I...>) {
-    return std::tuple(View<U, Ranks>(values[I].data(), std::get<I>(shapes))...);
+  template <class U, std::size_t... At>
+  auto views_as(std::index_sequence<At...>) {
+    return std::tuple(View<U, Ranks>(values[At].data(), std::get<At>(shapes))...);
   }
 };
 
