@@ -87,7 +87,8 @@ struct SegmentedBackward {
     C* weights = static_cast<C*>(scratch);
     const SegmentRule rule = segment_rule(options, context.mask, b, M, N);
     for (index_t j = 0; j < rule.count(); ++j) {
-      const ScoreBlock block = segment_block(rule, options.padding, j, b, h, H, M, N, D);
+      const ScoreBlock block = segment_block(rule, options.padding, j, b, h, H, M, N, D,
+                                             context.mask.query_offset);
       if (block.query_count == 0) continue;
       const index_t i = block.first_query, t = block.first_key;
       attend_backward<Team, T, C, Space>(
