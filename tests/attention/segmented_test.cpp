@@ -43,7 +43,10 @@ TEST_CASE("what shapes the scores of segmented attention") {
   SECTION("upstream padding, lengths and biases") {
     c.options.padding = Padding::upstream, c.lengths = {13, 6}, c.dense = c.relative = true;
   }
-  SECTION("causal") { c.causal = true, c.query_offset = 4; }
+  SECTION("queries that start at a later step") { c.query_offset = 3, c.options.horizon = 9; }
+  SECTION("causal, from a later step on") {
+    c.causal = true, c.query_offset = 6, c.options.horizon = 20;
+  }
   SECTION("biases") { c.relative = c.dense = true; }
   SECTION("dropout") { c.dropout = {0.4, {3, 9}}; }
   check_attention_case(c, false);

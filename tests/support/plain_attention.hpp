@@ -128,7 +128,9 @@ void attention_of_head(const Inputs<T>& in, index_t b, index_t h, View<T, 4> out
   const index_t length = options.padding == Padding::masked ? own : N;
   const index_t S = (length + L - 1) / L;
   const index_t horizon = options.horizon > 0 ? options.horizon : M;
-  const auto seg = [&](index_t i) { return std::min(S - 1, i * S / horizon); };
+  // Segmented attention alone may start at a later decoder step; a recurrence starts at the first.
+  const index_t step = options.variant == Variant::segmented ? in.query_offset : 0;
+  const auto seg = [&](index_t i) { return std::min(S - 1, (step + i) * S / horizon); };
   const auto end_of = [&](index_t j) { return std::min(length, (j + 1) * L); };
   const auto local = [&](index_t i) {
     const index_t j = seg(i);
