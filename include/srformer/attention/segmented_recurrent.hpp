@@ -434,6 +434,8 @@ template <class T, class Space>
 void check_recurrent(const char* function, const RecurrentInputs<T, Space>& in) {
   check_segments(function, in.options.segments);
   check_dropout(function, in.context.dropout);
+  require(in.context.mask.query_offset == 0, function,
+          "the recurrence starts at the first query; decode with cross_attention_step");
   require(in.options.product.clamp >= 0, function, "clamp must be positive, or 0 for none");
   if (!in.options.recurrence) return;
   require(in.parameters.weight != nullptr && in.parameters.leak != nullptr &&
