@@ -138,11 +138,15 @@ inline T5Config t5_config_from_json(const nlohmann::json& json, const std::strin
       json_size_or(json, "relative_attention_num_buckets", path, c.relative_attention_num_buckets);
   c.relative_attention_max_distance =
       json_size_or(json, "relative_attention_max_distance", path, c.relative_attention_max_distance);
-  const auto in_range = [&](const char* key, double value, bool fits, const char* expected) {
-    if (!fits) {
-      throw io_error(path + ": \"" + key + "\" is " + std::to_string(value) + ", expected " + expected);
-    }
+  const auto in_range = [&](const char* key, const nlohmann::json& value, bool fits, const char* expected) {
+    if (!fits) detail::refuse_field(path, key, value, expected);
   };
+  // encoder and decoder share the buckets; the encoder has half of them for each side
+  in_range("relative_attention_num_buckets", c.relative_attention_num_buckets,
+           c.relative_attention_num_buckets >= 4, "at least 4");
+  in_range("relative_attention_max_distance", c.relative_attention_max_distance,
+           c.relative_attention_max_distance > c.relative_attention_num_buckets / 2,
+           "more than half of the buckets");
   c.dropout_rate = json_field_or<double>(json, "dropout_rate", path, c.dropout_rate);
   in_range("dropout_rate", c.dropout_rate, c.dropout_rate >= 0 && c.dropout_rate < 1, "at least 0 and below 1");
   c.layer_norm_epsilon = json_field_or<double>(json, "layer_norm_epsilon", path, c.layer_norm_epsilon);

@@ -1,0 +1,306 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <srformer/models/config.hpp>
+
+#include "support/catch.hpp"
+
+using namespace srformer;
+using Catch::Matchers::ContainsSubstring;
+using nlohmann::json;
+
+namespace {
+
+const std::string path = "here/config.json";
+
+/// The least that a T5 needs.
+json small() {
+  return {{"model_type", "t5"}, {"vocab_size", 40}, {"d_model", 12}, {"d_kv", 4},
+          {"d_ff", 20},         {"num_layers", 2},  {"num_heads", 3}};
+}
+
+T5Config read(const json& config) { return t5_config_from_json(config, path); }
+
+template <class Call>
+std::string io_refusal(Call call) {
+  try {
+    call();
+  } catch (const io_error& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+std::string refusal(const json& config) {
+  return io_refusal([&] { read(config); });
+}
+
+std::string refusal(const char* key, const json& value) {
+  json config = small();
+  config[key] = value;
+  return refusal(config);
+}
+
+std::string cross_refusal(const char* key, const json& value) {
+  return refusal("cross_attention", {{"variant", "segmented_recurrent"}, {key, value}});
+}
+
+}  // namespace
+
+TEST_CASE("what config.json leaves out is as in transformers") {
+  const T5Config c = read(small());
+  CHECK(c.vocab_size == 40);
+  CHECK(c.d_model == 12);
+  CHECK(c.d_kv == 4);
+  CHECK(c.d_ff == 20);
+  CHECK(c.num_layers == 2);
+  CHECK(c.num_decoder_layers == 2);
+  CHECK(c.num_heads == 3);
+  CHECK(c.relative_attention_num_buckets == 32);
+  CHECK(c.relative_attention_max_distance == 128);
+  CHECK(c.dropout_rate == 0.1);
+  CHECK(c.layer_norm_epsilon == 1e-6);
+  CHECK(c.initializer_factor == 1);
+  CHECK(c.activation == Activation::relu);
+  CHECK_FALSE(c.gated);
+  CHECK(c.tie_word_embeddings);
+  CHECK(c.scale_decoder_outputs);
+  CHECK(c.pad_token_id == 0);
+  CHECK(c.eos_token_id == 1);
+  CHECK(c.decoder_start_token_id == 0);
+  const CrossAttentionOptions& o = c.cross_attention;
+  CHECK(o.variant == Variant::full);
+  CHECK(o.horizon == 0);
+  CHECK(o.generation_horizon == 128);
+  CHECK(o.clamp == 0);
+  CHECK((o.normalize && o.recurrence && o.local));
+  CHECK_FALSE((o.sigma || o.gate));
+  CHECK(o.product == Product::complement);
+  CHECK(o.advance == Advance::segment);
+  CHECK(o.padding == Padding::masked);
+}
+
+TEST_CASE("every field of config.json is read") {
+  json config = small();
+  config.update({{"num_decoder_layers", 5},
+                 {"relative_attention_num_buckets", 8},
+                 {"relative_attention_max_distance", 33},
+                 {"dropout_rate", 0.25},
+                 {"layer_norm_epsilon", 1e-5},
+                 {"initializer_factor", 0.5},
+                 {"scale_decoder_outputs", false},
+                 {"pad_token_id", 2},
+                 {"eos_token_id", 3},
+                 {"decoder_start_token_id", 4}});
+  config["cross_attention"] = {{"variant", "segmented_recurrent"},
+                               {"segment_size", 7},
+                               {"horizon", 9},
+                               {"generation_horizon", 11},
+                               {"clamp", 2.5},
+                               {"normalize", false},
+                               {"recurrence", false},
+                               {"local", false},
+                               {"product", "segment"},
+                               {"advance", "token"},
+                               {"padding", "upstream"},
+                               {"sigma", true},
+                               {"gate", true}};
+  const T5Config c = read(config);
+  CHECK(c.num_layers == 2);
+  CHECK(c.num_decoder_layers == 5);
+  CHECK(c.relative_attention_num_buckets == 8);
+  CHECK(c.relative_attention_max_distance == 33);
+  CHECK(c.dropout_rate == 0.25);
+  CHECK(c.layer_norm_epsilon == 1e-5);
+  CHECK(c.initializer_factor == 0.5);
+  CHECK_FALSE(c.scale_decoder_outputs);
+  CHECK(c.pad_token_id == 2);
+  CHECK(c.eos_token_id == 3);
+  CHECK(c.decoder_start_token_id == 4);
+  const CrossAttentionOptions& o = c.cross_attention;
+  CHECK(o.variant == Variant::segmented_recurrent);
+  CHECK(o.segment_size == 7);
+  CHECK(o.horizon == 9);
+  CHECK(o.generation_horizon == 11);
+  CHECK(o.clamp == 2.5);
+  CHECK_FALSE((o.normalize || o.recurrence || o.local));
+  CHECK(o.product == Product::segment);
+  CHECK(o.advance == Advance::token);
+  CHECK(o.padding == Padding::upstream);
+  CHECK((o.sigma && o.gate));
+}
+
+TEST_CASE("the width of all heads may differ from that of the model") {
+  const T5Config c = read(small());
+  CHECK(c.inner() == 12);
+  json wide = small();
+  wide["num_heads"] = 5;
+  CHECK(read(wide).inner() == 20);
+}
+
+TEST_CASE("feed_forward_proj names activation and gate, gated-gelu with the tanh form") {
+  const auto projection = [](const char* name) {
+    json config = small();
+    config["feed_forward_proj"] = name;
+    const T5Config c = read(config);
+    return std::pair(c.activation, c.gated);
+  };
+  CHECK(projection("relu") == std::pair(Activation::relu, false));
+  CHECK(projection("gelu") == std::pair(Activation::gelu, false));
+  CHECK(projection("gelu_new") == std::pair(Activation::gelu_new, false));
+  CHECK(projection("gated-relu") == std::pair(Activation::relu, true));
+  CHECK(projection("gated-gelu") == std::pair(Activation::gelu_new, true));
+  CHECK_THAT(refusal("feed_forward_proj", "silu"),
+             ContainsSubstring("\"feed_forward_proj\" is \"silu\", expected one of relu, gelu"));
+}
+
+TEST_CASE("an untied output is not scaled") {
+  json config = small();
+  config["tie_word_embeddings"] = false;
+  CHECK_FALSE(read(config).scale_decoder_outputs);
+  CHECK_FALSE(read(config).tie_word_embeddings);
+}
+
+TEST_CASE("a missing field is named with its file") {
+  for (const char* key :
+       {"model_type", "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"}) {
+    json config = small();
+    config.erase(key);
+    CHECK_THAT(refusal(config), ContainsSubstring(path + ": has no \"" + key + "\""));
+  }
+  CHECK_THAT(refusal("model_type", "bart"),
+             ContainsSubstring("\"model_type\" is \"bart\", expected \"t5\""));
+}
+
+TEST_CASE("a size of zero or less is refused") {
+  for (const char* key :
+       {"vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads",
+        "relative_attention_num_buckets", "relative_attention_max_distance"}) {
+    CAPTURE(key);
+    CHECK_THAT(refusal(key, 0),
+               ContainsSubstring("\"" + std::string(key) + "\" is 0, expected at least 1"));
+    CHECK_THAT(refusal(key, -3), ContainsSubstring("is -3, expected at least 1"));
+  }
+  CHECK_THAT(cross_refusal("segment_size", 0),
+             ContainsSubstring("\"segment_size\" is 0, expected at least 1"));
+  CHECK_THAT(cross_refusal("horizon", 0),
+             ContainsSubstring("\"horizon\" is 0, expected at least 1"));
+  CHECK_THAT(cross_refusal("generation_horizon", 0),
+             ContainsSubstring("\"generation_horizon\" is 0, expected at least 1"));
+}
+
+TEST_CASE("a field of another type is refused with what it holds") {
+  CHECK_THAT(refusal("d_model", "12"),
+             ContainsSubstring("\"d_model\" is \"12\", expected an integer"));
+  CHECK_THAT(refusal("d_model", 12.5), ContainsSubstring("is 12.5, expected an integer"));
+  CHECK_THAT(refusal("d_model", nullptr), ContainsSubstring("has no \"d_model\""));
+  CHECK_THAT(refusal("dropout_rate", true), ContainsSubstring("expected a number"));
+  CHECK_THAT(refusal("tie_word_embeddings", 1), ContainsSubstring("expected true or false"));
+  CHECK_THAT(refusal("feed_forward_proj", 3), ContainsSubstring("expected a string"));
+  CHECK_THAT(refusal("cross_attention", "full"),
+             ContainsSubstring("\"cross_attention\" is not an object"));
+  CHECK_THAT(cross_refusal("segment_size", 8.5), ContainsSubstring("expected an integer"));
+  CHECK_THAT(cross_refusal("normalize", "yes"), ContainsSubstring("expected true or false"));
+  CHECK_THAT(cross_refusal("clamp", "2"), ContainsSubstring("expected a number"));
+}
+
+TEST_CASE("a value out of range is refused") {
+  for (const double rate : {-0.1, 1.0, 7.0}) {
+    CHECK_THAT(refusal("dropout_rate", rate), ContainsSubstring("at least 0 and below 1"));
+  }
+  CHECK_THAT(refusal("layer_norm_epsilon", -1e-6), ContainsSubstring("expected at least 0"));
+  for (const char* key : {"pad_token_id", "eos_token_id", "decoder_start_token_id"}) {
+    CAPTURE(key);
+    CHECK_THAT(refusal(key, 40), ContainsSubstring(key) && ContainsSubstring("of the vocabulary"));
+    CHECK_THAT(refusal(key, -1), ContainsSubstring(key) && ContainsSubstring("of the vocabulary"));
+  }
+  CHECK_THAT(cross_refusal("clamp", 0), ContainsSubstring("expected a positive number or null"));
+  CHECK_THAT(cross_refusal("clamp", -2), ContainsSubstring("expected a positive number or null"));
+}
+
+TEST_CASE("buckets of distances that no bias can have are refused") {
+  CHECK_THAT(refusal("relative_attention_num_buckets", 3),
+             ContainsSubstring("relative_attention_num_buckets"));
+  json config = small();
+  config["relative_attention_num_buckets"] = 32;
+  config["relative_attention_max_distance"] = 16;
+  CHECK_THAT(refusal(config), ContainsSubstring("relative_attention_max_distance"));
+  config["relative_attention_max_distance"] = 17;
+  CHECK(refusal(config) == "accepted");
+}
+
+TEST_CASE("an unknown field or word of the cross-attention is refused with those that are known") {
+  CHECK_THAT(cross_refusal("segmentsize", 8),
+             ContainsSubstring("\"cross_attention\" has an unknown field \"segmentsize\""));
+  CHECK_THAT(refusal("cross_attention", {{"variant", "sparse"}}),
+             ContainsSubstring("\"variant\" is \"sparse\", expected one of full, segmented, "
+                               "segmented_recurrent"));
+  CHECK_THAT(cross_refusal("product", "all"), ContainsSubstring("one of complement, segment"));
+  CHECK_THAT(cross_refusal("advance", "query"), ContainsSubstring("one of segment, token"));
+  CHECK_THAT(cross_refusal("padding", "zero"), ContainsSubstring("one of masked, upstream"));
+}
+
+TEST_CASE("null stands for what is absent") {
+  json config = small();
+  config["num_decoder_layers"] = nullptr;
+  config["cross_attention"] = {
+      {"variant", "segmented"}, {"segment_size", 4}, {"horizon", nullptr}, {"clamp", nullptr}};
+  const T5Config c = read(config);
+  CHECK(c.num_decoder_layers == 2);
+  CHECK(c.cross_attention.horizon == 0);
+  CHECK(c.cross_attention.clamp == 0);
+  config["cross_attention"] = nullptr;
+  CHECK(read(config).cross_attention.variant == Variant::full);
+}
+
+TEST_CASE("a configuration comes back from what is saved, and fields it does not know stay") {
+  json config = small();
+  config.update({{"num_decoder_layers", 5},
+                 {"feed_forward_proj", "gated-gelu"},
+                 {"dropout_rate", 0.3},
+                 {"n_positions", 512},
+                 {"task_specific_params", {{"summarization", {{"prefix", "summarize: "}}}}}});
+  config["cross_attention"] = {{"variant", "segmented_recurrent"},
+                               {"segment_size", 5},
+                               {"clamp", 2},
+                               {"advance", "token"},
+                               {"gate", true}};
+  const json saved = to_json(read(config));
+  for (const auto& [key, value] : config.items()) {
+    CAPTURE(key);
+    if (key == "cross_attention") continue;
+    CHECK(saved.at(key) == value);
+  }
+  CHECK(saved.at("cross_attention") == json({{"variant", "segmented_recurrent"},
+                                             {"segment_size", 5},
+                                             {"horizon", nullptr},
+                                             {"generation_horizon", 128},
+                                             {"clamp", 2.0},
+                                             {"normalize", true},
+                                             {"recurrence", true},
+                                             {"local", true},
+                                             {"product", "complement"},
+                                             {"advance", "token"},
+                                             {"padding", "masked"},
+                                             {"sigma", false},
+                                             {"gate", true}}));
+  CHECK(saved.at("architectures") == json({"T5ForConditionalGeneration"}));
+  CHECK(saved.at("is_encoder_decoder") == true);
+  CHECK(to_json(read(saved)) == saved);
+
+  for (const char* projection :
+       {"relu", "gelu", "gelu_new", "gated-relu", "gated-gelu", "gated-gelu_new"}) {
+    config["feed_forward_proj"] = projection;
+    const T5Config before = read(config), after = read(to_json(before));
+    CAPTURE(projection);
+    CHECK(after.activation == before.activation);
+    CHECK(after.gated == before.gated);
+  }
+}
+
+TEST_CASE("an untied output stays untied when it is saved") {
+  json config = small();
+  config["tie_word_embeddings"] = false;
+  const json saved = to_json(read(config));
+  CHECK(saved.at("tie_word_embeddings") == false);
+  CHECK_FALSE(read(saved).scale_decoder_outputs);
+  CHECK_FALSE(read(saved).tie_word_embeddings);
+}
