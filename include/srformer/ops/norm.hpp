@@ -29,7 +29,8 @@ SRF_HD float transformers_scale(const T* x, index_t n, double epsilon) {
   float part[vectors][lanes] = {};
   const auto square = [x](index_t i) {
     const float v = static_cast<float>(x[i]);
-    return v * v;
+    volatile float rounded = v * v;  // or the compiler fuses it with the sum, and does not round
+    return static_cast<float>(rounded);
   };
   const index_t whole = n / lanes, blocks = whole / vectors;
   for (index_t i = 0; i < blocks * vectors; ++i) {
