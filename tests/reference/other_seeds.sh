@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Makes reference values for other seeds and scales with Python and checks replay against them.
+#
+#   tests/reference/other_seeds.sh BUILD_DIR [SEED:SCALE]...     default 2:1 3:1 1:3
+#
+# Environment: SRFORMER_PYTHON (python3), one with torch, transformers, sentencepiece, tokenizers, safetensors and
+# protobuf. Without them the script says so and ends well, as nothing was compared; SRFORMER_NEED_PYTHON=1 makes it fail.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+[ $# -ge 1 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+build=$1
+shift
+[ $# -ge 1 ] || set -- 2:1 3:1 1:3
+
+python=${SRFORMER_PYTHON:-python3}
+if ! "$python" -c 'import torch, transformers, sentencepiece, tokenizers, safetensors, google.protobuf' 2>/dev/null; then
+  echo "Skipped: $python lacks torch, transformers, sentencepiece, tokenizers, safetensors or protobuf" \
+    "(set SRFORMER_PYTHON)"
+  [ -z "${SRFORMER_NEED_PYTHON:-}" ]
+  exit
+fi
+
+export OMP_NUM_THREADS=1  # the models are tiny
+values=$(mktemp -d)
+trap 'rm -rf "$values"' EXIT
+failed=0
+for case in "$@"; do
+  seed=${case%%:*} scale=${case##*:}
+  echo "== seed $seed, scale $scale"
+  "$python" "$here/make_reference.py" "$values/$case" --seed "$seed" --scale "$scale" >"$values/log" 2>&1 ||
+    { tail -n 20 "$values/log" >&2; exit 1; }
+  for kind in attention models; do
+    for dtype in float64 float32; do
+      "$build/tests/reference/check_values" "$values/$case" "$build/examples/replay" $kind $dtype >"$values/out" ||
+        { failed=1; grep '^X' "$values/out" || true; }
+      tail -n 1 "$values/out"
+    done
+  done
+  rm -rf "${values:?}/$case"
+done
+exit $failed
