@@ -137,21 +137,21 @@ TEMPLATE_LIST_TEST_CASE("copy converts through the compute type", "", tests::Hos
   for (index_t i = 0; i < long_size; ++i) values[i] = float(tests::value(1, i));
   Tensor<TestType, float, 1> wide = from_host<float, 1>(be, {long_size}, values),
                              back(be, {long_size});
-  Tensor<TestType, Eigen::half, 1> half(be, {long_size});
+  Tensor<TestType, Eigen::half, 1> stored(be, {long_size});
   Tensor<TestType, Eigen::bfloat16, 1> brain(be, {long_size});
   Tensor<TestType, double, 1> twice(be, {long_size});
-  be.copy(half.data(), wide.data(), long_size);
+  be.copy(stored.data(), wide.data(), long_size);
   be.copy(brain.data(), wide.data(), long_size);
   be.copy(twice.data(), wide.data(), long_size);
   be.copy(back.data(), twice.data(), long_size);
   REQUIRE(to_host(be, back) == values);
-  be.copy(back.data(), half.data(), long_size);
+  be.copy(back.data(), stored.data(), long_size);
   index_t wrong = 0;
   for (index_t i = 0; i < long_size; ++i) {
-    wrong += half.data()[i] != Eigen::half(values[i]);
+    wrong += stored.data()[i] != Eigen::half(values[i]);
     wrong += brain.data()[i] != Eigen::bfloat16(values[i]);
     wrong += twice.data()[i] != double(values[i]);
-    wrong += back.data()[i] != float(half.data()[i]);
+    wrong += back.data()[i] != float(stored.data()[i]);
   }
   REQUIRE(wrong == 0);
   Tensor<TestType, Eigen::half, 1> narrow(be, {long_size});
