@@ -65,7 +65,7 @@ template <class T>
 struct SquaredGradient {
   const T* gradient;
   SRF_HD accumulate_t<T> operator()(index_t i) const {
-    const accumulate_t<T> g(compute_t<T>(gradient[i]));
+    const auto g = accumulate_t<T>(compute_t<T>(gradient[i]));
     return g * g;
   }
 };
