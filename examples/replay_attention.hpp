@@ -14,8 +14,9 @@ namespace srformer {
 inline CrossAttentionOptions reference_options(const SafetensorsFile& file) {
   const auto& metadata = file.metadata();
   if (!metadata.contains("variant") || !metadata.contains("options")) {
-    throw io_error(file.path() + ": has no \"variant\" and \"options\" in its metadata; give an attention "
-                                 "file of the reference values");
+    throw io_error(file.path() +
+                   ": has no \"variant\" and \"options\" in its metadata; give an attention "
+                   "file of the reference values");
   }
   CrossAttentionOptions options;
   options.variant = variant_from_name(metadata.at("variant"));
@@ -53,7 +54,8 @@ inline CrossAttentionOptions reference_options(const SafetensorsFile& file) {
 
 /// Runs the attention of `path` and writes out and the gradient of every input.
 template <class T, class B>
-void replay_attention(B& be, const std::filesystem::path& path, const std::filesystem::path& out_path) {
+void replay_attention(B& be, const std::filesystem::path& path,
+                      const std::filesystem::path& out_path) {
   using Space = typename B::space;
   const SafetensorsFile file(path);
   const CrossAttentionOptions options = reference_options(file);
@@ -75,7 +77,9 @@ void replay_attention(B& be, const std::filesystem::path& path, const std::files
     const auto& shape = file.info(name).shape;
     return View<T, 4, Space>(data, {shape[0], shape[1], shape[2], shape[3]});
   };
-  const auto value = [&](const std::string& name) { return shaped(name, inputs[name].value.data()); };
+  const auto value = [&](const std::string& name) {
+    return shaped(name, inputs[name].value.data());
+  };
   const auto gradient = [&](const std::string& name) {
     return shaped(name, inputs[name].gradient.data());
   };

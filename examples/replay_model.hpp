@@ -74,7 +74,8 @@ class ReplayResults {
 /// Runs the model in `folder` on its reference batch and writes what reference.safetensors holds of
 /// results: logits, loss, smoothed_loss, grad/PARAM, losses, step/PARAM, generate/greedy.
 template <class T, class B>
-void replay_model(B& be, const std::filesystem::path& folder, const std::filesystem::path& out_path) {
+void replay_model(B& be, const std::filesystem::path& folder,
+                  const std::filesystem::path& out_path) {
   const HfCheckpoint checkpoint(folder);
   T5Config config = t5_config(checkpoint);
   config.dropout_rate = 0;
@@ -88,8 +89,8 @@ void replay_model(B& be, const std::filesystem::path& folder, const std::filesys
   const Batch batch = reference_batch(file);
   detail::ReplayResults<T> results;
 
-  const auto tokens = static_cast<double>(
-      std::count_if(batch.labels.begin(), batch.labels.end(), [](auto label) { return label >= 0; }));
+  const auto tokens = static_cast<double>(std::count_if(batch.labels.begin(), batch.labels.end(),
+                                                        [](auto label) { return label >= 0; }));
   const auto loss_of = [&](auto run) {
     auto sum = zeros<accumulate_t<T>, 1>(be, {1});
     run(sum.view());
@@ -98,15 +99,15 @@ void replay_model(B& be, const std::filesystem::path& folder, const std::filesys
   results.add("logits", {batch.rows, batch.target_width, config.vocab_size},
               to_host(be, model.logits(batch)));
   results.add("smoothed_loss", {}, {loss_of([&](auto sum) { model.add_loss(batch, 0.1, sum); })});
-  results.add("loss", {}, {loss_of([&](auto sum) {
-                model.add_gradients(batch, {.scale = 1 / tokens}, sum);
-              })});
+  results.add("loss", {},
+              {loss_of([&](auto sum) { model.add_gradients(batch, {.scale = 1 / tokens}, sum); })});
   const auto host = [&](const Parameter<B, T>& p, const T* data) {
     std::vector<T> values(static_cast<std::size_t>(p.count));
     be.to_host(values.data(), data, p.count);
     return values;
   };
-  for (const auto& p : model.parameters()) results.add("grad/" + p.name, p.shape, host(p, p.gradient));
+  for (const auto& p : model.parameters())
+    results.add("grad/" + p.name, p.shape, host(p, p.gradient));
 
   const index_t horizon = json_size(reference, "horizon", json_path);
   const index_t max_length = json_size(reference, "max_length", json_path);
@@ -130,9 +131,8 @@ void replay_model(B& be, const std::filesystem::path& folder, const std::filesys
   std::vector<T> losses;
   for (index_t step = 0; step < steps; ++step) {
     model.parameters().zero_gradients();
-    losses.push_back(loss_of([&](auto sum) {
-      model.add_gradients(batch, {.scale = 1 / tokens}, sum);
-    }));
+    losses.push_back(
+        loss_of([&](auto sum) { model.add_gradients(batch, {.scale = 1 / tokens}, sum); }));
     optimizer.update(be, model.parameters(), rate * schedule.factor(step), step + 1);
   }
   results.add("losses", {steps}, losses);

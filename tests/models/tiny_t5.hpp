@@ -42,6 +42,13 @@ inline std::vector<NamedConfig> variant_configs() {
   add("segmented", Variant::segmented, [](O&) {});
   add("segmented, upstream padding", Variant::segmented,
       [](O& o) { o.padding = Padding::upstream; });
+  add("transformer_xl", Variant::transformer_xl, [](O&) {});
+  add("transformer_xl, upstream padding", Variant::transformer_xl,
+      [](O& o) { o.padding = Padding::upstream; });
+  add("global_tokens", Variant::global_tokens, [](O&) {});
+  add("global_tokens, upstream padding", Variant::global_tokens,
+      [](O& o) { o.padding = Padding::upstream; });
+  add("linear", Variant::linear, [](O&) {});
   add("recurrent", recurrent, [](O&) {});
   add("recurrent, folded", recurrent, [](O& o) { o.segment_size = 3; });
   add("recurrent, gate and sigma", recurrent, [](O& o) { o.gate = o.sigma = true; });

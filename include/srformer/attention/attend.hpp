@@ -24,8 +24,8 @@ struct Rows {
   SRF_HD T* row(index_t i) const { return data + i * stride; }
   SRF_HD Rows from(index_t i) const { return {data + i * stride, stride}; }
   template <class U>
-    requires(std::is_same_v<U, const T>)
-  SRF_HD operator Rows<U>() const {  // NOLINT: as pointers convert
+  requires(std::is_same_v<U, const T>) SRF_HD operator Rows<U>()
+      const {  // NOLINT: as pointers convert
     return {data, stride};
   }
 };
@@ -75,7 +75,8 @@ SRF_HD void block_weights(const Team& team, const AttendContext<C, Space, Mask>&
 
 /// x[c] *= the dropout factor of query first_query + r and key first_key + c.
 template <class Team, class C>
-SRF_HD void drop_row(const Team& team, const Dropout& dropout, const ScoreBlock& block, index_t r, C* x) {
+SRF_HD void drop_row(const Team& team, const Dropout& dropout, const ScoreBlock& block, index_t r,
+                     C* x) {
   const auto first = static_cast<std::uint64_t>(
       ((block.b * block.heads + block.h) * block.queries + block.first_query + r) * block.keys +
       block.first_key);
@@ -116,8 +117,8 @@ SRF_HD C attend_backward(const Team& team, const AttendContext<C, Space, Mask>& 
   const bool dropping = context.dropout.active();
   detail::block_weights(team, context, block, q, k, weights);
   // a = (drop p) v
-  team.gemm(Op::none, Op::transpose, m, n, D, C(1), d_out.data, d_out.stride, v.data, v.stride, C(0),
-            d_weights, n);
+  team.gemm(Op::none, Op::transpose, m, n, D, C(1), d_out.data, d_out.stride, v.data, v.stride,
+            C(0), d_weights, n);
   C along(0);
   for (index_t r = 0; r < m; ++r) {
     C *p = weights + r * n, *d_p = d_weights + r * n;

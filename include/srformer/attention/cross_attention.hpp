@@ -18,19 +18,25 @@ namespace srformer {
 
 enum class Variant { full, segmented, segmented_recurrent, transformer_xl, global_tokens, linear };
 
-inline constexpr Variant all_variants[] = {Variant::full,           Variant::segmented,
-                                           Variant::segmented_recurrent, Variant::transformer_xl,
-                                           Variant::global_tokens,  Variant::linear};
+inline constexpr Variant all_variants[] = {
+    Variant::full,           Variant::segmented,     Variant::segmented_recurrent,
+    Variant::transformer_xl, Variant::global_tokens, Variant::linear};
 
 /// The name as config.json writes it.
 inline const char* variant_name(Variant variant) {
   switch (variant) {
-    case Variant::full: return "full";
-    case Variant::segmented: return "segmented";
-    case Variant::segmented_recurrent: return "segmented_recurrent";
-    case Variant::transformer_xl: return "transformer_xl";
-    case Variant::global_tokens: return "global_tokens";
-    case Variant::linear: return "linear";
+    case Variant::full:
+      return "full";
+    case Variant::segmented:
+      return "segmented";
+    case Variant::segmented_recurrent:
+      return "segmented_recurrent";
+    case Variant::transformer_xl:
+      return "transformer_xl";
+    case Variant::global_tokens:
+      return "global_tokens";
+    case Variant::linear:
+      return "linear";
   }
   return "";
 }
@@ -49,7 +55,7 @@ inline Variant variant_from_name(const std::string& name) {
 struct CrossAttentionOptions {
   Variant variant = Variant::full;
   index_t segment_size = 64;
-  index_t horizon = 0;               ///< decoder steps over the source in training; 0: as many as queries
+  index_t horizon = 0;  ///< decoder steps over the source in training; 0: as many as queries
   index_t generation_horizon = 128;  ///< the same in decoding
   double clamp = 0;                  ///< 0: none
   bool normalize = true;
@@ -77,13 +83,15 @@ struct CrossAttentionParameters {
 
   CrossAttentionParameters() = default;
   template <class U>
-    requires std::is_convertible_v<RecurrentParameters<U>, RecurrentParameters<T>>
+  requires std::is_convertible_v<RecurrentParameters<U>, RecurrentParameters<T>>
   CrossAttentionParameters(const RecurrentParameters<U>& r,  // NOLINT: most variants have no more
                            const RnnParameters<U>& key = {}, const RnnParameters<U>& value = {})
       : recurrent(r), rnn_key(key), rnn_value(value) {}
   template <class U>
-    requires(!std::is_same_v<U, T> && std::is_convertible_v<RecurrentParameters<U>, RecurrentParameters<T>>)
-  CrossAttentionParameters(const CrossAttentionParameters<U>& other)  // NOLINT: as pointers convert
+  requires(!std::is_same_v<U, T> &&
+           std::is_convertible_v<RecurrentParameters<U>, RecurrentParameters<T>>)
+      CrossAttentionParameters(
+          const CrossAttentionParameters<U>& other)  // NOLINT: as pointers convert
       : recurrent(other.recurrent), rnn_key(other.rnn_key), rnn_value(other.rnn_value) {}
 };
 
@@ -98,14 +106,16 @@ std::array<index_t, 4> memory_shape(const CrossAttentionOptions& options, const 
 ///   memory  of transformer_xl, saved for backward: [2,B,R,H*D] with R = memory_rows; none: not kept
 /// The other variants save nothing. Errors and cost are those of the variant.
 template <class B, class T>
-  requires BackendFor<B, T>
-void cross_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                             const std::type_identity_t<CrossAttentionParameters<const T>>& parameters,
-                             const AttendContext<compute_t<T>, typename B::space>& context,
-                             const CrossAttentionOptions& options,
-                             View<T, 4, typename B::space> out, Out<B, T, 4> memory = {}) {
+requires BackendFor<B, T>
+void cross_attention_forward(
+    B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+    const std::type_identity_t<CrossAttentionParameters<const T>>& parameters,
+    const AttendContext<compute_t<T>, typename B::space>& context,
+    const CrossAttentionOptions& options, View<T, 4, typename B::space> out,
+    Out<B, T, 4> memory = {}) {
   switch (options.variant) {
-    case Variant::full: return full_attention_forward(be, q, k, v, context, out);
+    case Variant::full:
+      return full_attention_forward(be, q, k, v, context, out);
     case Variant::segmented:
       return segmented_attention_forward(be, q, k, v, context, options.segments(), out);
     case Variant::segmented_recurrent:
@@ -113,8 +123,10 @@ void cross_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                                          options.recurrent(), out);
     case Variant::global_tokens:
       return global_tokens_forward(be, q, k, v, context, options.segments(), out);
-    case Variant::linear: return linear_attention_forward(be, q, k, v, context.mask, out);
-    case Variant::transformer_xl: break;
+    case Variant::linear:
+      return linear_attention_forward(be, q, k, v, context.mask, out);
+    case Variant::transformer_xl:
+      break;
   }
   Tensor<B, T, 4> own;
   if (memory.data == nullptr) {
@@ -129,17 +141,18 @@ void cross_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
 /// d_q, d_k, d_v and the gradients in d_parameters += those through cross_attention_forward.
 ///   memory  as forward saved it; none: computed again
 template <class B, class T>
-  requires BackendFor<B, T>
-void cross_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                              const std::type_identity_t<CrossAttentionParameters<const T>>& parameters,
-                              const AttendContext<compute_t<T>, typename B::space>& context,
-                              const CrossAttentionOptions& options, In<B, T, 4> d_out,
-                              View<T, 4, typename B::space> d_q, View<T, 4, typename B::space> d_k,
-                              View<T, 4, typename B::space> d_v,
-                              const std::type_identity_t<CrossAttentionParameters<T>>& d_parameters,
-                              In<B, T, 4> memory = {}) {
+requires BackendFor<B, T>
+void cross_attention_backward(
+    B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+    const std::type_identity_t<CrossAttentionParameters<const T>>& parameters,
+    const AttendContext<compute_t<T>, typename B::space>& context,
+    const CrossAttentionOptions& options, In<B, T, 4> d_out, View<T, 4, typename B::space> d_q,
+    View<T, 4, typename B::space> d_k, View<T, 4, typename B::space> d_v,
+    const std::type_identity_t<CrossAttentionParameters<T>>& d_parameters,
+    In<B, T, 4> memory = {}) {
   switch (options.variant) {
-    case Variant::full: return full_attention_backward(be, q, k, v, context, d_out, d_q, d_k, d_v);
+    case Variant::full:
+      return full_attention_backward(be, q, k, v, context, d_out, d_q, d_k, d_v);
     case Variant::segmented:
       return segmented_attention_backward(be, q, k, v, context, options.segments(), d_out, d_q, d_k,
                                           d_v);
@@ -151,7 +164,8 @@ void cross_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v
       return global_tokens_backward(be, q, k, v, context, options.segments(), d_out, d_q, d_k, d_v);
     case Variant::linear:
       return linear_attention_backward(be, q, k, v, context.mask, d_out, d_q, d_k, d_v);
-    case Variant::transformer_xl: break;
+    case Variant::transformer_xl:
+      break;
   }
   Tensor<B, T, 4> own;
   if (memory.data == nullptr) {

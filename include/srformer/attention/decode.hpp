@@ -21,12 +21,13 @@ namespace srformer {
 template <class Keys>
 std::array<index_t, 5> decode_state_shape(const CrossAttentionOptions& options, const Keys& k,
                                           index_t steps) {
-  const index_t D = k.extent(3), S = (k.extent(2) + options.segment_size - 1) / options.segment_size;
+  const index_t D = k.extent(3),
+                S = (k.extent(2) + options.segment_size - 1) / options.segment_size;
   const bool linear = options.variant == Variant::linear;
-  const index_t count = linear ? 1
+  const index_t count = linear                                            ? 1
                         : options.variant != Variant::segmented_recurrent ? 0
-                        : options.advance == Advance::token ? steps
-                                                            : S;
+                        : options.advance == Advance::token               ? steps
+                                                                          : S;
   return {k.extent(0), k.extent(1), count, linear ? D + 1 : D, D};
 }
 
@@ -50,16 +51,15 @@ struct PrepareStates {
     const C share = in.share_of_rest() * in.gate(h);
     const bool token = in.options.advance == Advance::token;
     with_product_values(team, in, rule.length, v, folded, [&](auto y) {
-      run_recurrence<Team, T>(team, in, rule, steps, k, y, static_cast<C*>(nullptr),
-                              static_cast<C*>(nullptr), recurrence,
-                              [&](index_t j, const C* r, index_t first, index_t) {
-                                C* to = &states(b, h, token ? first : j, 0, 0);
-                                for (index_t row = 0; row < D; ++row) {
-                                  team.for_each(D, [=](index_t c) {
-                                    to[row * D + c] = share * r[row * D + c] * inverse[c];
-                                  });
-                                }
-                              });
+      run_recurrence<Team, T>(
+          team, in, rule, steps, k, y, static_cast<C*>(nullptr), static_cast<C*>(nullptr),
+          recurrence, [&](index_t j, const C* r, index_t first, index_t) {
+            C* to = &states(b, h, token ? first : j, 0, 0);
+            for (index_t row = 0; row < D; ++row) {
+              team.for_each(
+                  D, [=](index_t c) { to[row * D + c] = share * r[row * D + c] * inverse[c]; });
+            }
+          });
     });
   }
 };
@@ -84,15 +84,15 @@ struct SegmentedStep {
     if (local) {
       const index_t real = rule.keys(j);
       const bool upstream = in.options.segments.padding == Padding::upstream;
-      const ScoreBlock block{b, h, D, H, 1, N, 0, 1, rule.first_key(j), real, upstream ? rule.size - real : 0};
-      attend_forward<Team, T, C, Space>(team, in.context, block, q,
-                                        head_rows(in.k, b, h).from(block.first_key),
-                                        head_rows(in.v, b, h).from(block.first_key),
-                                        in.share_of_local(), o, weights);
+      const ScoreBlock block{
+          b, h, D, H, 1, N, 0, 1, rule.first_key(j), real, upstream ? rule.size - real : 0};
+      attend_forward<Team, T, C, Space>(
+          team, in.context, block, q, head_rows(in.k, b, h).from(block.first_key),
+          head_rows(in.v, b, h).from(block.first_key), in.share_of_local(), o, weights);
     }
     const index_t state = in.options.advance == Advance::token ? step : j;
-    team.gemm(Op::none, Op::none, 1, D, D, C(1), q.data, q.stride, &states(b, h, state, 0, 0), D, C(0),
-              rest, D);
+    team.gemm(Op::none, Op::none, 1, D, D, C(1), q.data, q.stride, &states(b, h, state, 0, 0), D,
+              C(0), rest, D);
     T* to = o.row(0);
     team.for_each(D, [=](index_t c) { to[c] = T(local ? C(to[c]) + rest[c] : rest[c]); });
   }
@@ -117,8 +117,7 @@ struct DecodeStates {
 ///   k, v [B,H,N,D], which must stay; `horizon` 0 takes the options' generation_horizon
 /// States that no query visits are not written. Cost that of the source's part of the forward.
 template <class B, class T>
-  requires BackendFor<B, T>
-DecodeStates<B, T> prepare_cross_attention(
+requires BackendFor<B, T> DecodeStates<B, T> prepare_cross_attention(
     B& be, View<const T, 4, typename B::space> k, In<B, T, 4> v,
     const std::type_identity_t<CrossAttentionParameters<const T>>& parameters,
     const AttendContext<compute_t<T>, typename B::space>& context,
@@ -131,15 +130,19 @@ DecodeStates<B, T> prepare_cross_attention(
   if (shape[2] > 0) prepared.states = Tensor<B, C, 5>(be, shape);
   if (options.variant == Variant::segmented_recurrent) {
     const detail::RecurrentInputs<T, Space> in{
-        {}, k, v, parameters.recurrent, context, detail::for_generation(options, horizon).recurrent()};
+        {},      k,
+        v,       parameters.recurrent,
+        context, detail::for_generation(options, horizon).recurrent()};
     detail::check_recurrent("prepare_cross_attention", in);
     const index_t folded = in.folded() ? N * D : 0;
     const index_t recurrence = detail::recurrence_scratch(N, D, options.segment_size);
-    be.for_each_row(lanes, (folded + recurrence + D) * static_cast<index_t>(sizeof(C)),
-                    detail::PrepareStates<T, Space>{in, prepared.states.view(), steps, folded, recurrence});
+    be.for_each_row(
+        lanes, (folded + recurrence + D) * static_cast<index_t>(sizeof(C)),
+        detail::PrepareStates<T, Space>{in, prepared.states.view(), steps, folded, recurrence});
   } else if (options.variant == Variant::linear) {
-    be.for_each_row(lanes, detail::linear_rows * D * static_cast<index_t>(sizeof(C)),
-                    detail::LinearPrepare<T, Space>{{k, k, v, context.mask}, prepared.states.view()});
+    be.for_each_row(
+        lanes, detail::linear_rows * D * static_cast<index_t>(sizeof(C)),
+        detail::LinearPrepare<T, Space>{{k, k, v, context.mask}, prepared.states.view()});
   } else if (options.variant == Variant::transformer_xl) {
     prepared.memory = Tensor<B, T, 4>(be, memory_shape(options, k));
     transformer_xl_memory(be, k, v, parameters.rnn_key, parameters.rnn_value, context.mask,
@@ -151,7 +154,7 @@ DecodeStates<B, T> prepare_cross_attention(
 /// out = the cross-attention of decoder step `step`, one query per source.
 ///   q, out [B,H,1,D], k, v [B,H,N,D], `prepared` for them with the same horizon
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void cross_attention_step(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                           const std::type_identity_t<CrossAttentionParameters<const T>>& parameters,
                           const AttendContext<compute_t<T>, typename B::space>& context,
@@ -166,7 +169,8 @@ void cross_attention_step(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
   here.mask.query_offset = step;
   const index_t D = q.extent(3), lanes = q.extent(0) * q.extent(1);
   switch (options.variant) {
-    case Variant::full: return full_attention_forward(be, q, k, v, context, out);
+    case Variant::full:
+      return full_attention_forward(be, q, k, v, context, out);
     case Variant::segmented:
       return segmented_attention_forward(be, q, k, v, here, spread.segments(), out);
     case Variant::global_tokens:
@@ -174,11 +178,14 @@ void cross_attention_step(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
     case Variant::transformer_xl:
       return transformer_xl_forward(be, q, k, v, prepared.memory, here, spread.segments(), out);
     case Variant::linear:
-      return be.for_each_row(lanes, 2 * D * static_cast<index_t>(sizeof(C)),
-                             detail::LinearStep<T, Space>{{q, k, v, context.mask}, prepared.states.view(), out});
-    case Variant::segmented_recurrent: break;
+      return be.for_each_row(
+          lanes, 2 * D * static_cast<index_t>(sizeof(C)),
+          detail::LinearStep<T, Space>{{q, k, v, context.mask}, prepared.states.view(), out});
+    case Variant::segmented_recurrent:
+      break;
   }
-  const detail::RecurrentInputs<T, Space> in{q, k, v, parameters.recurrent, context, spread.recurrent()};
+  const detail::RecurrentInputs<T, Space> in{
+      q, k, v, parameters.recurrent, context, spread.recurrent()};
   detail::check_segments("cross_attention_step", in.options.segments);
   be.for_each_row(lanes, (options.segment_size + D) * static_cast<index_t>(sizeof(C)),
                   detail::SegmentedStep<T, Space>{in, prepared.states.view(), out, step});

@@ -64,11 +64,11 @@ struct FullBackward {
       const index_t count = M - first < rows_each ? M - first : rows_each;
       const index_t keys = context.mask.visible(first + count - 1, existing);
       const ScoreBlock block{b, h, D, H, M, N, first, count, 0, keys};
-      attend_backward<Team, T, C, Space>(
-          team, context, block, head_rows(q, b, h).from(first), head_rows(k, b, h),
-          head_rows(v, b, h), head_rows(d_out, b, h).from(first), C(1),
-          head_rows(d_q, b, h).from(first), head_rows(d_k, b, h), head_rows(d_v, b, h), d_rel,
-          weights, d_weights);
+      attend_backward<Team, T, C, Space>(team, context, block, head_rows(q, b, h).from(first),
+                                         head_rows(k, b, h), head_rows(v, b, h),
+                                         head_rows(d_out, b, h).from(first), C(1),
+                                         head_rows(d_q, b, h).from(first), head_rows(d_k, b, h),
+                                         head_rows(d_v, b, h), d_rel, weights, d_weights);
     }
   }
 };
@@ -87,8 +87,9 @@ struct AddOverBatch {
 template <class Q, class K>
 void check_attention(const char* function, const Q& q, const K& k, const K& v, const auto& out) {
   const index_t B = q.extent(0), H = q.extent(1), D = q.extent(3), N = k.extent(2);
-  require(q.size() > 0 && k.size() > 0, function, "q is " + shape_text(q.extents) + " and k is " +
-                                                      shape_text(k.extents) + ", none may be empty");
+  require(q.size() > 0 && k.size() > 0, function,
+          "q is " + shape_text(q.extents) + " and k is " + shape_text(k.extents) +
+              ", none may be empty");
   check_shape(function, "k", "[B,H,N,D]", k.extents, std::array{B, H, N, D});
   check_shape(function, "v", "[B,H,N,D]", v.extents, k.extents);
   check_shape(function, "out", "[B,H,M,D]", out.extents, q.extents);
@@ -112,7 +113,7 @@ void check_attention_gradients(const char* function, const auto& q, const auto& 
 ///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; scores are not scaled
 /// Saves nothing. Cost 4 B H M N D.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void full_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                             const AttendContext<compute_t<T>, typename B::space>& context,
                             View<T, 4, typename B::space> out) {
@@ -120,15 +121,15 @@ void full_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
   check_dropout("full_attention_forward", context.dropout);
   const index_t M = q.extent(2), N = k.extent(2), each = detail::query_block(N);
   const index_t blocks = (M + each - 1) / each;
-  be.for_each_row(
-      q.extent(0) * q.extent(1) * blocks, each * N * static_cast<index_t>(sizeof(compute_t<T>)),
-      detail::FullForward<T, typename B::space>{q, k, v, out, context, each, blocks});
+  be.for_each_row(q.extent(0) * q.extent(1) * blocks,
+                  each * N * static_cast<index_t>(sizeof(compute_t<T>)),
+                  detail::FullForward<T, typename B::space>{q, k, v, out, context, each, blocks});
 }
 
 /// d_q, d_k, d_v += the gradients; d_relative [H, M+N-1], where given, += that of the bias by distance.
 /// Cost 10 B H M N D.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void full_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                              const AttendContext<compute_t<T>, typename B::space>& context,
                              In<B, T, 4> d_out, View<T, 4, typename B::space> d_q,

@@ -31,7 +31,8 @@ struct GlobalTokenMask {
     if (mask.dense.data == nullptr) return;
     const C* row = &mask.dense(b, h, i, 0);
     const index_t step = mask.dense.stride(3) * segment_size, real = real_keys;
-    team.for_each(count - real, [=](index_t s) { scores[real + s] = scores[real + s] + row[s * step]; });
+    team.for_each(count - real,
+                  [=](index_t s) { scores[real + s] = scores[real + s] + row[s * step]; });
   }
 };
 
@@ -86,8 +87,8 @@ struct GlobalTokensInputs {
   SRF_HD void for_each_segment(const SegmentRule& rule, index_t b, index_t h, F f) const {
     const index_t H = q.extent(1), M = q.extent(2), N = k.extent(2), D = q.extent(3);
     for (index_t j = 0; j < rule.count(); ++j) {
-      const ScoreBlock segment = segment_block(rule, options.padding, j, b, h, H, M, N, D,
-                                               context.mask.query_offset);
+      const ScoreBlock segment =
+          segment_block(rule, options.padding, j, b, h, H, M, N, D, context.mask.query_offset);
       if (segment.query_count == 0) continue;
       ScoreBlock block = segment;
       block.keys = most_columns(), block.first_key = 0;
@@ -111,19 +112,21 @@ struct GlobalTokensForward {
     const index_t H = in.q.extent(1), M = in.q.extent(2), N = in.k.extent(2), D = in.q.extent(3);
     const index_t b = lane / H, h = lane % H, columns = in.most_columns(), S = in.most_segments();
     const SegmentRule rule = segment_rule(in.options, in.context.mask, b, M, N);
-    const Rows<const T> q = head_rows(in.q, b, h), k = head_rows(in.k, b, h), v = head_rows(in.v, b, h);
+    const Rows<const T> q = head_rows(in.q, b, h), k = head_rows(in.k, b, h),
+                        v = head_rows(in.v, b, h);
     C* weights = static_cast<C*>(scratch);
     T* mean_k = reinterpret_cast<T*>(weights + M * columns);
     T *mean_v = mean_k + S * D, *keys = mean_v + S * D, *values = keys + columns * D;
     in.means(team, rule, k, mean_k);
     in.means(team, rule, v, mean_v);
-    in.for_each_segment(rule, b, h, [&](const auto& context, const ScoreBlock& segment, const ScoreBlock& block) {
-      in.gather(team, segment, k, mean_k, rule.count(), keys);
-      in.gather(team, segment, v, mean_v, rule.count(), values);
-      attend_forward<Team, T, C, Space>(team, context, block, q.from(block.first_query),
-                                        Rows<const T>{keys, D}, Rows<const T>{values, D}, C(1),
-                                        head_rows(out, b, h).from(block.first_query), weights);
-    });
+    in.for_each_segment(
+        rule, b, h, [&](const auto& context, const ScoreBlock& segment, const ScoreBlock& block) {
+          in.gather(team, segment, k, mean_k, rule.count(), keys);
+          in.gather(team, segment, v, mean_v, rule.count(), values);
+          attend_forward<Team, T, C, Space>(team, context, block, q.from(block.first_query),
+                                            Rows<const T>{keys, D}, Rows<const T>{values, D}, C(1),
+                                            head_rows(out, b, h).from(block.first_query), weights);
+        });
   }
 };
 
@@ -139,7 +142,8 @@ struct GlobalTokensBackward {
     const index_t H = in.q.extent(1), M = in.q.extent(2), N = in.k.extent(2), D = in.q.extent(3);
     const index_t b = lane / H, h = lane % H, columns = in.most_columns(), S = in.most_segments();
     const SegmentRule rule = segment_rule(in.options, in.context.mask, b, M, N);
-    const Rows<const T> q = head_rows(in.q, b, h), k = head_rows(in.k, b, h), v = head_rows(in.v, b, h);
+    const Rows<const T> q = head_rows(in.q, b, h), k = head_rows(in.k, b, h),
+                        v = head_rows(in.v, b, h);
     const Rows<T> dk = head_rows(d_k, b, h), dv = head_rows(d_v, b, h);
     C *weights = static_cast<C*>(scratch), *d_weights = weights + M * columns;
     C *d_mean_k = d_weights + M * columns, *d_mean_v = d_mean_k + S * D;
@@ -149,18 +153,20 @@ struct GlobalTokensBackward {
     in.means(team, rule, k, mean_k);
     in.means(team, rule, v, mean_v);
     team.for_each(S * D, [=](index_t c) { d_mean_k[c] = C(0), d_mean_v[c] = C(0); });
-    in.for_each_segment(rule, b, h, [&](const auto& context, const ScoreBlock& segment, const ScoreBlock& block) {
-      in.gather(team, segment, k, mean_k, rule.count(), keys);
-      in.gather(team, segment, v, mean_v, rule.count(), values);
-      team.for_each(block.key_count * D, [=](index_t c) { d_keys[c] = T(C(0)), d_values[c] = T(C(0)); });
-      attend_backward<Team, T, C, Space>(
-          team, context, block, q.from(block.first_query), Rows<const T>{keys, D},
-          Rows<const T>{values, D}, head_rows(d_out, b, h).from(block.first_query), C(1),
-          head_rows(d_q, b, h).from(block.first_query), Rows<T>{d_keys, D}, Rows<T>{d_values, D},
-          nullptr, weights, d_weights);
-      scatter(team, segment, d_keys, rule.count(), dk, d_mean_k);
-      scatter(team, segment, d_values, rule.count(), dv, d_mean_v);
-    });
+    in.for_each_segment(
+        rule, b, h, [&](const auto& context, const ScoreBlock& segment, const ScoreBlock& block) {
+          in.gather(team, segment, k, mean_k, rule.count(), keys);
+          in.gather(team, segment, v, mean_v, rule.count(), values);
+          team.for_each(block.key_count * D,
+                        [=](index_t c) { d_keys[c] = T(C(0)), d_values[c] = T(C(0)); });
+          attend_backward<Team, T, C, Space>(
+              team, context, block, q.from(block.first_query), Rows<const T>{keys, D},
+              Rows<const T>{values, D}, head_rows(d_out, b, h).from(block.first_query), C(1),
+              head_rows(d_q, b, h).from(block.first_query), Rows<T>{d_keys, D},
+              Rows<T>{d_values, D}, nullptr, weights, d_weights);
+          scatter(team, segment, d_keys, rule.count(), dk, d_mean_k);
+          scatter(team, segment, d_values, rule.count(), dv, d_mean_v);
+        });
     // gk_s = mean of the keys of s
     for (index_t s = 0; s < rule.count(); ++s) {
       const C scale = C(1) / in.keys_in_mean(rule, s);
@@ -195,7 +201,7 @@ struct GlobalTokensBackward {
 ///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; scores are not scaled
 /// Saves nothing. Cost 4 B H M (L + S) D, and 2 B H N D for the means.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void global_tokens_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                            const AttendContext<compute_t<T>, typename B::space>& context,
                            const SegmentedOptions& options, View<T, 4, typename B::space> out) {
@@ -205,14 +211,15 @@ void global_tokens_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
   const detail::GlobalTokensInputs<T, typename B::space> in{q, k, v, context, options};
   const index_t M = q.extent(2), D = q.extent(3), columns = in.most_columns();
   const index_t of_c = M * columns, of_t = 2 * (in.most_segments() + columns) * D;
-  be.for_each_row(q.extent(0) * q.extent(1),
-                  of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
-                  detail::GlobalTokensForward<T, typename B::space>{in, out});
+  be.for_each_row(
+      q.extent(0) * q.extent(1),
+      of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
+      detail::GlobalTokensForward<T, typename B::space>{in, out});
 }
 
 /// d_q, d_k, d_v += the gradients through global_tokens_forward.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void global_tokens_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                             const AttendContext<compute_t<T>, typename B::space>& context,
                             const SegmentedOptions& options, In<B, T, 4> d_out,
@@ -223,11 +230,13 @@ void global_tokens_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
   detail::check_segments("global_tokens_backward", options);
   check_dropout("global_tokens_backward", context.dropout);
   const detail::GlobalTokensInputs<T, typename B::space> in{q, k, v, context, options};
-  const index_t M = q.extent(2), D = q.extent(3), columns = in.most_columns(), S = in.most_segments();
+  const index_t M = q.extent(2), D = q.extent(3), columns = in.most_columns(),
+                S = in.most_segments();
   const index_t of_c = 2 * M * columns + 2 * S * D, of_t = 2 * S * D + 4 * columns * D;
-  be.for_each_row(q.extent(0) * q.extent(1),
-                  of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
-                  detail::GlobalTokensBackward<T, typename B::space>{in, d_out, d_q, d_k, d_v});
+  be.for_each_row(
+      q.extent(0) * q.extent(1),
+      of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
+      detail::GlobalTokensBackward<T, typename B::space>{in, d_out, d_q, d_k, d_v});
 }
 
 }  // namespace srformer

@@ -102,17 +102,19 @@ SRF_HD void visit_products(const Team& team, const SegmentRule& rule, index_t qu
     return;
   }
   const index_t held = products_held(S, D, rule.size), blocks = (S + held - 1) / held;
-  C* before = scratch;                  // sum of the segments before the one at hand
-  C* behind = before + cells;           // [blocks] sum of the blocks behind each block
-  C* own = behind + blocks * cells;     // [held] P_j of the block at hand
-  C* z = own + held * cells;            // [held]
-  team.for_each(cells, [=](index_t c) { before[c] = C(0), behind[(blocks - 1) * cells + c] = C(0); });
+  C* before = scratch;               // sum of the segments before the one at hand
+  C* behind = before + cells;        // [blocks] sum of the blocks behind each block
+  C* own = behind + blocks * cells;  // [held] P_j of the block at hand
+  C* z = own + held * cells;         // [held]
+  team.for_each(cells,
+                [=](index_t c) { before[c] = C(0), behind[(blocks - 1) * cells + c] = C(0); });
   for (index_t block = blocks - 1; block > 0; --block) {
     const index_t first = block * held * rule.size;
     const index_t rest = rule.length - first, most = held * rule.size;
     C *to = behind + (block - 1) * cells, *from = behind + block * cells;
     team.for_each(cells, [=](index_t c) { to[c] = from[c]; });
-    product<Team, T, Y, C>(team, rest < most ? rest : most, D, k.from(first), y.from(first), true, to);
+    product<Team, T, Y, C>(team, rest < most ? rest : most, D, k.from(first), y.from(first), true,
+                           to);
   }
   for (index_t block = 0; block < blocks; ++block) {
     const index_t first = block * held, count = S - first < held ? S - first : held;
@@ -267,8 +269,8 @@ struct KvProductBackward {
         team, each, rule.count(), D, key, value, options, d_z[b][h].data, free,
         free + rule.count() * D * D, [&](index_t j, const C* d_p) {
           const index_t t = rule.first_key(j), n = rule.keys(j);
-          team.gemm(Op::none, Op::transpose, n, D, D, C(1), value.from(t).data, value.stride, d_p, D,
-                    C(1), d_key.from(t).data, d_key.stride);
+          team.gemm(Op::none, Op::transpose, n, D, D, C(1), value.from(t).data, value.stride, d_p,
+                    D, C(1), d_key.from(t).data, d_key.stride);
           team.gemm(Op::none, Op::none, n, D, D, C(1), key.from(t).data, key.stride, d_p, D, C(1),
                     d_value.from(t).data, d_value.stride);
         });
@@ -282,7 +284,7 @@ struct KvProductBackward {
 ///   the end of a shorter source are zero
 /// Backward needs k and y. Cost 2 to 4 B H N D^2.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void kv_product_forward(B& be, View<const T, 4, typename B::space> k, In<B, T, 4> y,
                         const ScoreMask<compute_t<T>, typename B::space>& mask,
                         const SegmentedOptions& segments, const KvProductOptions& options,
@@ -294,14 +296,13 @@ void kv_product_forward(B& be, View<const T, 4, typename B::space> k, In<B, T, 4
   check_shape("kv_product_forward", "z", "[B,H,S,D,D]", z.extents,
               std::array{k.extent(0), k.extent(1), S, D, D});
   const index_t scratch = detail::products_scratch(S, D, segments.segment_size) + D * D;
-  be.for_each_row(
-      k.extent(0) * k.extent(1), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
-      detail::KvProductForward<T, typename B::space>{k, y, z, mask, segments, options});
+  be.for_each_row(k.extent(0) * k.extent(1), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
+                  detail::KvProductForward<T, typename B::space>{k, y, z, mask, segments, options});
 }
 
 /// d_k, d_y += the gradients through kv_product_forward.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void kv_product_backward(B& be, In<B, T, 4> k, In<B, T, 4> y,
                          const ScoreMask<compute_t<T>, typename B::space>& mask,
                          const SegmentedOptions& segments, const KvProductOptions& options,
@@ -312,8 +313,8 @@ void kv_product_backward(B& be, In<B, T, 4> k, In<B, T, 4> y,
   check_shape("kv_product_backward", "d_y", "[B,H,N,D]", d_y.extents, k.extents);
   const index_t D = k.extent(3), scratch = (d_z.extent(2) + 3) * D * D;
   be.for_each_row(k.extent(0) * k.extent(1), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
-                  detail::KvProductBackward<T, typename B::space>{k, y, d_z, d_k, d_y, mask, segments,
-                                                                  options});
+                  detail::KvProductBackward<T, typename B::space>{k, y, d_z, d_k, d_y, mask,
+                                                                  segments, options});
 }
 
 }  // namespace srformer

@@ -33,7 +33,8 @@ struct LinearInputs {
 
   /// features [count, D] of the rows from `first` on.
   template <class Team>
-  SRF_HD void features(const Team& team, Rows<const T> x, index_t first, index_t count, C* out) const {
+  SRF_HD void features(const Team& team, Rows<const T> x, index_t first, index_t count,
+                       C* out) const {
     const index_t D = q.extent(3);
     for (index_t r = 0; r < count; ++r) {
       const T* from = x.row(first + r);
@@ -83,7 +84,8 @@ struct LinearForward {
       for (index_t r = 0; r < count; ++r) {
         const C *f = phi + r * D, *from = n + r * D;
         T* to = o.row(first + r);
-        const C d = team.template sum<C>(D, [=](index_t c) { return f[c] * z[c]; }) + C(linear_epsilon);
+        const C d =
+            team.template sum<C>(D, [=](index_t c) { return f[c] * z[c]; }) + C(linear_epsilon);
         team.for_each(D, [=](index_t c) { to[c] = T(from[c] / d); });
       }
     }
@@ -151,7 +153,8 @@ struct LinearBackward {
         const C* f = phi + r * D;
         C *n_i = n + r * D, *d_f = d_phi + r * D;
         const T* d_o_i = d_o.row(first + r);
-        const C d = team.template sum<C>(D, [=](index_t c) { return f[c] * z[c]; }) + C(linear_epsilon);
+        const C d =
+            team.template sum<C>(D, [=](index_t c) { return f[c] * z[c]; }) + C(linear_epsilon);
         const C along = team.template sum<C>(D, [=](index_t c) { return C(d_o_i[c]) * n_i[c]; });
         const C d_d = -along / (d * d);
         team.for_each(D, [=](index_t c) {
@@ -207,7 +210,7 @@ struct LinearBackward {
 ///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; of the mask, lengths alone count
 /// Saves nothing.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void linear_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                               const ScoreMask<compute_t<T>, typename B::space>& mask,
                               View<T, 4, typename B::space> out) {
@@ -219,7 +222,7 @@ void linear_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v
 
 /// d_q, d_k, d_v += the gradients through linear_attention_forward.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void linear_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                                const ScoreMask<compute_t<T>, typename B::space>& mask,
                                In<B, T, 4> d_out, View<T, 4, typename B::space> d_q,

@@ -5,8 +5,8 @@
 //   score(i, j) += relative[h, j - i + zero] + dense[b, h, i, j],   j < keys(b), j <= i + offset if causal
 #pragma once
 
-#include <srformer/core/view.hpp>
 #include <srformer/core/scalar.hpp>
+#include <srformer/core/view.hpp>
 
 namespace srformer {
 

@@ -94,7 +94,7 @@ inline void check_buckets(const char* function, const RelativeBuckets& buckets) 
 /// relative[h, j - i + M - 1] = the bias of head h between query i of M and key j of N.
 ///   table [buckets, H], relative [H, M+N-1], contiguous
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void position_bias_forward(B& be, const RelativeBuckets& buckets,
                            View<const T, 2, typename B::space> table, index_t queries, index_t keys,
                            Out<B, compute_t<T>, 2> relative) {
@@ -105,14 +105,14 @@ void position_bias_forward(B& be, const RelativeBuckets& buckets,
   check_shape("position_bias_forward", "relative", "[H,M+N-1]", relative.extents,
               std::array{heads, distances});
   const auto bucket = detail::bucket_table(be, buckets, queries, distances);
-  be.for_each(heads * distances, detail::GatherBias<T>{table.data, bucket.data(), relative.data,
-                                                       heads, distances});
+  be.for_each(heads * distances,
+              detail::GatherBias<T>{table.data, bucket.data(), relative.data, heads, distances});
   be.synchronize();
 }
 
 /// d_table += the gradient through position_bias_forward.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void position_bias_backward(B& be, const RelativeBuckets& buckets, index_t queries, index_t keys,
                             In<B, compute_t<T>, 2> d_relative,
                             View<T, 2, typename B::space> d_table) {

@@ -97,7 +97,8 @@ struct RafForward {
   index_t steps, cells;
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t row, void* scratch) const {
-    const index_t first = row * raf_cells, n = cells - first < raf_cells ? cells - first : raf_cells;
+    const index_t first = row * raf_cells,
+                  n = cells - first < raf_cells ? cells - first : raf_cells;
     const RafScalars<T> raf{leak[0], threshold[0]};
     T* membrane = static_cast<T*>(scratch);
     team.for_each(n, [=](index_t c) { membrane[c] = T(0); });
@@ -115,15 +116,16 @@ struct RafBackward {
   index_t steps, cells;
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t row, void* scratch) const {
-    const index_t first = row * raf_cells, n = cells - first < raf_cells ? cells - first : raf_cells;
+    const index_t first = row * raf_cells,
+                  n = cells - first < raf_cells ? cells - first : raf_cells;
     const RafScalars<T> raf{leak[0], threshold[0]};
     T *d_membrane = static_cast<T*>(scratch), *d_now = d_membrane + raf_cells;
     team.for_each(n, [=](index_t c) { d_membrane[c] = T(0); });
     T d_leak(0), d_threshold(0);
     for (index_t j = steps - 1; j >= 0; --j) {
       const index_t at = j * cells + first;
-      const auto d = raf_step_backward<Team, T>(team, n, raf, u + at, j > 0 ? u + at - cells : nullptr,
-                                                d_r + at, d_membrane, d_now);
+      const auto d = raf_step_backward<Team, T>(
+          team, n, raf, u + at, j > 0 ? u + at - cells : nullptr, d_r + at, d_membrane, d_now);
       T* out = d_x + at;
       team.for_each(n, [=](index_t c) { out[c] = out[c] + d_now[c]; });
       d_leak = d_leak + d.leak;
@@ -160,7 +162,7 @@ void check_threshold(const char* function, const T* threshold) {
 /// T computes in itself: the state of the recurrence is never narrow.
 /// Errors: a threshold of exactly zero. Cost O(steps cells); parallel over cells; deterministic.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void raf_forward(B& be, In<B, T, 2> x, In<B, T, 1> leak, In<B, T, 1> threshold,
                  View<T, 2, typename B::space> r, View<T, 2, typename B::space> u) {
   static_assert(std::is_same_v<T, compute_t<T>>,
@@ -176,7 +178,7 @@ void raf_forward(B& be, In<B, T, 2> x, In<B, T, 1> leak, In<B, T, 1> threshold,
 
 /// d_x, d_leak, d_threshold += the gradients through raf_forward. The derivative at u = 0 is 0.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void raf_backward(B& be, In<B, T, 2> u, In<B, T, 1> leak, In<B, T, 1> threshold, In<B, T, 2> d_r,
                   View<T, 2, typename B::space> d_x, View<T, 1, typename B::space> d_leak,
                   View<T, 1, typename B::space> d_threshold) {

@@ -30,19 +30,29 @@ namespace detail {
 
 inline void check_segments(const char* function, const SegmentedOptions& options) {
   require(options.segment_size >= 1, function, "segment size must be at least 1");
-  require(options.horizon >= 0, function, "horizon must be at least 1, or 0 for the number of queries");
+  require(options.horizon >= 0, function,
+          "horizon must be at least 1, or 0 for the number of queries");
 }
 
 /// The block of scores between segment j and the queries that see it, of `queries` queries of which
 /// the first is decoder step `offset`.
-SRF_HD inline ScoreBlock segment_block(const SegmentRule& rule, Padding padding, index_t j, index_t b,
-                                       index_t h, index_t heads, index_t queries, index_t keys,
-                                       index_t head_size, index_t offset = 0) {
+SRF_HD inline ScoreBlock segment_block(const SegmentRule& rule, Padding padding, index_t j,
+                                       index_t b, index_t h, index_t heads, index_t queries,
+                                       index_t keys, index_t head_size, index_t offset = 0) {
   const index_t from = rule.first_query(j) - offset, first = from > 0 ? from : 0;
   const index_t end = rule.end_query(j, queries + offset) - offset;
   const index_t real = rule.keys(j);
-  return {b,     h,    head_size, heads, queries, keys, first, end > first ? end - first : 0,
-          rule.first_key(j), real, padding == Padding::upstream ? rule.size - real : 0};
+  return {b,
+          h,
+          head_size,
+          heads,
+          queries,
+          keys,
+          first,
+          end > first ? end - first : 0,
+          rule.first_key(j),
+          real,
+          padding == Padding::upstream ? rule.size - real : 0};
 }
 
 template <class T, class Space>
@@ -60,8 +70,8 @@ struct SegmentedForward {
     const index_t b = lane / H, h = lane % H;
     const SegmentRule rule = segment_rule(options, context.mask, b, M, N);
     for (index_t j = 0; j < rule.count(); ++j) {
-      const ScoreBlock block = segment_block(rule, options.padding, j, b, h, H, M, N, D,
-                                             context.mask.query_offset);
+      const ScoreBlock block =
+          segment_block(rule, options.padding, j, b, h, H, M, N, D, context.mask.query_offset);
       if (block.query_count == 0) continue;
       attend_forward<Team, T, C, Space>(
           team, context, block, head_rows(q, b, h).from(block.first_query),
@@ -87,8 +97,8 @@ struct SegmentedBackward {
     C* weights = static_cast<C*>(scratch);
     const SegmentRule rule = segment_rule(options, context.mask, b, M, N);
     for (index_t j = 0; j < rule.count(); ++j) {
-      const ScoreBlock block = segment_block(rule, options.padding, j, b, h, H, M, N, D,
-                                             context.mask.query_offset);
+      const ScoreBlock block =
+          segment_block(rule, options.padding, j, b, h, H, M, N, D, context.mask.query_offset);
       if (block.query_count == 0) continue;
       const index_t i = block.first_query, t = block.first_key;
       attend_backward<Team, T, C, Space>(
@@ -111,10 +121,11 @@ inline index_t most_weights(const SegmentedOptions& options, index_t queries, in
 ///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; scores are not scaled
 /// Saves nothing. Cost 4 B H M L D.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void segmented_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                                  const AttendContext<compute_t<T>, typename B::space>& context,
-                                 const SegmentedOptions& options, View<T, 4, typename B::space> out) {
+                                 const SegmentedOptions& options,
+                                 View<T, 4, typename B::space> out) {
   detail::check_attention("segmented_attention_forward", q, k, v, out);
   detail::check_segments("segmented_attention_forward", options);
   check_dropout("segmented_attention_forward", context.dropout);
@@ -125,7 +136,7 @@ void segmented_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4
 
 /// d_q, d_k, d_v += the gradients through segmented_attention_forward. Cost 10 B H M L D.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void segmented_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                                   const AttendContext<compute_t<T>, typename B::space>& context,
                                   const SegmentedOptions& options, In<B, T, 4> d_out,
@@ -137,7 +148,8 @@ void segmented_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 
   detail::check_segments("segmented_attention_backward", options);
   check_dropout("segmented_attention_backward", context.dropout);
   const index_t weights = detail::most_weights(options, q.extent(2), k.extent(2));
-  be.for_each_row(q.extent(0) * q.extent(1), 2 * weights * static_cast<index_t>(sizeof(compute_t<T>)),
+  be.for_each_row(q.extent(0) * q.extent(1),
+                  2 * weights * static_cast<index_t>(sizeof(compute_t<T>)),
                   detail::SegmentedBackward<T, typename B::space>{q, k, v, d_out, d_q, d_k, d_v,
                                                                   context, options, weights});
 }

@@ -48,8 +48,8 @@ struct RecurrentParameters {
   T* gate = nullptr;
 
   template <class U>
-    requires(std::is_same_v<U, const T>)
-  SRF_HD operator RecurrentParameters<U>() const {  // NOLINT: as pointers convert
+  requires(std::is_same_v<U, const T>) SRF_HD operator RecurrentParameters<U>()
+      const {  // NOLINT: as pointers convert
     return {weight, leak, threshold, sigma, gate};
   }
 };
@@ -123,7 +123,8 @@ SRF_HD void run_recurrence(const Team& team, const RecurrentInputs<T, Space>& in
         ++visited;
         const C* input = z;
         if (multiply) {
-          team.gemm(Op::none, Op::transpose, D, D, D, C(1), z, D, in.parameters.weight, D, C(0), x, D);
+          team.gemm(Op::none, Op::transpose, D, D, D, C(1), z, D, in.parameters.weight, D, C(0), x,
+                    D);
           input = x;
         }
         const index_t first = rule.first_query(j), end = rule.end_query(j, queries);
@@ -167,7 +168,8 @@ struct SegmentedRecurrentForward {
   View<T, 4, Space> out;
   index_t folded_size, recurrence_size, rows_size;
 
-  static SegmentedRecurrentForward with(const RecurrentInputs<T, Space>& in, View<T, 4, Space> out) {
+  static SegmentedRecurrentForward with(const RecurrentInputs<T, Space>& in,
+                                        View<T, 4, Space> out) {
     const index_t D = in.head_size(), N = in.keys(), M = in.q.extent(2);
     return {in, out, in.folded() ? N * D : 0,
             recurrence_scratch(N, D, in.options.segments.segment_size), M * D};
@@ -182,7 +184,8 @@ struct SegmentedRecurrentForward {
     const index_t H = in.heads(), M = in.q.extent(2), N = in.keys(), D = in.head_size();
     const index_t b = lane / H, h = lane % H;
     const SegmentRule rule = segment_rule(in.options.segments, in.context.mask, b, M, N);
-    const Rows<const T> q = head_rows(in.q, b, h), k = head_rows(in.k, b, h), v = head_rows(in.v, b, h);
+    const Rows<const T> q = head_rows(in.q, b, h), k = head_rows(in.k, b, h),
+                        v = head_rows(in.v, b, h);
     const Rows<T> o = head_rows(out, b, h);
     C* folded = static_cast<C*>(scratch);
     C *recurrence = folded + folded_size, *inverse = recurrence + recurrence_size;
@@ -193,7 +196,8 @@ struct SegmentedRecurrentForward {
 
     if (local) {
       for (index_t j = 0; j < rule.count(); ++j) {
-        const ScoreBlock block = segment_block(rule, in.options.segments.padding, j, b, h, H, M, N, D);
+        const ScoreBlock block =
+            segment_block(rule, in.options.segments.padding, j, b, h, H, M, N, D);
         if (block.query_count == 0) continue;
         attend_forward<Team, T, C, Space>(team, in.context, block, q.from(block.first_query),
                                           k.from(block.first_key), v.from(block.first_key),
@@ -201,20 +205,20 @@ struct SegmentedRecurrentForward {
       }
     }
     with_product_values(team, in, rule.length, v, folded, [&](auto y) {
-      run_recurrence<Team, T>(
-          team, in, rule, M, k, y, static_cast<C*>(nullptr), static_cast<C*>(nullptr), recurrence,
-          [&](index_t, const C* r, index_t first, index_t count) {
-            team.gemm(Op::none, Op::none, count, D, D, C(1), q.from(first).data, q.stride, r, D, C(0),
-                      rest, D);
-            for (index_t i = 0; i < count; ++i) {
-              T* to = o.row(first + i);
-              const C* from = rest + i * D;
-              team.for_each(D, [=](index_t c) {
-                const C add = share * from[c] * inverse[c];
-                to[c] = T(local ? C(to[c]) + add : add);
-              });
-            }
-          });
+      run_recurrence<Team, T>(team, in, rule, M, k, y, static_cast<C*>(nullptr),
+                              static_cast<C*>(nullptr), recurrence,
+                              [&](index_t, const C* r, index_t first, index_t count) {
+                                team.gemm(Op::none, Op::none, count, D, D, C(1), q.from(first).data,
+                                          q.stride, r, D, C(0), rest, D);
+                                for (index_t i = 0; i < count; ++i) {
+                                  T* to = o.row(first + i);
+                                  const C* from = rest + i * D;
+                                  team.for_each(D, [=](index_t c) {
+                                    const C add = share * from[c] * inverse[c];
+                                    to[c] = T(local ? C(to[c]) + add : add);
+                                  });
+                                }
+                              });
     });
   }
 };
@@ -239,13 +243,23 @@ struct SegmentedRecurrentBackward {
 
   static SegmentedRecurrentBackward with(const RecurrentInputs<T, Space>& in,
                                          View<const T, 4, Space> d_out, View<T, 4, Space> d_q,
-                                         View<T, 4, Space> d_k, View<T, 4, Space> d_v, C* partials) {
+                                         View<T, 4, Space> d_k, View<T, 4, Space> d_v,
+                                         C* partials) {
     const index_t D = in.head_size(), N = in.keys(), M = in.q.extent(2);
     const index_t L = in.options.segments.segment_size, S = (N + L - 1) / L;
     const index_t visited = (M < S ? M : S) * D * D;
     const bool token = in.options.advance == Advance::token;
-    return {in,    d_out, d_q, d_k, d_v, {partials, D * D}, in.folded() ? N * D : 0,
-            recurrence_scratch(N, D, L), token ? M * D * D : visited, visited, M * D,
+    return {in,
+            d_out,
+            d_q,
+            d_k,
+            d_v,
+            {partials, D * D},
+            in.folded() ? N * D : 0,
+            recurrence_scratch(N, D, L),
+            token ? M * D * D : visited,
+            visited,
+            M * D,
             most_weights(in.options.segments, M, N)};
   }
   index_t scratch_size() const {
@@ -260,13 +274,15 @@ struct SegmentedRecurrentBackward {
     const index_t b = lane / H, h = lane % H, cells = D * D;
     const SegmentRule rule = segment_rule(in.options.segments, in.context.mask, b, M, N);
     const index_t S = rule.count();
-    const Rows<const T> q = head_rows(in.q, b, h), k = head_rows(in.k, b, h), v = head_rows(in.v, b, h);
+    const Rows<const T> q = head_rows(in.q, b, h), k = head_rows(in.k, b, h),
+                        v = head_rows(in.v, b, h);
     const Rows<const T> d_o = head_rows(d_out, b, h);
     const Rows<T> dq = head_rows(d_q, b, h), dk = head_rows(d_k, b, h), dv = head_rows(d_v, b, h);
 
     C* next = static_cast<C*>(scratch);
     const auto take = [&next](index_t n) { return next += n, next - n; };
-    C *folded = take(folded_size), *d_folded = take(folded_size), *recurrence = take(recurrence_size);
+    C *folded = take(folded_size), *d_folded = take(folded_size),
+      *recurrence = take(recurrence_size);
     C *u = take(steps_size), *z = take(visited_size), *d_x = take(visited_size);
     C *free = take(visited_size), *r = take(cells), *d_r = take(cells), *d_membrane = take(cells);
     C *sums = take(3 * cells), *inverse = take(D), *d_norm = take(D);
@@ -280,7 +296,8 @@ struct SegmentedRecurrentBackward {
     // O = alpha A + ...
     if (in.options.local) {
       for (index_t j = 0; j < S; ++j) {
-        const ScoreBlock block = segment_block(rule, in.options.segments.padding, j, b, h, H, M, N, D);
+        const ScoreBlock block =
+            segment_block(rule, in.options.segments.padding, j, b, h, H, M, N, D);
         if (block.query_count == 0) continue;
         const index_t i = block.first_query, t = block.first_key;
         along_local = along_local + attend_backward<Team, T, C, Space>(
@@ -318,7 +335,8 @@ struct SegmentedRecurrentBackward {
           team.for_each(cells, [=](index_t c) {
             r[c] = recurrent ? fired(u_j[c], inverse_threshold) : u_j[c];
           });
-          team.gemm(Op::none, Op::none, each, D, D, C(1), q.from(i).data, q.stride, r, D, C(0), rest, D);
+          team.gemm(Op::none, Op::none, each, D, D, C(1), q.from(i).data, q.stride, r, D, C(0),
+                    rest, D);
           for (index_t row = 0; row < each; ++row) {
             C *c_i = rest + row * D, *d_c = d_rest + row * D;
             const T* d_o_i = d_o.row(i + row);
@@ -334,12 +352,11 @@ struct SegmentedRecurrentBackward {
           }
           team.gemm(Op::transpose, Op::none, D, D, each, C(1), q.from(i).data, q.stride, d_rest, D,
                     C(0), d_r, D);
-          team.gemm(Op::none, Op::transpose, each, D, D, C(1), d_rest, D, r, D, C(1), dq.from(i).data,
-                    dq.stride);
+          team.gemm(Op::none, Op::transpose, each, D, D, C(1), d_rest, D, r, D, C(1),
+                    dq.from(i).data, dq.stride);
           if (recurrent) {
-            const auto d = raf_step_backward<Team, C>(team, cells, raf, u_j,
-                                                      step > 0 ? u_j - cells : nullptr, d_r,
-                                                      d_membrane, r);
+            const auto d = raf_step_backward<Team, C>(
+                team, cells, raf, u_j, step > 0 ? u_j - cells : nullptr, d_r, d_membrane, r);
             d_raf.leak = d_raf.leak + d.leak;
             d_raf.threshold = d_raf.threshold + d.threshold;
             team.for_each(cells, [=](index_t c) { d_x_j[c] = d_x_j[c] + r[c]; });
@@ -353,9 +370,10 @@ struct SegmentedRecurrentBackward {
       const C* d_z = d_x;
       C* spare = free;
       if (recurrent && !in.folded()) {
-        team.gemm(Op::transpose, Op::none, D, D, visited * D, C(1), d_x, D, z, D, C(0), d_weight, D);
-        team.gemm(Op::none, Op::none, visited * D, D, D, C(1), d_x, D, in.parameters.weight, D, C(0),
-                  z, D);
+        team.gemm(Op::transpose, Op::none, D, D, visited * D, C(1), d_x, D, z, D, C(0), d_weight,
+                  D);
+        team.gemm(Op::none, Op::none, visited * D, D, D, C(1), d_x, D, in.parameters.weight, D,
+                  C(0), z, D);
         d_z = z;
         spare = d_x;
       }
@@ -365,10 +383,11 @@ struct SegmentedRecurrentBackward {
         team.for_each(rule.length * D, [=](index_t c) { d_folded[c] = C(0); });
       }
       visit_product_gradients<Team, T, Y, C>(
-          team, rule, M, D, k, y, in.options.product, d_z, spare, sums, [&](index_t j, const C* d_p) {
+          team, rule, M, D, k, y, in.options.product, d_z, spare, sums,
+          [&](index_t j, const C* d_p) {
             const index_t t = rule.first_key(j), n = rule.keys(j);
-            team.gemm(Op::none, Op::transpose, n, D, D, C(1), y.from(t).data, y.stride, d_p, D, C(1),
-                      dk.from(t).data, dk.stride);
+            team.gemm(Op::none, Op::transpose, n, D, D, C(1), y.from(t).data, y.stride, d_p, D,
+                      C(1), dk.from(t).data, dk.stride);
             if (into_folded) {
               team.gemm(Op::none, Op::none, n, D, D, C(1), k.from(t).data, k.stride, d_p, D, C(0),
                         d_folded + t * D, D);
@@ -379,19 +398,18 @@ struct SegmentedRecurrentBackward {
           });
     });
     if (in.folded()) {
-      team.gemm(Op::none, Op::none, rule.length, D, D, C(1), d_folded, D, in.parameters.weight, D, C(1),
-                dv.data, dv.stride);
-      team.gemm(Op::transpose, Op::none, D, D, rule.length, C(1), d_folded, D, v.data, v.stride, C(0),
-                d_weight, D);
+      team.gemm(Op::none, Op::none, rule.length, D, D, C(1), d_folded, D, in.parameters.weight, D,
+                C(1), dv.data, dv.stride);
+      team.gemm(Op::transpose, Op::none, D, D, rule.length, C(1), d_folded, D, v.data, v.stride,
+                C(0), d_weight, D);
     }
     // n_c = sqrt(sum_t K_tc^2)
     if (in.options.normalize) {
       for (index_t t = 0; t < rule.length; ++t) {
         const T* row = k.row(t);
         T* d_row = dk.row(t);
-        team.for_each(D, [=](index_t c) {
-          d_row[c] = T(C(d_row[c]) + d_norm[c] * C(row[c]) * inverse[c]);
-        });
+        team.for_each(
+            D, [=](index_t c) { d_row[c] = T(C(d_row[c]) + d_norm[c] * C(row[c]) * inverse[c]); });
       }
     }
     if (team.leader()) {
@@ -452,12 +470,12 @@ void check_recurrent(const char* function, const RecurrentInputs<T, Space>& in) 
 /// Saves nothing. Cost about 2 B H N D^2 (three times that where L < D) + 4 B H M L D + 2 B H M D^2.
 /// Errors: shapes, segment size below 1, a threshold of exactly zero.
 template <class B, class T>
-  requires BackendFor<B, T>
-void segmented_recurrent_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                                 const std::type_identity_t<RecurrentParameters<const T>>& parameters,
-                                 const AttendContext<compute_t<T>, typename B::space>& context,
-                                 const SegmentedRecurrentOptions& options,
-                                 View<T, 4, typename B::space> out) {
+requires BackendFor<B, T>
+void segmented_recurrent_forward(
+    B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+    const std::type_identity_t<RecurrentParameters<const T>>& parameters,
+    const AttendContext<compute_t<T>, typename B::space>& context,
+    const SegmentedRecurrentOptions& options, View<T, 4, typename B::space> out) {
   using Space = typename B::space;
   detail::check_attention("segmented_recurrent_forward", q, k, v, out);
   const detail::RecurrentInputs<T, Space> in{q, k, v, parameters, context, options};
@@ -470,15 +488,14 @@ void segmented_recurrent_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4
 /// d_q, d_k, d_v and the gradients in d_parameters += those through segmented_recurrent_forward.
 /// Null pointers in d_parameters are left out.
 template <class B, class T>
-  requires BackendFor<B, T>
-void segmented_recurrent_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                                  const std::type_identity_t<RecurrentParameters<const T>>& parameters,
-                                  const AttendContext<compute_t<T>, typename B::space>& context,
-                                  const SegmentedRecurrentOptions& options, In<B, T, 4> d_out,
-                                  View<T, 4, typename B::space> d_q,
-                                  View<T, 4, typename B::space> d_k,
-                                  View<T, 4, typename B::space> d_v,
-                                  const std::type_identity_t<RecurrentParameters<T>>& d_parameters) {
+requires BackendFor<B, T>
+void segmented_recurrent_backward(
+    B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+    const std::type_identity_t<RecurrentParameters<const T>>& parameters,
+    const AttendContext<compute_t<T>, typename B::space>& context,
+    const SegmentedRecurrentOptions& options, In<B, T, 4> d_out, View<T, 4, typename B::space> d_q,
+    View<T, 4, typename B::space> d_k, View<T, 4, typename B::space> d_v,
+    const std::type_identity_t<RecurrentParameters<T>>& d_parameters) {
   using Space = typename B::space;
   using C = compute_t<T>;
   detail::check_attention("segmented_recurrent_backward", q, k, v, d_out);
@@ -487,8 +504,8 @@ void segmented_recurrent_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 
   detail::check_recurrent("segmented_recurrent_backward", in);
   const index_t batch = q.extent(0), H = q.extent(1), D = q.extent(3), lanes = batch * H;
   Tensor<B, C, 2> partials(be, {lanes, D * D + 4});
-  const auto lane = detail::SegmentedRecurrentBackward<T, Space>::with(in, d_out, d_q, d_k, d_v,
-                                                                       partials.data());
+  const auto lane =
+      detail::SegmentedRecurrentBackward<T, Space>::with(in, d_out, d_q, d_k, d_v, partials.data());
   be.for_each_row(lanes, lane.scratch_size() * static_cast<index_t>(sizeof(C)), lane);
   be.for_each(D * D + 3 + H, detail::AddLanePartials<T>{lane.partials, d_parameters, batch, H});
 }

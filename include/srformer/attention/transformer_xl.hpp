@@ -27,8 +27,8 @@ struct RnnParameters {
   T* bias_hh = nullptr;
 
   template <class U>
-    requires(std::is_same_v<U, const T>)
-  SRF_HD operator RnnParameters<U>() const {  // NOLINT: as pointers convert
+  requires(std::is_same_v<U, const T>) SRF_HD operator RnnParameters<U>()
+      const {  // NOLINT: as pointers convert
     return {weight_ih, weight_hh, bias_ih, bias_hh};
   }
 };
@@ -127,7 +127,8 @@ struct RnnBackward {
     C* d_ih = partial + lane * (2 * F * F + F);
     C *d_hh = d_ih + F * F, *d_b = d_hh + F * F;
     team.for_each(2 * F * F + F, [=](index_t c) { d_ih[c] = C(0); });
-    team.for_each(F * F, [=](index_t c) { w_hh[c] = C(p.weight_hh[c]), w_ih[c] = C(p.weight_ih[c]); });
+    team.for_each(F * F,
+                  [=](index_t c) { w_hh[c] = C(p.weight_hh[c]), w_ih[c] = C(p.weight_ih[c]); });
     team.for_each(F, [=](index_t c) { carried[c] = C(0); });
     for (index_t first = (R - 1) / rnn_rows * rnn_rows; first >= 0; first -= rnn_rows) {
       const index_t count = R - first < rnn_rows ? R - first : rnn_rows;
@@ -195,7 +196,8 @@ struct PreviousSegmentMask {
 
   SRF_HD index_t visible(index_t, index_t existing) const { return existing; }
   template <class Team>
-  SRF_HD void add(const Team& team, index_t b, index_t h, index_t i, index_t, index_t, C* scores) const {
+  SRF_HD void add(const Team& team, index_t b, index_t h, index_t i, index_t, index_t,
+                  C* scores) const {
     mask.add(team, b, h, i, first_before, real_before, scores);
     mask.add(team, b, h, i, first_key, real_keys, scores + rows_before);
   }
@@ -212,11 +214,12 @@ struct XlInputs {
 
   /// to = rows of memory [rows_before, D] of head h, followed by rows of x.
   template <class Team>
-  SRF_HD void gather(const Team& team, index_t which, const ScoreBlock& segment, index_t first_before,
-                     index_t rows_before, Rows<const T> x, T* to) const {
+  SRF_HD void gather(const Team& team, index_t which, const ScoreBlock& segment,
+                     index_t first_before, index_t rows_before, Rows<const T> x, T* to) const {
     const index_t D = q.extent(3), b = segment.b, h = segment.h;
     const View<const T, 4, Space> m = memory;
-    team.for_each(rows_before * D, [=](index_t i) { to[i] = m(which, b, first_before + i / D, h * D + i % D); });
+    team.for_each(rows_before * D,
+                  [=](index_t i) { to[i] = m(which, b, first_before + i / D, h * D + i % D); });
     T* own = to + rows_before * D;
     team.for_each(segment.key_count * D,
                   [=](index_t i) { own[i] = x.row(segment.first_key + i / D)[i % D]; });
@@ -235,7 +238,8 @@ struct XlInputs {
       ScoreBlock block = segment;
       block.keys = most_columns(), block.first_key = 0, block.key_count = rows + segment.key_count;
       const AttendContext<C, Space, PreviousSegmentMask<C, Space>> gathered{
-          {context.mask, rule.first_key(previous), real, rows, segment.first_key, segment.key_count},
+          {context.mask, rule.first_key(previous), real, rows, segment.first_key,
+           segment.key_count},
           context.dropout};
       f(gathered, segment, block, rule.first_key(previous), rows);
     }
@@ -256,14 +260,16 @@ struct XlForward {
     const SegmentRule rule = segment_rule(in.options, in.context.mask, b, M, N);
     C* weights = static_cast<C*>(scratch);
     T *keys = reinterpret_cast<T*>(weights + M * columns), *values = keys + columns * D;
-    in.for_each_segment(rule, b, h, [&](const auto& context, const ScoreBlock& segment,
-                                        const ScoreBlock& block, index_t first, index_t rows) {
-      in.gather(team, 0, segment, first, rows, head_rows(in.k, b, h), keys);
-      in.gather(team, 1, segment, first, rows, head_rows(in.v, b, h), values);
-      attend_forward<Team, T, C, Space>(team, context, block, head_rows(in.q, b, h).from(block.first_query),
-                                        Rows<const T>{keys, D}, Rows<const T>{values, D}, C(1),
-                                        head_rows(out, b, h).from(block.first_query), weights);
-    });
+    in.for_each_segment(rule, b, h,
+                        [&](const auto& context, const ScoreBlock& segment, const ScoreBlock& block,
+                            index_t first, index_t rows) {
+                          in.gather(team, 0, segment, first, rows, head_rows(in.k, b, h), keys);
+                          in.gather(team, 1, segment, first, rows, head_rows(in.v, b, h), values);
+                          attend_forward<Team, T, C, Space>(
+                              team, context, block, head_rows(in.q, b, h).from(block.first_query),
+                              Rows<const T>{keys, D}, Rows<const T>{values, D}, C(1),
+                              head_rows(out, b, h).from(block.first_query), weights);
+                        });
   }
 };
 
@@ -283,26 +289,30 @@ struct XlBackward {
     C *weights = static_cast<C*>(scratch), *d_weights = weights + M * columns;
     T *keys = reinterpret_cast<T*>(d_weights + M * columns), *values = keys + columns * D;
     T *d_keys = values + columns * D, *d_values = d_keys + columns * D;
-    in.for_each_segment(rule, b, h, [&](const auto& context, const ScoreBlock& segment,
-                                        const ScoreBlock& block, index_t first, index_t rows) {
-      in.gather(team, 0, segment, first, rows, head_rows(in.k, b, h), keys);
-      in.gather(team, 1, segment, first, rows, head_rows(in.v, b, h), values);
-      team.for_each(block.key_count * D, [=](index_t c) { d_keys[c] = T(C(0)), d_values[c] = T(C(0)); });
-      attend_backward<Team, T, C, Space>(
-          team, context, block, head_rows(in.q, b, h).from(block.first_query), Rows<const T>{keys, D},
-          Rows<const T>{values, D}, head_rows(d_out, b, h).from(block.first_query), C(1),
-          head_rows(d_q, b, h).from(block.first_query), Rows<T>{d_keys, D}, Rows<T>{d_values, D},
-          nullptr, weights, d_weights);
-      scatter(team, 0, segment, first, rows, d_keys, head_rows(d_k, b, h));
-      scatter(team, 1, segment, first, rows, d_values, head_rows(d_v, b, h));
-    });
+    in.for_each_segment(rule, b, h,
+                        [&](const auto& context, const ScoreBlock& segment, const ScoreBlock& block,
+                            index_t first, index_t rows) {
+                          in.gather(team, 0, segment, first, rows, head_rows(in.k, b, h), keys);
+                          in.gather(team, 1, segment, first, rows, head_rows(in.v, b, h), values);
+                          team.for_each(block.key_count * D, [=](index_t c) {
+                            d_keys[c] = T(C(0)), d_values[c] = T(C(0));
+                          });
+                          attend_backward<Team, T, C, Space>(
+                              team, context, block, head_rows(in.q, b, h).from(block.first_query),
+                              Rows<const T>{keys, D}, Rows<const T>{values, D},
+                              head_rows(d_out, b, h).from(block.first_query), C(1),
+                              head_rows(d_q, b, h).from(block.first_query), Rows<T>{d_keys, D},
+                              Rows<T>{d_values, D}, nullptr, weights, d_weights);
+                          scatter(team, 0, segment, first, rows, d_keys, head_rows(d_k, b, h));
+                          scatter(team, 1, segment, first, rows, d_values, head_rows(d_v, b, h));
+                        });
   }
 
  private:
   /// The reverse of gather.
   template <class Team>
-  SRF_HD void scatter(const Team& team, index_t which, const ScoreBlock& segment, index_t first_before,
-                      index_t rows_before, const T* from, Rows<T> to) const {
+  SRF_HD void scatter(const Team& team, index_t which, const ScoreBlock& segment,
+                      index_t first_before, index_t rows_before, const T* from, Rows<T> to) const {
     const index_t D = in.q.extent(3), b = segment.b, h = segment.h;
     const View<C, 4, Space> m = d_memory;
     team.for_each(rows_before * D, [=](index_t i) {
@@ -319,7 +329,8 @@ struct XlBackward {
 
 template <class Space, class T>
 void check_rnn(const char* function, const RnnParameters<T>& p) {
-  require(p.weight_ih != nullptr && p.weight_hh != nullptr && p.bias_ih != nullptr && p.bias_hh != nullptr,
+  require(p.weight_ih != nullptr && p.weight_hh != nullptr && p.bias_ih != nullptr &&
+              p.bias_hh != nullptr,
           function, "the RNN needs weight_ih, weight_hh, bias_ih and bias_hh");
 }
 
@@ -335,7 +346,7 @@ inline index_t memory_rows(const SegmentedOptions& options, index_t keys) {
 ///   k, v [B,H,N,D], memory [2,B,R,H*D] contiguous with R = memory_rows(options, N)
 /// Cost 8 B N (H D)^2, sequential over N.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void transformer_xl_memory(B& be, In<B, T, 4> k, In<B, T, 4> v,
                            const std::type_identity_t<RnnParameters<const T>>& of_keys,
                            const std::type_identity_t<RnnParameters<const T>>& of_values,
@@ -357,7 +368,7 @@ void transformer_xl_memory(B& be, In<B, T, 4> k, In<B, T, 4> v,
 ///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; memory as transformer_xl_memory gave it,
 ///   which is what backward needs. Cost 8 B H M L D.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void transformer_xl_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v, In<B, T, 4> memory,
                             const AttendContext<compute_t<T>, typename B::space>& context,
                             const SegmentedOptions& options, View<T, 4, typename B::space> out) {
@@ -366,15 +377,16 @@ void transformer_xl_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v, 
   check_dropout("transformer_xl_forward", context.dropout);
   const index_t columns = 2 * options.segment_size, of_c = q.extent(2) * columns;
   const index_t of_t = 2 * columns * q.extent(3);
-  be.for_each_row(q.extent(0) * q.extent(1),
-                  of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
-                  detail::XlForward<T, typename B::space>{{q, k, v, memory, context, options}, out});
+  be.for_each_row(
+      q.extent(0) * q.extent(1),
+      of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
+      detail::XlForward<T, typename B::space>{{q, k, v, memory, context, options}, out});
 }
 
 /// d_q, d_k, d_v and the gradients of both RNNs += those through memory and attention. Null pointers
 /// in the parameters' gradients are left out.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void transformer_xl_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v, In<B, T, 4> memory,
                              const std::type_identity_t<RnnParameters<const T>>& of_keys,
                              const std::type_identity_t<RnnParameters<const T>>& of_values,

@@ -60,6 +60,6 @@ concept Backend = HasPrimitives<B, double>;
 /// A backend that can hold and compute T. A device refuses scalars it cannot hold.
 template <class B, class T>
 concept BackendFor = Backend<B> && Scalar<T> && HasPrimitives<B, T> &&
-                     (std::is_same_v<typename B::space, host_space> || scalar_traits<T>::on_device);
+    (std::is_same_v<typename B::space, host_space> || scalar_traits<T>::on_device);
 
 }  // namespace srformer

@@ -107,21 +107,32 @@ inline void gemm_rows(index_t m, index_t k, T alpha, const T* a, index_t row, in
   const T* rest = a + i * row;
   T* out = c + i * ldc;
   switch (m - i) {
-    case 5: gemm_tile<5, Wide>(k, alpha, rest, row, step, b, ldb, beta, out, ldc); break;
-    case 4: gemm_tile<4, Wide>(k, alpha, rest, row, step, b, ldb, beta, out, ldc); break;
-    case 3: gemm_tile<3, Wide>(k, alpha, rest, row, step, b, ldb, beta, out, ldc); break;
-    case 2: gemm_tile<2, Wide>(k, alpha, rest, row, step, b, ldb, beta, out, ldc); break;
-    case 1: gemm_tile<1, Wide>(k, alpha, rest, row, step, b, ldb, beta, out, ldc); break;
-    default: break;
+    case 5:
+      gemm_tile<5, Wide>(k, alpha, rest, row, step, b, ldb, beta, out, ldc);
+      break;
+    case 4:
+      gemm_tile<4, Wide>(k, alpha, rest, row, step, b, ldb, beta, out, ldc);
+      break;
+    case 3:
+      gemm_tile<3, Wide>(k, alpha, rest, row, step, b, ldb, beta, out, ldc);
+      break;
+    case 2:
+      gemm_tile<2, Wide>(k, alpha, rest, row, step, b, ldb, beta, out, ldc);
+      break;
+    case 1:
+      gemm_tile<1, Wide>(k, alpha, rest, row, step, b, ldb, beta, out, ldc);
+      break;
+    default:
+      break;
   }
 }
 
 /// The columns of C in panels as wide as the registers allow; a transposed or narrow B is packed.
 /// Kept out of its callers, of which there are many: one copy of the kernels per type.
 template <class T>
-[[gnu::noinline]] void vector_gemm(Op transpose_b, index_t m, index_t n, index_t k, T alpha, const T* a,
-                        index_t row, index_t step, const T* b, index_t ldb, T beta, T* c,
-                        index_t ldc) {
+[[gnu::noinline]] void vector_gemm(Op transpose_b, index_t m, index_t n, index_t k, T alpha,
+                                   const T* a, index_t row, index_t step, const T* b, index_t ldb,
+                                   T beta, T* c, index_t ldc) {
   constexpr index_t lanes = Vector<T>::lanes, wide = lanes * vectors_wide, depth = 128;
   alignas(64) T packed[depth * wide];
   for (index_t first = 0; first < k || first == 0; first += depth) {
@@ -160,7 +171,8 @@ template <class T>
           const index_t rows = std::min<index_t>(rows_high, m - i);
           const T* start = left + i * row;
           if (padded == wide) {
-            gemm_rows<vectors_wide>(rows, part, alpha, start, row, step, panel, stride, T(0), block, padded);
+            gemm_rows<vectors_wide>(rows, part, alpha, start, row, step, panel, stride, T(0), block,
+                                    padded);
           } else {
             gemm_rows<1>(rows, part, alpha, start, row, step, panel, stride, T(0), block, padded);
           }
@@ -216,7 +228,9 @@ namespace detail {
 class ThreadScope {
  public:
 #if defined(_OPENMP)
-  explicit ThreadScope(int threads) : before_(omp_get_max_threads()) { omp_set_num_threads(threads); }
+  explicit ThreadScope(int threads) : before_(omp_get_max_threads()) {
+    omp_set_num_threads(threads);
+  }
   ~ThreadScope() { omp_set_num_threads(before_); }
 
  private:
@@ -266,8 +280,8 @@ void large_gemm(int threads, Op transpose_a, Op transpose_b, index_t m, index_t 
       const detail::ThreadScope scope(threads);
 #if defined(SRF_HAS_ONEDNN)
       if constexpr (std::is_same_v<TC, float>) {
-        dnnl_sgemm(transpose_a == Op::none ? 'N' : 'T', transpose_b == Op::none ? 'N' : 'T', m, n, k,
-                   alpha, a, lda, b, ldb, beta, c, ldc);
+        dnnl_sgemm(transpose_a == Op::none ? 'N' : 'T', transpose_b == Op::none ? 'N' : 'T', m, n,
+                   k, alpha, a, lda, b, ldb, beta, c, ldc);
         return;
       }
 #endif
@@ -279,8 +293,8 @@ void large_gemm(int threads, Op transpose_a, Op transpose_b, index_t m, index_t 
 #pragma omp parallel for num_threads(threads) schedule(static)
 #endif
   for (index_t i = 0; i < m; ++i) {
-    small_gemm(transpose_a, transpose_b, 1, n, k, alpha, a + i * (transpose_a == Op::none ? lda : 1),
-               lda, b, ldb, beta, c + i * ldc, ldc);
+    small_gemm(transpose_a, transpose_b, 1, n, k, alpha,
+               a + i * (transpose_a == Op::none ? lda : 1), lda, b, ldb, beta, c + i * ldc, ldc);
   }
 }
 

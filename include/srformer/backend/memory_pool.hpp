@@ -70,8 +70,8 @@ class MemoryPool {
 
 /// Host memory on 64-byte boundaries.
 struct AlignedSource {
-  void* acquire(std::size_t bytes) { return ::operator new(bytes, std::align_val_t{64}); }
-  void release(void* block, std::size_t) { ::operator delete(block, std::align_val_t{64}); }
+  void* acquire(std::size_t bytes) { return ::operator new (bytes, std::align_val_t{64}); }
+  void release(void* block, std::size_t) { ::operator delete (block, std::align_val_t{64}); }
 };
 
 }  // namespace srformer

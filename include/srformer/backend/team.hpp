@@ -117,9 +117,8 @@ struct TiledGemm {
             const index_t i = ta ? e % side : e / depth, s = ta ? e / side : e % depth;
             const index_t j = tb ? e / depth : e % side, t = tb ? e % depth : e / side;
             const index_t row = i0 + i, column = j0 + j;
-            tiles.a[s][i] = row < m && p0 + s < k
-                                ? C(a[ta ? (p0 + s) * lda + row : row * lda + p0 + s])
-                                : C(0);
+            tiles.a[s][i] =
+                row < m && p0 + s < k ? C(a[ta ? (p0 + s) * lda + row : row * lda + p0 + s]) : C(0);
             tiles.b[t][j] = column < n && p0 + t < k
                                 ? C(b[tb ? column * ldb + p0 + t : (p0 + t) * ldb + column])
                                 : C(0);

@@ -49,8 +49,8 @@ class Tensor {
 
   View<T, Rank, space> view() { return view_; }
   View<const T, Rank, space> view() const { return view_; }
-  operator View<T, Rank, space>() { return view_; }                     // NOLINT: a tensor is a view
-  operator View<const T, Rank, space>() const { return view_; }         // NOLINT
+  operator View<T, Rank, space>() { return view_; }              // NOLINT: a tensor is a view
+  operator View<const T, Rank, space>() const { return view_; }  // NOLINT
   T* data() { return view_.data; }
   const T* data() const { return view_.data; }
   index_t size() const { return view_.size(); }
@@ -82,7 +82,8 @@ Tensor<B, std::remove_const_t<T>, Rank> clone(B& be, const View<T, Rank, typenam
 
 /// Host values in row-major order, moved to the backend.
 template <class T, int Rank, class B>
-Tensor<B, T, Rank> from_host(B& be, const std::array<index_t, Rank>& shape, const std::vector<T>& values) {
+Tensor<B, T, Rank> from_host(B& be, const std::array<index_t, Rank>& shape,
+                             const std::vector<T>& values) {
   Tensor<B, T, Rank> tensor(be, shape);
   require(static_cast<index_t>(values.size()) == tensor.size(), "from_host",
           std::to_string(values.size()) + " values for shape " + shape_text(shape));

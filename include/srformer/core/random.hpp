@@ -33,7 +33,8 @@ struct RandomWords {
 
 /// The four words at `index` of a stream.
 SRF_HD constexpr RandomWords philox(const RandomStream& random, std::uint64_t index) {
-  std::uint32_t c0 = static_cast<std::uint32_t>(index), c1 = static_cast<std::uint32_t>(index >> 32);
+  std::uint32_t c0 = static_cast<std::uint32_t>(index),
+                c1 = static_cast<std::uint32_t>(index >> 32);
   std::uint32_t c2 = static_cast<std::uint32_t>(random.stream),
                 c3 = static_cast<std::uint32_t>(random.stream >> 32);
   std::uint32_t k0 = static_cast<std::uint32_t>(random.key),

@@ -62,29 +62,27 @@ using accumulate_t = typename scalar_traits<std::remove_cv_t<T>>::accumulate;
 
 /// The ordered value of a scalar: itself for built-in types.
 template <class T>
-  requires std::is_arithmetic_v<T>
-SRF_HD constexpr T primal(T x) {
-  return x;
-}
+requires std::is_arithmetic_v<T> SRF_HD constexpr T primal(T x) { return x; }
 
 namespace detail {
 template <class T>
 concept HasPrimal = requires(const T x) {
-  { primal(x) };
+  {primal(x)};
   { primal(x) < primal(x) } -> std::convertible_to<bool>;
 };
 }  // namespace detail
 
 /// What an element type must offer (see the head of this file).
 template <class T>
-concept Scalar = std::copyable<T> && std::constructible_from<compute_t<T>, double> &&
-                 std::constructible_from<compute_t<T>, T> && requires(compute_t<T> a, compute_t<T> b) {
-                   { a + b } -> std::convertible_to<compute_t<T>>;
-                   { a - b } -> std::convertible_to<compute_t<T>>;
-                   { a * b } -> std::convertible_to<compute_t<T>>;
-                   { a / b } -> std::convertible_to<compute_t<T>>;
-                   { -a } -> std::convertible_to<compute_t<T>>;
-                 } && detail::HasPrimal<compute_t<T>>;
+concept Scalar = std::copyable<T> && std::constructible_from < compute_t<T>,
+double > &&std::constructible_from<compute_t<T>, T>&& requires(compute_t<T> a, compute_t<T> b) {
+  { a + b } -> std::convertible_to<compute_t<T>>;
+  { a - b } -> std::convertible_to<compute_t<T>>;
+  { a* b } -> std::convertible_to<compute_t<T>>;
+  { a / b } -> std::convertible_to<compute_t<T>>;
+  { -a } -> std::convertible_to<compute_t<T>>;
+}
+&&detail::HasPrimal<compute_t<T>>;
 
 /// Elementary functions of any scalar; float has a form of exp and tanh that compilers vectorise.
 namespace math {
@@ -132,11 +130,11 @@ SRF_HD inline float tanh(float x) {
 #endif
 }
 
-#define SRF_MATH_FUNCTION(name)  \
-  template <class T>             \
+#define SRF_MATH_FUNCTION(name)      \
+  template <class T>                 \
   SRF_HD inline T name(const T& x) { \
-    using std::name;             \
-    return name(x);              \
+    using std::name;                 \
+    return name(x);                  \
   }
 SRF_MATH_FUNCTION(exp)
 SRF_MATH_FUNCTION(log)

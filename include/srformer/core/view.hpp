@@ -45,8 +45,8 @@ struct View {
 
   /// A view of T is a view of const T.
   template <class U>
-    requires(std::is_same_v<T, const U>)
-  SRF_HD constexpr View(const View<U, Rank, Space>& other)  // NOLINT: as pointers convert
+  requires(std::is_same_v<T, const U>) SRF_HD
+      constexpr View(const View<U, Rank, Space>& other)  // NOLINT: as pointers convert
       : data(other.data), extents(other.extents), strides(other.strides) {}
 
   SRF_HD constexpr index_t extent(int axis) const { return extents[axis]; }
@@ -69,8 +69,7 @@ struct View {
   }
 
   template <class... Index>
-    requires(sizeof...(Index) == Rank)
-  SRF_HD constexpr T& operator()(Index... index) const {
+  requires(sizeof...(Index) == Rank) SRF_HD constexpr T& operator()(Index... index) const {
     index_t offset = 0;
     int axis = 0;
     ((offset += static_cast<index_t>(index) * strides[axis++]), ...);
@@ -88,9 +87,7 @@ struct View {
   }
 
   /// One entry of the first axis.
-  SRF_HD constexpr View<T, Rank - 1, Space> operator[](index_t i) const
-    requires(Rank > 1)
-  {
+  SRF_HD constexpr View<T, Rank - 1, Space> operator[](index_t i) const requires(Rank > 1) {
     View<T, Rank - 1, Space> part;
     part.data = data + i * strides[0];
     for (int axis = 1; axis < Rank; ++axis) {
@@ -117,8 +114,7 @@ struct View {
 ///   matrix  [B*length, columns], heads taken from `first_column` on
 template <class T, class Space>
 SRF_HD constexpr View<T, 4, Space> as_heads(const View<T, 2, Space>& matrix, index_t batch,
-                                            index_t heads, index_t size,
-                                            index_t first_column = 0) {
+                                            index_t heads, index_t size, index_t first_column = 0) {
   const index_t row = matrix.strides[0];
   const index_t length = batch > 0 ? matrix.extents[0] / batch : 0;
   return View<T, 4, Space>(matrix.data + first_column, {batch, heads, length, size},

@@ -44,7 +44,8 @@ struct ArgmaxRows {
 ///   ids [B,N] padded, lengths [B]
 /// Returns for each source its tokens from the start token on, up to the end token or max_length.
 template <class Model>
-std::vector<std::vector<std::int32_t>> greedy_search(Model& model, std::span<const std::int32_t> ids,
+std::vector<std::vector<std::int32_t>> greedy_search(Model& model,
+                                                     std::span<const std::int32_t> ids,
                                                      std::span<const index_t> lengths,
                                                      const GenerationOptions& options) {
   using T = typename Model::scalar;

@@ -26,16 +26,17 @@ inline bool stores_own_output(const HfCheckpoint& checkpoint) {
 
 /// A slot that fills a parameter, through host memory where the backend is elsewhere.
 template <class B, class T>
-TensorSlot parameter_slot(B& be, Parameter<B, T>& p) {
-  return {p.name, p.aliases, p.shape, true,
-          [&be, &p](const SafetensorsFile& file, const std::string& name) {
-            if constexpr (std::is_same_v<typename B::space, host_space>) {
-              file.read(name, std::span<T>(p.value, static_cast<std::size_t>(p.count)));
-            } else {
+TensorSlot parameter_slot([[maybe_unused]] B& be, Parameter<B, T>& p) {
+  if constexpr (std::is_same_v<typename B::space, host_space>) {
+    return host_slot(p.name, p.aliases, p.shape,
+                     std::span<T>(p.value, static_cast<std::size_t>(p.count)));
+  } else {
+    return {p.name, p.aliases, p.shape, true,
+            [&be, &p](const SafetensorsFile& file, const std::string& name) {
               const std::vector<T> values = file.read<T>(name);
               be.from_host(p.value, values.data(), p.count);
-            }
-          }};
+            }};
+  }
 }
 
 }  // namespace detail
@@ -60,9 +61,11 @@ void load_parameters(T5<B, T>& model, const HfCheckpoint& checkpoint, bool new_v
     if (added && new_variant) slots.back().required = false;
   }
   LoadOptions options;
-  options.ignore_unexpected = {"decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"};
+  options.ignore_unexpected = {
+      "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"};
   if (new_variant) {
-    for (const char* name : {"*.SNN_kv.weight", "*.leak", "*.threshold", "*.sigma", "*.gate", "*.RNN_*"}) {
+    for (const char* name :
+         {"*.SNN_kv.weight", "*.leak", "*.threshold", "*.sigma", "*.gate", "*.RNN_*"}) {
       options.ignore_unexpected.push_back(name);
     }
   }
@@ -86,10 +89,12 @@ void save_model(T5<B, T>& model, const std::filesystem::path& folder, DType dtyp
   SafetensorsWriter writer;
   for (auto& p : model.parameters()) {
     if constexpr (std::is_same_v<typename B::space, host_space>) {
-      writer.add(p.name, dtype, p.shape, std::span<const T>(p.value, static_cast<std::size_t>(p.count)));
+      writer.add(p.name, dtype, p.shape,
+                 std::span<const T>(p.value, static_cast<std::size_t>(p.count)));
     } else {
       writer.add_stream<T>(p.name, dtype, p.shape, [&be, &p](index_t first, std::span<T> out) {
-        be.to_host(out.data(), static_cast<const T*>(p.value) + first, static_cast<index_t>(out.size()));
+        be.to_host(out.data(), static_cast<const T*>(p.value) + first,
+                   static_cast<index_t>(out.size()));
       });
     }
   }

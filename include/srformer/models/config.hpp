@@ -3,7 +3,9 @@
 // "cross_attention". A checkpoint without that object is ordinary ("full").
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <string_view>
 
 #include <srformer/attention/cross_attention.hpp>
 #include <srformer/attention/position_bias.hpp>
@@ -14,8 +16,9 @@ namespace srformer {
 
 namespace detail {
 
-inline std::string json_choice(const nlohmann::json& object, const char* key, const std::string& path,
-                               std::initializer_list<const char*> choices, const char* otherwise) {
+inline std::string json_choice(const nlohmann::json& object, const char* key,
+                               const std::string& path, std::initializer_list<const char*> choices,
+                               const char* otherwise) {
   const std::string got = json_field_or<std::string>(object, key, path, otherwise);
   std::string list;
   for (const char* choice : choices) {
@@ -35,33 +38,36 @@ inline CrossAttentionOptions cross_attention_from_json(const nlohmann::json& con
   if (found == config.end() || found->is_null()) return options;
   if (!found->is_object()) throw io_error(path + ": \"cross_attention\" is not an object");
   const nlohmann::json& o = *found;
-  for (const auto& [key, value] : o.items()) {
-    constexpr const char* known[] = {"variant",    "segment_size", "horizon",   "generation_horizon",
-                                     "clamp",      "normalize",    "recurrence", "local",
-                                     "product",    "advance",      "padding",   "sigma", "gate"};
-    if (std::none_of(std::begin(known), std::end(known), [&](const char* k) { return key == k; })) {
-      throw io_error(path + ": \"cross_attention\" has an unknown field \"" + key + "\"");
+  constexpr std::string_view known[] = {
+      "variant", "segment_size", "horizon",    "generation_horizon",
+      "clamp",   "normalize",    "recurrence", "local",
+      "product", "advance",      "padding",    "sigma",
+      "gate"};
+  for (const auto& item : o.items()) {
+    if (std::find(std::begin(known), std::end(known), item.key()) == std::end(known)) {
+      throw io_error(path + ": \"cross_attention\" has an unknown field \"" + item.key() + "\"");
     }
   }
-  options.variant = variant_from_name(
-      detail::json_choice(o, "variant", path,
-                          {"full", "segmented", "segmented_recurrent", "transformer_xl",
-                           "global_tokens", "linear"},
-                          "full"));
+  options.variant = variant_from_name(detail::json_choice(
+      o, "variant", path,
+      {"full", "segmented", "segmented_recurrent", "transformer_xl", "global_tokens", "linear"},
+      "full"));
   options.segment_size = json_size_or(o, "segment_size", path, options.segment_size);
   options.horizon = json_size_or(o, "horizon", path, 0);
-  options.generation_horizon = json_size_or(o, "generation_horizon", path, options.generation_horizon);
+  options.generation_horizon =
+      json_size_or(o, "generation_horizon", path, options.generation_horizon);
   options.clamp = json_field_or<double>(o, "clamp", path, 0);
   if (o.contains("clamp") && !o["clamp"].is_null() && !(options.clamp > 0)) {
-    throw io_error(path + ": \"clamp\" is " + o["clamp"].dump() + ", expected a positive number or null");
+    throw io_error(path + ": \"clamp\" is " + o["clamp"].dump() +
+                   ", expected a positive number or null");
   }
   options.normalize = json_field_or<bool>(o, "normalize", path, true);
   options.recurrence = json_field_or<bool>(o, "recurrence", path, true);
   options.local = json_field_or<bool>(o, "local", path, true);
-  options.product = detail::json_choice(o, "product", path, {"complement", "segment"}, "complement") ==
-                            "segment"
-                        ? Product::segment
-                        : Product::complement;
+  options.product =
+      detail::json_choice(o, "product", path, {"complement", "segment"}, "complement") == "segment"
+          ? Product::segment
+          : Product::complement;
   options.advance =
       detail::json_choice(o, "advance", path, {"segment", "token"}, "segment") == "token"
           ? Advance::token
@@ -77,7 +83,9 @@ inline CrossAttentionOptions cross_attention_from_json(const nlohmann::json& con
 
 /// The object to save under "cross_attention".
 inline nlohmann::json to_json(const CrossAttentionOptions& o) {
-  const auto or_null = [](auto value) { return value > 0 ? nlohmann::json(value) : nlohmann::json(); };
+  const auto or_null = [](auto value) {
+    return value > 0 ? nlohmann::json(value) : nlohmann::json();
+  };
   return {{"variant", variant_name(o.variant)},
           {"segment_size", o.segment_size},
           {"horizon", or_null(o.horizon)},
@@ -95,13 +103,13 @@ inline nlohmann::json to_json(const CrossAttentionOptions& o) {
 
 /// The sizes and choices of a T5. Letters in docs/notation.md.
 struct T5Config {
-  index_t vocab_size = 0;          ///< V
-  index_t d_model = 0;             ///< E
-  index_t d_kv = 0;                ///< D
-  index_t d_ff = 0;                ///< F
-  index_t num_layers = 0;          ///< of the encoder
+  index_t vocab_size = 0;  ///< V
+  index_t d_model = 0;     ///< E
+  index_t d_kv = 0;        ///< D
+  index_t d_ff = 0;        ///< F
+  index_t num_layers = 0;  ///< of the encoder
   index_t num_decoder_layers = 0;
-  index_t num_heads = 0;           ///< H; H D may differ from E
+  index_t num_heads = 0;  ///< H; H D may differ from E
   index_t relative_attention_num_buckets = 32;
   index_t relative_attention_max_distance = 128;
   double dropout_rate = 0.1;
@@ -136,9 +144,10 @@ inline T5Config t5_config_from_json(const nlohmann::json& json, const std::strin
   c.num_heads = json_size(json, "num_heads", path);
   c.relative_attention_num_buckets =
       json_size_or(json, "relative_attention_num_buckets", path, c.relative_attention_num_buckets);
-  c.relative_attention_max_distance =
-      json_size_or(json, "relative_attention_max_distance", path, c.relative_attention_max_distance);
-  const auto in_range = [&](const char* key, const nlohmann::json& value, bool fits, const char* expected) {
+  c.relative_attention_max_distance = json_size_or(json, "relative_attention_max_distance", path,
+                                                   c.relative_attention_max_distance);
+  const auto in_range = [&](const char* key, const nlohmann::json& value, bool fits,
+                            const char* expected) {
     if (!fits) detail::refuse_field(path, key, value, expected);
   };
   // encoder and decoder share the buckets; the encoder has half of them for each side
@@ -148,16 +157,21 @@ inline T5Config t5_config_from_json(const nlohmann::json& json, const std::strin
            c.relative_attention_max_distance > c.relative_attention_num_buckets / 2,
            "more than half of the buckets");
   c.dropout_rate = json_field_or<double>(json, "dropout_rate", path, c.dropout_rate);
-  in_range("dropout_rate", c.dropout_rate, c.dropout_rate >= 0 && c.dropout_rate < 1, "at least 0 and below 1");
-  c.layer_norm_epsilon = json_field_or<double>(json, "layer_norm_epsilon", path, c.layer_norm_epsilon);
+  in_range("dropout_rate", c.dropout_rate, c.dropout_rate >= 0 && c.dropout_rate < 1,
+           "at least 0 and below 1");
+  c.layer_norm_epsilon =
+      json_field_or<double>(json, "layer_norm_epsilon", path, c.layer_norm_epsilon);
   in_range("layer_norm_epsilon", c.layer_norm_epsilon, c.layer_norm_epsilon >= 0, "at least 0");
-  c.initializer_factor = json_field_or<double>(json, "initializer_factor", path, c.initializer_factor);
+  c.initializer_factor =
+      json_field_or<double>(json, "initializer_factor", path, c.initializer_factor);
   const std::string projection = detail::json_choice(
-      json, "feed_forward_proj", path, {"relu", "gelu", "gelu_new", "gated-relu", "gated-gelu", "gated-gelu_new"}, "relu");
+      json, "feed_forward_proj", path,
+      {"relu", "gelu", "gelu_new", "gated-relu", "gated-gelu", "gated-gelu_new"}, "relu");
   c.gated = projection.starts_with("gated-");
   const std::string activation = c.gated ? projection.substr(6) : projection;
   // transformers: "gated-gelu" means the tanh form
-  c.activation = c.gated && activation == "gelu" ? Activation::gelu_new : activation_from_name(activation);
+  c.activation =
+      c.gated && activation == "gelu" ? Activation::gelu_new : activation_from_name(activation);
   c.tie_word_embeddings = json_field_or<bool>(json, "tie_word_embeddings", path, true);
   c.scale_decoder_outputs =
       c.tie_word_embeddings && json_field_or<bool>(json, "scale_decoder_outputs", path, true);
@@ -193,7 +207,7 @@ inline nlohmann::json to_json(const T5Config& c) {
   json["initializer_factor"] = c.initializer_factor;
   const std::string gate = c.gated ? "gated-" : "";
   json["feed_forward_proj"] =
-      gate + (c.activation == Activation::relu ? "relu"
+      gate + (c.activation == Activation::relu   ? "relu"
               : c.activation == Activation::gelu ? "gelu"
                                                  : (c.gated ? "gelu" : "gelu_new"));
   json["tie_word_embeddings"] = c.tie_word_embeddings;

@@ -80,11 +80,11 @@ struct SelfAttention {
   /// d_h += the gradient; d_relative [H, 2M-1] += that of the bias, where given.
   void backward(B& be, const AttentionShape& s, In<B, T, 2> h,
                 const AttendContext<compute_t<T>, typename B::space>& context, const Saved& saved,
-                In<B, T, 2> d_a, View<T, 2, typename B::space> d_h, compute_t<T>* d_relative) const {
+                In<B, T, 2> d_a, View<T, 2, typename B::space> d_h,
+                compute_t<T>* d_relative) const {
     Tensor<B, T, 2> d_qkv = zeros<T, 2>(be, saved.qkv.view().extents);
-    full_attention_backward(be, part(s, saved.qkv, 0), part(s, saved.qkv, 1),
-                            part(s, saved.qkv, 2), context,
-                            as_heads<const T>(d_a, s.batch, s.heads, s.head_size),
+    full_attention_backward(be, part(s, saved.qkv, 0), part(s, saved.qkv, 1), part(s, saved.qkv, 2),
+                            context, as_heads<const T>(d_a, s.batch, s.heads, s.head_size),
                             part(s, d_qkv, 0), part(s, d_qkv, 1), part(s, d_qkv, 2), d_relative);
     linear_backward(be, h, stacked(*q, 3 * s.inner()), d_qkv, d_h, d_stacked(*q, 3 * s.inner()));
   }
@@ -144,11 +144,10 @@ struct CrossAttention {
                 View<T, 2, typename B::space> d_h, View<T, 2, typename B::space> d_source) const {
     Tensor<B, T, 2> d_q = zeros<T, 2>(be, saved.q.view().extents);
     Tensor<B, T, 2> d_kv = zeros<T, 2>(be, saved.kv.view().extents);
-    cross_attention_backward(be, heads(s, saved.q), heads(s, saved.kv),
-                             heads(s, saved.kv, s.inner()), parameters(), context, options,
-                             as_heads<const T>(d_a, s.batch, s.heads, s.head_size), heads(s, d_q),
-                             heads(s, d_kv), heads(s, d_kv, s.inner()), d_parameters(),
-                             saved.memory);
+    cross_attention_backward(
+        be, heads(s, saved.q), heads(s, saved.kv), heads(s, saved.kv, s.inner()), parameters(),
+        context, options, as_heads<const T>(d_a, s.batch, s.heads, s.head_size), heads(s, d_q),
+        heads(s, d_kv), heads(s, d_kv, s.inner()), d_parameters(), saved.memory);
     linear_backward(be, h, q->matrix(), d_q, d_h, q->d_matrix());
     linear_backward(be, source, stacked(*k, 2 * s.inner()), d_kv, d_source,
                     d_stacked(*k, 2 * s.inner()));

@@ -37,7 +37,7 @@ struct Parameter {
 
 /// All parameters of a model. Add them, then allocate; references stay valid.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 class Parameters {
  public:
   explicit Parameters(B& be) : backend_(&be) {}

@@ -11,9 +11,9 @@ namespace srformer {
 /// How a batch enters the gradients.
 struct LossOptions {
   double label_smoothing = 0;
-  double scale = 1;         ///< gradients are those of scale times the sum of the token losses
+  double scale = 1;  ///< gradients are those of scale times the sum of the token losses
   double dropout_rate = 0;
-  RandomStream random{};    ///< of this step; every place of dropout takes its own stream of it
+  RandomStream random{};  ///< of this step; every place of dropout takes its own stream of it
 };
 
 namespace detail {
@@ -47,7 +47,8 @@ inline void check_batch(const char* function, const Batch& batch, index_t vocabu
 }
 
 /// Labels moved one to the right behind the start token, -100 as pad: what the decoder reads.
-inline std::vector<std::int32_t> shift_right(const Batch& batch, std::int32_t start, std::int32_t pad) {
+inline std::vector<std::int32_t> shift_right(const Batch& batch, std::int32_t start,
+                                             std::int32_t pad) {
   std::vector<std::int32_t> ids(batch.labels.size());
   for (index_t b = 0; b < batch.rows; ++b) {
     for (index_t i = 0; i < batch.target_width; ++i) {

@@ -26,8 +26,8 @@ template <class B, class T>
 struct T5DecoderState {
   using C = compute_t<T>;
   struct Layer {
-    Tensor<B, T, 4> k, v;        ///< [B,H,max_steps,D], filled up to `step`
-    Tensor<B, T, 2> cross_kv;    ///< [B*N,2*H*D]
+    Tensor<B, T, 4> k, v;      ///< [B,H,max_steps,D], filled up to `step`
+    Tensor<B, T, 2> cross_kv;  ///< [B*N,2*H*D]
     DecodeStates<B, T> prepared;
   };
   index_t batch = 0, source_width = 0, max_steps = 0, horizon = 0, step = 0;
@@ -38,7 +38,7 @@ struct T5DecoderState {
 };
 
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 class T5 {
  public:
   using Space = typename B::space;
@@ -99,7 +99,8 @@ class T5 {
       }
       for (const auto& rnn : {a.rnn_key, a.rnn_value}) {
         for (Parameter<B, T>* p : rnn) {  // as torch.nn.RNN
-          if (p != nullptr) fill_uniform(*p, random, 1 / std::sqrt(static_cast<double>(config_.inner())));
+          if (p != nullptr)
+            fill_uniform(*p, random, 1 / std::sqrt(static_cast<double>(config_.inner())));
         }
       }
       if (a.sigma != nullptr) be_.fill(a.sigma->value, 1, T(0.5));
@@ -119,7 +120,8 @@ class T5 {
   }
 
   /// loss_sum[0] += the sum of the token losses of the batch, not divided; no dropout.
-  void add_loss(const Batch& batch, double label_smoothing, View<accumulate_t<T>, 1, Space> loss_sum) {
+  void add_loss(const Batch& batch, double label_smoothing,
+                View<accumulate_t<T>, 1, Space> loss_sum) {
     Run run = begin("T5::add_loss", batch, {.label_smoothing = label_smoothing});
     encode(run, nullptr);
     decode(run, nullptr);
@@ -221,7 +223,8 @@ class T5 {
 
       h = normed(*layer.feed_norm, x);
       typename FeedForward<B, T>::Saved saved;
-      x = Residual<B, T>::forward(be_, *layer.feed.wo, x, layer.feed.forward(be_, h, none, saved), none);
+      x = Residual<B, T>::forward(be_, *layer.feed.wo, x, layer.feed.forward(be_, h, none, saved),
+                                  none);
     }
     Matrix z(be_, {state.batch, config_.vocab_size});
     project(normed(*decoder_norm_, x), z.view());
@@ -276,10 +279,19 @@ class T5 {
   };
 
   /// Places of dropout, eight to a layer.
-  enum Site : index_t { attention = 0, branch = 1, cross_attention = 2, cross_branch = 3, hidden = 4, feed_branch = 5 };
+  enum Site : index_t {
+    attention = 0,
+    branch = 1,
+    cross_attention = 2,
+    cross_branch = 3,
+    hidden = 4,
+    feed_branch = 5
+  };
   static constexpr index_t embeddings = 0, output = 1, layers = 8, decoder_side = 1 << 20;
   static index_t site(index_t layer, Site place) { return layers + 8 * layer + place; }
-  static index_t decoder_site(index_t layer, Site place) { return decoder_side + site(layer, place); }
+  static index_t decoder_site(index_t layer, Site place) {
+    return decoder_side + site(layer, place);
+  }
 
   void register_parameters() {
     const T5Config& c = config_;
@@ -351,10 +363,11 @@ class T5 {
     }
     if (o.has_memory()) {
       const auto rnn = [&](const std::string& which) {
-        return std::array{&parameters_.add(name + which + ".weight_ih_l0", Role::weight, {inner, inner}),
-                          &parameters_.add(name + which + ".weight_hh_l0", Role::weight, {inner, inner}),
-                          &parameters_.add(name + which + ".bias_ih_l0", Role::bias, {inner}),
-                          &parameters_.add(name + which + ".bias_hh_l0", Role::bias, {inner})};
+        return std::array{
+            &parameters_.add(name + which + ".weight_ih_l0", Role::weight, {inner, inner}),
+            &parameters_.add(name + which + ".weight_hh_l0", Role::weight, {inner, inner}),
+            &parameters_.add(name + which + ".bias_ih_l0", Role::bias, {inner}),
+            &parameters_.add(name + which + ".bias_hh_l0", Role::bias, {inner})};
       };
       a.rnn_key = rnn(".RNN_key");
       a.rnn_value = rnn(".RNN_value");
@@ -437,10 +450,12 @@ class T5 {
   }
 
   AttentionShape encoder_shape(const Run& run) const {
-    return {run.batch.rows, run.batch.source_width, run.batch.source_width, config_.num_heads, config_.d_kv};
+    return {run.batch.rows, run.batch.source_width, run.batch.source_width, config_.num_heads,
+            config_.d_kv};
   }
   AttentionShape decoder_shape(const Run& run) const {
-    return {run.batch.rows, run.batch.target_width, run.batch.source_width, config_.num_heads, config_.d_kv};
+    return {run.batch.rows, run.batch.target_width, run.batch.source_width, config_.num_heads,
+            config_.d_kv};
   }
 
   RmsNormOptions norm_options() const {
@@ -472,7 +487,8 @@ class T5 {
       const EncoderLayer& layer = encoder_[static_cast<std::size_t>(l)];
       typename EncoderSaved::Layer s;
       layer.self.forward(be_, shape, normed(*layer.self_norm, x), encoder_context(run, l), s.self);
-      s.x_feed = Residual<B, T>::forward(be_, *layer.self.o, x, s.self.a, run.dropout.at(site(l, branch)));
+      s.x_feed =
+          Residual<B, T>::forward(be_, *layer.self.o, x, s.self.a, run.dropout.at(site(l, branch)));
       s.x = std::move(x);
       const auto hidden_units = layer.feed.forward(be_, normed(*layer.feed_norm, s.x_feed),
                                                    run.dropout.at(site(l, hidden)), s.feed);
@@ -531,7 +547,9 @@ class T5 {
 
   void decode(Run& run, DecoderSaved* saved) const {
     const AttentionShape shape = decoder_shape(run);
-    const auto dropout = [&](index_t l, Site place) { return run.dropout.at(decoder_site(l, place)); };
+    const auto dropout = [&](index_t l, Site place) {
+      return run.dropout.at(decoder_site(l, place));
+    };
     Matrix x = embedded(run.decoder_ids, run.dropout.at(decoder_side + embeddings));
     for (index_t l = 0; l < config_.num_decoder_layers; ++l) {
       const DecoderLayer& layer = decoder_[static_cast<std::size_t>(l)];
@@ -541,10 +559,12 @@ class T5 {
       s.x = std::move(x);
       layer.cross.forward(be_, shape, normed(*layer.cross_norm, s.x_cross), run.encoded,
                           cross_context(run, l), config_.cross_attention, s.cross);
-      s.x_feed = Residual<B, T>::forward(be_, *layer.cross.o, s.x_cross, s.cross.a, dropout(l, cross_branch));
+      s.x_feed = Residual<B, T>::forward(be_, *layer.cross.o, s.x_cross, s.cross.a,
+                                         dropout(l, cross_branch));
       const auto hidden_units =
           layer.feed.forward(be_, normed(*layer.feed_norm, s.x_feed), dropout(l, hidden), s.feed);
-      x = Residual<B, T>::forward(be_, *layer.feed.wo, s.x_feed, hidden_units, dropout(l, feed_branch));
+      x = Residual<B, T>::forward(be_, *layer.feed.wo, s.x_feed, hidden_units,
+                                  dropout(l, feed_branch));
       layer.feed.forget(s.feed);
       if (saved != nullptr) saved->layers.push_back(std::move(s));
     }
@@ -555,7 +575,9 @@ class T5 {
 
   void decode_backward(Run& run, DecoderSaved& saved, Matrix& d_decoded, Matrix& d_encoded) const {
     const AttentionShape shape = decoder_shape(run);
-    const auto dropout = [&](index_t l, Site place) { return run.dropout.at(decoder_site(l, place)); };
+    const auto dropout = [&](index_t l, Site place) {
+      return run.dropout.at(decoder_site(l, place));
+    };
     Tensor<B, C, 2> d_relative = zeros<C, 2>(be_, run.decoder_relative.view().extents);
     Matrix d_x = zeros<T, 2>(be_, saved.x.view().extents);
     // decoded = dropout(norm(x))
@@ -568,8 +590,8 @@ class T5 {
                     dropout(l, feed_branch), d_x);
       // x_feed = x_cross + dropout(cross(norm(x_cross), encoded))
       {
-        const Matrix d_a = Residual<B, T>::backward(be_, *layer.cross.o, s.cross.a, d_x,
-                                                    dropout(l, cross_branch));
+        const Matrix d_a =
+            Residual<B, T>::backward(be_, *layer.cross.o, s.cross.a, d_x, dropout(l, cross_branch));
         const Matrix h = normed(*layer.cross_norm, s.x_cross);
         Matrix d_h = zeros<T, 2>(be_, h.view().extents);
         layer.cross.backward(be_, shape, h, run.encoded, cross_context(run, l),
@@ -595,7 +617,8 @@ class T5 {
   // ---- output --------------------------------------------------------------------------------
 
   C output_scale() const {
-    return C(config_.scale_decoder_outputs ? 1 / std::sqrt(static_cast<double>(config_.d_model)) : 1);
+    return C(config_.scale_decoder_outputs ? 1 / std::sqrt(static_cast<double>(config_.d_model))
+                                           : 1);
   }
 
   /// z = scale x W^T.
@@ -627,8 +650,8 @@ class T5 {
       // z = scale x W^T
       be_.gemm(Op::none, Op::none, count, E, V, output_scale(), static_cast<const T*>(z.data), V,
                static_cast<const T*>(output_->value), E, C(1), d_decoded->data() + first * E, E);
-      be_.gemm(Op::transpose, Op::none, V, E, count, output_scale(), static_cast<const T*>(z.data), V,
-               static_cast<const T*>(x.data), E, C(1), output_->gradient, E);
+      be_.gemm(Op::transpose, Op::none, V, E, count, output_scale(), static_cast<const T*>(z.data),
+               V, static_cast<const T*>(x.data), E, C(1), output_->gradient, E);
     }
   }
 
@@ -644,7 +667,8 @@ class T5 {
     index_t row_stride, heads, steps, head_size, step;
     SRF_HD void operator()(index_t i) const {
       const index_t c = i % head_size, h = i / head_size % heads, b = i / (head_size * heads);
-      cache[((b * heads + h) * steps + step) * head_size + c] = row[b * row_stride + h * head_size + c];
+      cache[((b * heads + h) * steps + step) * head_size + c] =
+          row[b * row_stride + h * head_size + c];
     }
   };
 
@@ -668,10 +692,13 @@ class T5 {
     be_.from_host(p.value, values.data(), p.count);
   }
   void fill_uniform(Parameter<B, T>& p, const RandomStream& random, double bound) {
-    fill_with(p, random, [=](const RandomStream& r, std::uint64_t i) { return bound * (2 * uniform(r, i) - 1); });
+    fill_with(p, random, [=](const RandomStream& r, std::uint64_t i) {
+      return bound * (2 * uniform(r, i) - 1);
+    });
   }
   void fill_normal(Parameter<B, T>& p, const RandomStream& random, double deviation) {
-    fill_with(p, random, [=](const RandomStream& r, std::uint64_t i) { return deviation * normal(r, i); });
+    fill_with(p, random,
+              [=](const RandomStream& r, std::uint64_t i) { return deviation * normal(r, i); });
   }
 
   B& be_;

@@ -96,9 +96,12 @@ struct GatedBackward {
 template <class F>
 void with_activation(Activation kind, F f) {
   switch (kind) {
-    case Activation::relu: return f(std::integral_constant<Activation, Activation::relu>{});
-    case Activation::gelu: return f(std::integral_constant<Activation, Activation::gelu>{});
-    case Activation::gelu_new: return f(std::integral_constant<Activation, Activation::gelu_new>{});
+    case Activation::relu:
+      return f(std::integral_constant<Activation, Activation::relu>{});
+    case Activation::gelu:
+      return f(std::integral_constant<Activation, Activation::gelu>{});
+    case Activation::gelu_new:
+      return f(std::integral_constant<Activation, Activation::gelu_new>{});
   }
 }
 
@@ -112,9 +115,8 @@ void check_elementwise(const char* function, const char* argument, const V& got,
 
 /// y = f(x).  x, y [R,C] contiguous; backward needs x. y may be x where x is not needed again.
 template <class B, class T>
-  requires BackendFor<B, T>
-void activation_forward(B& be, Activation kind, In<B, T, 2> x,
-                        View<T, 2, typename B::space> y) {
+requires BackendFor<B, T>
+void activation_forward(B& be, Activation kind, In<B, T, 2> x, View<T, 2, typename B::space> y) {
   detail::check_elementwise("activation_forward", "y", y, x);
   detail::with_activation(kind, [&](auto k) {
     be.for_each(x.size(), detail::ActivationForward<k.value, T>{x.data, y.data});
@@ -123,9 +125,8 @@ void activation_forward(B& be, Activation kind, In<B, T, 2> x,
 
 /// d_x += d_y f'(x).
 template <class B, class T>
-  requires BackendFor<B, T>
-void activation_backward(B& be, Activation kind, In<B, T, 2> x,
-                         In<B, T, 2> d_y,
+requires BackendFor<B, T>
+void activation_backward(B& be, Activation kind, In<B, T, 2> x, In<B, T, 2> d_y,
                          View<T, 2, typename B::space> d_x) {
   detail::check_elementwise("activation_backward", "d_y", d_y, x);
   detail::check_elementwise("activation_backward", "d_x", d_x, x);
@@ -136,9 +137,9 @@ void activation_backward(B& be, Activation kind, In<B, T, 2> x,
 
 /// y = f(a) b (Shazeer 2020).  a, b, y [R,C] contiguous; backward needs a and b.
 template <class B, class T>
-  requires BackendFor<B, T>
-void gated_forward(B& be, Activation kind, In<B, T, 2> a,
-                   In<B, T, 2> b, View<T, 2, typename B::space> y) {
+requires BackendFor<B, T>
+void gated_forward(B& be, Activation kind, In<B, T, 2> a, In<B, T, 2> b,
+                   View<T, 2, typename B::space> y) {
   detail::check_elementwise("gated_forward", "b", b, a);
   detail::check_elementwise("gated_forward", "y", y, a);
   detail::with_activation(kind, [&](auto k) {
@@ -148,11 +149,9 @@ void gated_forward(B& be, Activation kind, In<B, T, 2> a,
 
 /// d_a += d_y b f'(a), d_b += d_y f(a).
 template <class B, class T>
-  requires BackendFor<B, T>
-void gated_backward(B& be, Activation kind, In<B, T, 2> a,
-                    In<B, T, 2> b,
-                    In<B, T, 2> d_y, View<T, 2, typename B::space> d_a,
-                    View<T, 2, typename B::space> d_b) {
+requires BackendFor<B, T>
+void gated_backward(B& be, Activation kind, In<B, T, 2> a, In<B, T, 2> b, In<B, T, 2> d_y,
+                    View<T, 2, typename B::space> d_a, View<T, 2, typename B::space> d_b) {
   detail::check_elementwise("gated_backward", "b", b, a);
   detail::check_elementwise("gated_backward", "d_y", d_y, a);
   detail::check_elementwise("gated_backward", "d_a", d_a, a);

@@ -69,9 +69,8 @@ struct CrossEntropyBackward {
       return;
     }
     if (over) {
-      team.for_each(columns, [=](index_t v) {
-        d_z[v] = T(s * (math::exp(C(z[v]) - log_sum) - even));
-      });
+      team.for_each(columns,
+                    [=](index_t v) { d_z[v] = T(s * (math::exp(C(z[v]) - log_sum) - even)); });
     } else {
       team.for_each(columns, [=](index_t v) {
         d_z[v] = T(C(d_z[v]) + s * (math::exp(C(z[v]) - log_sum) - even));
@@ -89,8 +88,8 @@ struct WidenedValue {
 
 /// Throws where rows and sizes do not fit, or a label in host memory is outside the vocabulary.
 template <class Space>
-void check_cross_entropy(const char* function, const auto& logits, View<const std::int32_t, 1, Space> labels,
-                         const auto& lse) {
+void check_cross_entropy(const char* function, const auto& logits,
+                         View<const std::int32_t, 1, Space> labels, const auto& lse) {
   const index_t rows = logits.extent(0);
   check_shape(function, "labels", "[R]", labels.extents, std::array{rows});
   check_shape(function, "lse", "[R]", lse.extents, std::array{rows});
@@ -98,8 +97,8 @@ void check_cross_entropy(const char* function, const auto& logits, View<const st
   if constexpr (std::is_same_v<Space, host_space>) {
     for (index_t r = 0; r < rows; ++r) {
       if (labels(r) < logits.extent(1)) continue;
-      throw shape_error(std::string(function) + ": label " + std::to_string(labels(r)) + " of row " +
-                        std::to_string(r) + " is outside the vocabulary of " +
+      throw shape_error(std::string(function) + ": label " + std::to_string(labels(r)) +
+                        " of row " + std::to_string(r) + " is outside the vocabulary of " +
                         std::to_string(logits.extent(1)));
     }
   }
@@ -111,11 +110,10 @@ void check_cross_entropy(const char* function, const auto& logits, View<const st
 ///   logits [R,V] contiguous, labels [R] below V (negative: ignored), lse [R] saved for backward
 /// Cost O(RV). Source: transformers, trainer_pt_utils.LabelSmoother.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void cross_entropy_forward(B& be, View<const T, 2, typename B::space> logits,
                            In<B, std::int32_t, 1> labels, double smoothing,
-                           Out<B, compute_t<T>, 1> lse,
-                           Out<B, accumulate_t<T>, 1> loss_sum) {
+                           Out<B, compute_t<T>, 1> lse, Out<B, accumulate_t<T>, 1> loss_sum) {
   const index_t rows = logits.extent(0);
   detail::check_cross_entropy<typename B::space>("cross_entropy_forward", logits, labels, lse);
   Tensor<B, compute_t<T>, 1> loss(be, {rows});
@@ -127,10 +125,9 @@ void cross_entropy_forward(B& be, View<const T, 2, typename B::space> logits,
 
 /// d_logits += scale times the gradient of the summed loss.
 template <class B, class T>
-  requires BackendFor<B, T>
-void cross_entropy_backward(B& be, In<B, T, 2> logits,
-                            In<B, std::int32_t, 1> labels, double smoothing,
-                            In<B, compute_t<T>, 1> lse, double scale,
+requires BackendFor<B, T>
+void cross_entropy_backward(B& be, In<B, T, 2> logits, In<B, std::int32_t, 1> labels,
+                            double smoothing, In<B, compute_t<T>, 1> lse, double scale,
                             View<T, 2, typename B::space> d_logits) {
   detail::check_cross_entropy<typename B::space>("cross_entropy_backward", logits, labels, lse);
   check_shape("cross_entropy_backward", "d_logits", "[R,V]", d_logits.extents, logits.extents);
@@ -143,13 +140,12 @@ void cross_entropy_backward(B& be, In<B, T, 2> logits,
 /// Replaces the logits by scale times the gradient of the summed loss with respect to them: the one
 /// backward here that overwrites, so that logits and gradient never exist twice.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void cross_entropy_backward_in_place(B& be, View<T, 2, typename B::space> logits,
-                                     In<B, std::int32_t, 1> labels,
-                                     double smoothing,
-                                     In<B, compute_t<T>, 1> lse,
-                                     double scale) {
-  detail::check_cross_entropy<typename B::space>("cross_entropy_backward_in_place", logits, labels, lse);
+                                     In<B, std::int32_t, 1> labels, double smoothing,
+                                     In<B, compute_t<T>, 1> lse, double scale) {
+  detail::check_cross_entropy<typename B::space>("cross_entropy_backward_in_place", logits, labels,
+                                                 lse);
   be.for_each_row(logits.extent(0), 0,
                   detail::CrossEntropyBackward<T>{logits.data, labels.data, lse.data, logits.data,
                                                   logits.extent(1), smoothing, scale, true});

@@ -77,7 +77,7 @@ struct ScaleDropped {
 
 /// y += dropout(x), as for a residual stream.  x, y [R,C] contiguous.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void dropout_forward(B& be, In<B, T, 2> x, View<T, 2, typename B::space> y,
                      const Dropout& dropout) {
   check_dropout("dropout_forward", dropout);
@@ -88,15 +88,15 @@ void dropout_forward(B& be, In<B, T, 2> x, View<T, 2, typename B::space> y,
 
 /// d_x += the gradient through dropout_forward: the same map.
 template <class B, class T>
-  requires BackendFor<B, T>
-void dropout_backward(B& be, In<B, T, 2> d_y,
-                      View<T, 2, typename B::space> d_x, const Dropout& dropout) {
+requires BackendFor<B, T>
+void dropout_backward(B& be, In<B, T, 2> d_y, View<T, 2, typename B::space> d_x,
+                      const Dropout& dropout) {
   dropout_forward(be, d_y, d_x, dropout);
 }
 
 /// x = dropout(x), forward and backward alike; does nothing at rate 0.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void dropout_in_place(B& be, View<T, 2, typename B::space> x, const Dropout& dropout) {
   check_dropout("dropout_in_place", dropout);
   require(x.contiguous(), "dropout_in_place", "x must be contiguous");

@@ -51,7 +51,8 @@ inline void check_ids(const char* function, std::span<const std::int32_t> ids, i
   for (std::size_t r = 0; r < ids.size(); ++r) {
     if (ids[r] >= 0 && ids[r] < vocabulary) continue;
     throw shape_error(std::string(function) + ": id " + std::to_string(ids[r]) + " at position " +
-                      std::to_string(r) + " is outside the vocabulary of " + std::to_string(vocabulary));
+                      std::to_string(r) + " is outside the vocabulary of " +
+                      std::to_string(vocabulary));
   }
 }
 
@@ -60,9 +61,9 @@ inline void check_ids(const char* function, std::span<const std::int32_t> ids, i
 /// y = table[ids].
 ///   ids on the host, each in [0,V) or a shape_error names it; table [V,E], y [R,E], contiguous
 template <class B, class T>
-  requires BackendFor<B, T>
-void embedding_forward(B& be, std::span<const std::int32_t> ids,
-                       In<B, T, 2> table, View<T, 2, typename B::space> y) {
+requires BackendFor<B, T>
+void embedding_forward(B& be, std::span<const std::int32_t> ids, In<B, T, 2> table,
+                       View<T, 2, typename B::space> y) {
   const auto rows = static_cast<index_t>(ids.size());
   check_shape("embedding_forward", "y", "[R,E]", y.extents, std::array{rows, table.extent(1)});
   detail::check_ids("embedding_forward", ids, table.extent(0));
@@ -74,9 +75,8 @@ void embedding_forward(B& be, std::span<const std::int32_t> ids,
 
 /// d_table += the gradient through embedding_forward; rows of one id are summed in order.
 template <class B, class T>
-  requires BackendFor<B, T>
-void embedding_backward(B& be, std::span<const std::int32_t> ids,
-                        In<B, T, 2> d_y,
+requires BackendFor<B, T>
+void embedding_backward(B& be, std::span<const std::int32_t> ids, In<B, T, 2> d_y,
                         View<T, 2, typename B::space> d_table) {
   const auto rows = static_cast<index_t>(ids.size());
   check_shape("embedding_backward", "d_y", "[R,E]", d_y.extents,
@@ -86,7 +86,8 @@ void embedding_backward(B& be, std::span<const std::int32_t> ids,
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return ids[a] < ids[b]; });
   for (index_t i = 0; i < rows; ++i) {
-    if (i == 0 || ids[order[i]] != ids[order[i - 1]]) starts.push_back(static_cast<std::int32_t>(i));
+    if (i == 0 || ids[order[i]] != ids[order[i - 1]])
+      starts.push_back(static_cast<std::int32_t>(i));
   }
   const auto distinct = static_cast<index_t>(starts.size());
   starts.push_back(static_cast<std::int32_t>(rows));
@@ -95,8 +96,9 @@ void embedding_backward(B& be, std::span<const std::int32_t> ids,
   be.from_host(p, ids.data(), rows);
   be.from_host(p + rows, order.data(), rows);
   be.from_host(p + 2 * rows, starts.data(), distinct + 1);
-  be.for_each_row(distinct, 0, detail::ScatterRows<T>{d_y.data, d_table.data, p, p + rows,
-                                                      p + 2 * rows, d_table.extent(1)});
+  be.for_each_row(
+      distinct, 0,
+      detail::ScatterRows<T>{d_y.data, d_table.data, p, p + rows, p + 2 * rows, d_table.extent(1)});
 }
 
 }  // namespace srformer

@@ -64,7 +64,7 @@ struct AddPartials {
 
 /// total [C] += the sum over the rows of x [R,C] (row stride free). Order fixed by R.
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void add_column_sums(B& be, In<B, T, 2> x, View<T, 1, typename B::space> total) {
   using Partials = detail::ColumnPartials<T>;
   const index_t rows = x.extent(0), columns = x.extent(1);
@@ -82,10 +82,8 @@ struct LinearOptions {
 ///   x [R,I], weight [O,I], bias [O] or none, y [R,O]; last axes contiguous
 /// Cost 2 R I O.
 template <class B, class T>
-  requires BackendFor<B, T>
-void linear_forward(B& be, In<B, T, 2> x,
-                    In<B, T, 2> weight,
-                    std::optional<In<B, T, 1>> bias,
+requires BackendFor<B, T>
+void linear_forward(B& be, In<B, T, 2> x, In<B, T, 2> weight, std::optional<In<B, T, 1>> bias,
                     View<T, 2, typename B::space> y, LinearOptions options = {}) {
   const index_t rows = x.extent(0), in = x.extent(1), out = weight.extent(0);
   check_shape("linear_forward", "weight", "[O,I]", weight.extents, std::array{out, in});
@@ -103,12 +101,9 @@ void linear_forward(B& be, In<B, T, 2> x,
 ///   d_y [R,O], d_x [R,I], d_weight [O,I], d_bias [O]
 /// Cost 4 R I O.
 template <class B, class T>
-  requires BackendFor<B, T>
-void linear_backward(B& be, In<B, T, 2> x,
-                     In<B, T, 2> weight,
-                     In<B, T, 2> d_y,
-                     std::optional<Out<B, T, 2>> d_x,
-                     View<T, 2, typename B::space> d_weight,
+requires BackendFor<B, T>
+void linear_backward(B& be, In<B, T, 2> x, In<B, T, 2> weight, In<B, T, 2> d_y,
+                     std::optional<Out<B, T, 2>> d_x, View<T, 2, typename B::space> d_weight,
                      std::optional<Out<B, T, 1>> d_bias = std::nullopt) {
   const index_t rows = d_y.extent(0), in = weight.extent(1), out = weight.extent(0);
   check_shape("linear_backward", "x", "[R,I]", x.extents, std::array{rows, in});
@@ -120,8 +115,8 @@ void linear_backward(B& be, In<B, T, 2> x,
             weight.stride(0), C(1), d_x->data, d_x->stride(0));
   }
   check_shape("linear_backward", "d_weight", "[O,I]", d_weight.extents, weight.extents);
-  be.gemm(Op::transpose, Op::none, out, in, rows, C(1), d_y.data, d_y.stride(0), x.data, x.stride(0),
-          C(1), d_weight.data, d_weight.stride(0));
+  be.gemm(Op::transpose, Op::none, out, in, rows, C(1), d_y.data, d_y.stride(0), x.data,
+          x.stride(0), C(1), d_weight.data, d_weight.stride(0));
   if (d_bias) {
     check_shape("linear_backward", "d_bias", "[O]", d_bias->extents, std::array{out});
     add_column_sums(be, d_y, *d_bias);

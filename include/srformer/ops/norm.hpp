@@ -89,7 +89,8 @@ struct RmsNormBackward {
     for (index_t row = first; row < last; ++row) {
       const T *in = x + row * columns, *d_out = d_y + row * columns;
       T* d_in = d_x + row * columns;
-      const C square = team.template sum<C>(columns, [=](index_t c) { return C(in[c]) * C(in[c]); });
+      const C square =
+          team.template sum<C>(columns, [=](index_t c) { return C(in[c]) * C(in[c]); });
       C r = C(1) / math::sqrt(square * inverse_columns + C(options.epsilon));
       const C dot = team.template sum<C>(
           columns, [=](index_t c) { return C(w[c]) * C(d_out[c]) * C(in[c]); });
@@ -121,9 +122,8 @@ struct RmsNormBackward {
 ///   x, y [R,E] contiguous, weight [E]; backward needs x
 /// Cost O(RE).
 template <class B, class T>
-  requires BackendFor<B, T>
-void rms_norm_forward(B& be, In<B, T, 2> x,
-                      In<B, T, 1> weight, View<T, 2, typename B::space> y,
+requires BackendFor<B, T>
+void rms_norm_forward(B& be, In<B, T, 2> x, In<B, T, 1> weight, View<T, 2, typename B::space> y,
                       const RmsNormOptions& options = {}) {
   check_shape("rms_norm_forward", "weight", "[E]", weight.extents, std::array{x.extent(1)});
   check_shape("rms_norm_forward", "y", "[R,E]", y.extents, x.extents);
@@ -134,11 +134,10 @@ void rms_norm_forward(B& be, In<B, T, 2> x,
 
 /// d_x, d_weight += the gradients through rms_norm_forward. Deterministic.
 template <class B, class T>
-  requires BackendFor<B, T>
-void rms_norm_backward(B& be, In<B, T, 2> x,
-                       In<B, T, 1> weight,
-                       In<B, T, 2> d_y, View<T, 2, typename B::space> d_x,
-                       View<T, 1, typename B::space> d_weight, const RmsNormOptions& options = {}) {
+requires BackendFor<B, T>
+void rms_norm_backward(B& be, In<B, T, 2> x, In<B, T, 1> weight, In<B, T, 2> d_y,
+                       View<T, 2, typename B::space> d_x, View<T, 1, typename B::space> d_weight,
+                       const RmsNormOptions& options = {}) {
   check_shape("rms_norm_backward", "d_y", "[R,E]", d_y.extents, x.extents);
   check_shape("rms_norm_backward", "d_x", "[R,E]", d_x.extents, x.extents);
   check_shape("rms_norm_backward", "d_weight", "[E]", d_weight.extents, weight.extents);
@@ -148,8 +147,9 @@ void rms_norm_backward(B& be, In<B, T, 2> x,
   const index_t rows = x.extent(0), columns = x.extent(1);
   const index_t parts = (rows + Backward::rows_each - 1) / Backward::rows_each;
   Tensor<B, compute_t<T>, 2> partial(be, {parts, columns});
-  be.for_each_row(parts, 0, Backward{x.data, weight.data, d_y.data, d_x.data, partial.data(), rows,
-                                     columns, options});
+  be.for_each_row(
+      parts, 0,
+      Backward{x.data, weight.data, d_y.data, d_x.data, partial.data(), rows, columns, options});
   be.for_each(columns, detail::AddPartials<T>{partial.data(), d_weight.data, parts, columns});
 }
 

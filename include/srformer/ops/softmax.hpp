@@ -58,9 +58,8 @@ struct SoftmaxBackward {
     const T *out = y + row * columns, *d_out = d_y + row * columns;
     T* d_in = d_x + row * columns;
     const C dot = team.template sum<C>(columns, [=](index_t c) { return C(out[c]) * C(d_out[c]); });
-    team.for_each(columns, [=](index_t c) {
-      d_in[c] = T(C(d_in[c]) + C(out[c]) * (C(d_out[c]) - dot));
-    });
+    team.for_each(columns,
+                  [=](index_t c) { d_in[c] = T(C(d_in[c]) + C(out[c]) * (C(d_out[c]) - dot)); });
   }
 };
 
@@ -70,7 +69,7 @@ struct SoftmaxBackward {
 ///   x, y  [R,C], contiguous; y is what backward needs
 /// Cost O(RC).
 template <class B, class T>
-  requires BackendFor<B, T>
+requires BackendFor<B, T>
 void softmax_forward(B& be, In<B, T, 2> x, View<T, 2, typename B::space> y) {
   check_shape("softmax_forward", "y", "[R,C]", y.extents, x.extents);
   require(x.contiguous() && y.contiguous(), "softmax_forward", "x and y must be contiguous");
@@ -81,14 +80,14 @@ void softmax_forward(B& be, In<B, T, 2> x, View<T, 2, typename B::space> y) {
 /// d_x += the gradient through y = softmax(x).
 ///   y, d_y, d_x  [R,C], contiguous
 template <class B, class T>
-  requires BackendFor<B, T>
-void softmax_backward(B& be, In<B, T, 2> y,
-                      In<B, T, 2> d_y, View<T, 2, typename B::space> d_x) {
+requires BackendFor<B, T>
+void softmax_backward(B& be, In<B, T, 2> y, In<B, T, 2> d_y, View<T, 2, typename B::space> d_x) {
   check_shape("softmax_backward", "d_y", "[R,C]", d_y.extents, y.extents);
   check_shape("softmax_backward", "d_x", "[R,C]", d_x.extents, y.extents);
   require(y.contiguous() && d_y.contiguous() && d_x.contiguous(), "softmax_backward",
           "y, d_y and d_x must be contiguous");
-  be.for_each_row(y.extent(0), 0, detail::SoftmaxBackward<T>{y.data, d_y.data, d_x.data, y.extent(1)});
+  be.for_each_row(y.extent(0), 0,
+                  detail::SoftmaxBackward<T>{y.data, d_y.data, d_x.data, y.extent(1)});
 }
 
 }  // namespace srformer
