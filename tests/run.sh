@@ -25,6 +25,8 @@ while [ $# -gt 0 ]; do
   shift
 done
 
+# Tests run side by side, so threads that wait must not spin on the processors of others.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 jobs=${JOBS:-$(nproc)}
 build=${BUILD_DIR:-build}
 [ -n "${SRFORMER_NO_INSTALL:-}" ] || cmake/install_deps.sh ${all:+--all}
