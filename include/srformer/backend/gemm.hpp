@@ -13,8 +13,10 @@
 #include <Eigen/Core>
 #include <algorithm>
 #include <cstring>
+#include <string>
 #include <type_traits>
 
+#include <srformer/core/error.hpp>
 #include <srformer/core/scalar.hpp>
 
 #if defined(_OPENMP)
@@ -280,9 +282,13 @@ void large_gemm(int threads, Op transpose_a, Op transpose_b, index_t m, index_t 
       const detail::ThreadScope scope(threads);
 #if defined(SRF_HAS_ONEDNN)
       if constexpr (std::is_same_v<TC, float>) {
-        dnnl_sgemm(transpose_a == Op::none ? 'N' : 'T', transpose_b == Op::none ? 'N' : 'T', m, n,
-                   k, alpha, a, lda, b, ldb, beta, c, ldc);
-        return;
+        const dnnl_status_t status =
+            dnnl_sgemm(transpose_a == Op::none ? 'N' : 'T', transpose_b == Op::none ? 'N' : 'T', m,
+                       n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+        if (status == dnnl_success) return;
+        throw backend_error("large_gemm: oneDNN refused a product of " + std::to_string(m) + " x " +
+                            std::to_string(n) + " x " + std::to_string(k) + " with status " +
+                            std::to_string(static_cast<int>(status)));
       }
 #endif
       detail::eigen_gemm(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
