@@ -148,7 +148,8 @@ class FolderAside {
     std::vector<fs::path> files;
     for (const auto& entry : fs::directory_iterator(aside_))
       files.push_back(entry.path().filename());
-    std::ranges::stable_partition(files, [](const fs::path& f) { return f != "config.json"; });
+    std::partition(files.begin(), files.end(),
+                   [](const fs::path& file) { return file != "config.json"; });
     for (const char* stale :
          {"config.json", "tokenizer.json", "added_tokens.json", "special_tokens_map.json"})
       fs::remove(target_ / stale);

@@ -39,6 +39,9 @@ case $data in
 esac
 mkdir -p "$output/log" "$output/times" 2>/dev/null || fail "cannot make $output; choose another --output"
 
+# OpenMP's threads wait for each other by spinning: much of it takes the processors away from other programs.
+export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-1000}
+
 # The recipe.
 common=(--max_grad_norm 1 --per_device_train_batch_size 32 --per_device_eval_batch_size 32
         --predict_with_generate=false --threads "$threads")
@@ -52,7 +55,7 @@ else
   vocabulary=8000 sizes=(--dropout_rate 0 --d_model 128 --d_kv 32 --d_ff 512)
   lengths=(--max_source_length 256 --max_target_length 24)
   segments=(--segment_size 16 --horizon 12 --generation_horizon 12)
-  common+=(--max_eval_samples 1024)
+  common+=(--max_eval_samples 1024 --group_by_length)
   rate=2e-3 more_rate=5e-4
   settings="$data, $minutes minutes"
 fi
@@ -60,20 +63,26 @@ fi
   fail "$output was begun with other settings ($(cat "$output/settings")); give another --output or remove it"
 echo "$settings" >"$output/settings"
 
-# part NAME FUNCTION: runs the function unless it has ended well before, and notes its time.
+# part NAME FUNCTION: runs the function unless it has ended well before, and notes the time of all attempts.
 part() {
-  local begin=$SECONDS
-  [ ! -e "$output/times/$1" ] || return 0
+  local time=$output/times/$1 before=0
+  [ ! -e "$time" ] || return 0
+  [ ! -e "$time.part" ] || before=$(cat "$time.part")
+  begin=$((SECONDS - before))
   echo "== $1"
+  # shellcheck disable=SC2064
+  trap "echo \$((SECONDS - begin)) >'$time.part'" EXIT
   "$2"
-  echo $((SECONDS - begin)) >"$output/times/$1"
+  trap - EXIT
+  echo $((SECONDS - begin)) >"$time"
+  rm -f "$time.part"
 }
 
 # quietly NAME COMMAND...: its output goes to a log, which is named when it fails.
 quietly() {
   local log=$output/log/$1
   shift
-  "$@" >"$log" 2>&1 || { tail -n 5 "$log" >&2; fail "$1 failed; all it said is in $log"; }
+  "$@" >"$log" 2>&1 || fail "$1 failed; what it said is in $log"
 }
 
 programs=$output/programs
@@ -122,25 +131,28 @@ tune() {
 }
 
 # Debian: as many steps as fit into the time, half of which is for full attention, the rest for the variants.
+# 50 batches are what --group_by_length sorts at a time, so they are as long as all are on average.
 choose_steps() {
   rm -rf "$output/pace"
-  quietly pace.txt tune start pace --max_steps 30 --logging_steps 10 --save_steps 0 --learning_rate 0
+  quietly pace.txt tune start pace --max_steps 50 --logging_steps 50 --save_steps 0 --learning_rate 0
   local milliseconds
-  milliseconds=$(sed -n 's/.*"step":\(10\|30\),.*"seconds":\([0-9.]*\).*/\2/p' "$output/pace/metrics.jsonl" |
-    awk 'NR == 1 { first = $1 } { last = $1 } END { print int(50 * (last - first)) + 1 }')
+  milliseconds=$(sed -n 's/.*"seconds":\([0-9.]*\).*/\1/p' "$output/pace/metrics.jsonl" |
+    awk '{ print int(20 * $1) + 1 }')
   rm -rf "$output/pace"
   echo $((minutes * 60000 / 2 / milliseconds)) $((minutes * 60000 / 6 / milliseconds)) >"$output/steps"
   echo "$milliseconds ms a step"
 }
 
+stopped() { fail "training stopped; the same command goes on with it"; }
+
 train_full() {
   tune start full --max_steps "$steps" --learning_rate "$rate" --warmup_steps "$warmup" \
-    --logging_steps $(((steps + 19) / 20)) --save_steps $(((steps + 3) / 4)) --save_total_limit 1
+    --logging_steps $(((steps + 19) / 20)) --save_steps $(((steps + 3) / 4)) --save_total_limit 1 || stopped
 }
 
 fine_tune() {
   tune full "$@" --max_steps "$more_steps" --learning_rate "$more_rate" --warmup_steps "$more_warmup" \
-    --logging_steps $(((more_steps + 11) / 12)) --save_steps $(((more_steps + 3) / 4)) --save_total_limit 1
+    --logging_steps $(((more_steps + 11) / 12)) --save_steps $(((more_steps + 3) / 4)) --save_total_limit 1 || stopped
 }
 tune_full() { fine_tune full_more; }
 tune_segmented() { fine_tune segmented --cross_attention segmented "${segments[@]}"; }
@@ -226,7 +238,7 @@ set xlabel "step"
 set ylabel "training loss per token"
 set logscale y
 set grid
-set key top right
+set key bottom left
 cd "$output/log"
 plot "full.losses" with lines lw 2 lc rgb "#333333" title "full attention", \
      "segmented.losses" with lines lw 2 lc rgb "#d55e00" title "then segmented", \
@@ -247,35 +259,40 @@ write_times() {
   printf '%6d s  in all\n' "$total"
 }
 
-part "install packages" install_packages
-part "build programs" build_programs
-part "make data" make_data
-part "make model" make_model
-if [ "$data" = debian ]; then
-  part "measure pace" choose_steps
-  read -r steps more_steps <"$output/steps"
-  warmup=$((steps / 10)) more_warmup=$((more_steps / 10))
-fi
-part "train with full attention" train_full
-part "fine-tune full" tune_full
-part "fine-tune segmented" tune_segmented
-part "fine-tune segmented recurrent" tune_recurrent
-part "summarize and score" summarize_and_score
-write_table >"$output/table.md"
-write_summaries >"$output/summaries.md"
-draw_losses
+run() {
+  part "install packages" install_packages
+  part "build programs" build_programs
+  part "make data" make_data
+  part "make model" make_model
+  if [ "$data" = debian ]; then
+    part "measure pace" choose_steps
+    read -r steps more_steps <"$output/steps"
+    warmup=$((steps / 10)) more_warmup=$((more_steps / 10))
+  fi
+  part "train with full attention" train_full
+  part "fine-tune full" tune_full
+  part "fine-tune segmented" tune_segmented
+  part "fine-tune segmented recurrent" tune_recurrent
+  part "summarize and score" summarize_and_score
+  write_table >"$output/table.md"
+  write_summaries >"$output/summaries.md"
+  draw_losses
 
-echo
-cat "$output/table.md"
-echo
-awk '/^\*\*4\./ { exit } { print }' "$output/summaries.md"
-if [ -e "$output/loss.svg" ]; then echo "Loss curves: $output/loss.svg"; else echo "Loss curves: none, for want of gnuplot"; fi
-echo "More summaries: $output/summaries.md"
-echo
-write_times | tee "$output/times.txt"
-echo
-if [ "$data" = bulletins ]; then
-  echo "Next: real text, $minutes minutes of training: examples/quickstart.sh --data debian"
-else
-  echo "Next: summarize a text of your own: echo 'A text.' | $programs/examples/summarize --model_name_or_path $output/segmented_recurrent"
-fi
+  echo
+  cat "$output/table.md"
+  echo
+  awk '/^\*\*4\./ { exit } { print }' "$output/summaries.md"
+  if [ -e "$output/loss.svg" ]; then echo "Loss curves: $output/loss.svg"; else echo "Loss curves: none, for want of gnuplot"; fi
+  echo "More summaries: $output/summaries.md"
+  echo
+  write_times | tee "$output/times.txt"
+  echo
+  if [ "$data" = bulletins ]; then
+    echo "Next: real text, $minutes minutes of training: examples/quickstart.sh --data debian"
+  else
+    echo "Next: summarize a text of your own: echo 'A text.' | $programs/examples/summarize --model_name_or_path $output/segmented_recurrent"
+  fi
+  exit  # here, as the file may change while it runs, and bash reads on where it was
+}
+
+run

@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Runs init_model, summarize, first_words, evaluate and hello_attention as a user does, with bad input too, and
+# holds the example in README.md to the program that the package tests build.
+#
+#   check_programs.sh FOLDER_OF_PROGRAMS SOURCES
+set -u
+programs=$1 sources=$2
+model=$sources/tests/reference/values/models/t5_srformer
+export OMP_WAIT_POLICY=passive
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder" || exit 1
+checks=0
+
+fail() {
+  echo "FAILED: $*" >&2
+  head -n 20 out.txt err.txt >&2
+  exit 1
+}
+check() {  # check WHAT COMMAND...
+  local what=$1
+  shift
+  checks=$((checks + 1))
+  "$@" >/dev/null 2>&1 || fail "$what"
+}
+# run CODE PROGRAM ARGUMENT...: the program ends with that code; its input is input.txt.
+run() {
+  local code=$1 program=$2
+  shift 2
+  checks=$((checks + 1))
+  "$programs/$program" "$@" <input.txt >out.txt 2>err.txt
+  local got=$?
+  [ $got -eq "$code" ] || fail "exit code $got, expected $code: $program $*"
+}
+# refused CODE TEXT PROGRAM ARGUMENT...: the same, with TEXT in the one line on standard error, and no output.
+refused() {
+  local code=$1 text=$2
+  shift 2
+  run "$code" "$@"
+  [ "$(wc -l <err.txt)" -eq 1 ] || fail "not one line on standard error: $*"
+  grep -qF -- "$text" err.txt || fail "no \"$text\" on standard error: $*"
+  [ ! -s out.txt ] || fail "output in spite of the error: $*"
+}
+
+# ---- the example in README.md ----
+sed -n '/^```cpp$/,/^```$/p' "$sources/README.md" | sed '1d;$d' >readme.cpp
+sed '/^\/\/ /d' "$sources/examples/consumer/main.cpp" | diff readme.cpp <(cat) >out.txt 2>err.txt || fail "README.md is not examples/consumer/main.cpp"
+grep -v '^ *//' readme.cpp >code.txt
+check "the example is there" test "$(wc -l <code.txt)" -ge 15
+
+: >input.txt
+run 0 hello_attention
+check "hello_attention's gradient is that of differences" \
+  awk '/by differences/ { gsub(",", ""); found = $7 == $10 } END { exit !found }' out.txt
+
+# ---- init_model ----
+cat >lines.txt <<'END'
+The clock tower is dark. First prize went to the marrows. The Minerva came into port.
+A lost dog was found. The Rovers won at home. By a wide margin Vickers won the vote.
+The last night of Electra drew tears. The price of silver fell. Traffic flows along Fernside.
+END
+printf '{"text": "The choir meets on Friday.", "summary": "Look for heat tonight"}\n' >pairs.jsonl
+run 0 init_model --output_dir fresh --preset t5-tiny --train_tokenizer lines.txt pairs.jsonl \
+  --tokenizer_vocab_size 40 --extra_ids 3 --seed 5 --cross_attention segmented --segment_size 8
+for file in config.json generation_config.json model.safetensors spiece.model tokenizer_config.json; do
+  check "init_model writes $file" test -s "fresh/$file"
+done
+check "the segment size is saved" grep -q '"segment_size": 8' fresh/config.json
+check "the vocabulary is a multiple of 16" grep -q '"vocab_size": 48' fresh/config.json
+run 0 init_model --output_dir again --preset t5-tiny --tokenizer fresh --vocab_size 48 --seed 5
+check "the same seed gives the same weights, with another cross-attention too" cmp fresh/model.safetensors again/model.safetensors
+run 0 init_model --output_dir other --preset t5-tiny --tokenizer fresh --vocab_size 48 --seed 6
+check "another seed gives others" eval '! cmp -s fresh/model.safetensors other/model.safetensors'
+run 0 init_model --output_dir sized --config fresh/config.json --d_model 32 --num_layers 1 --feed_forward_proj gated-gelu
+check "flags go over the configuration" grep -q '"d_model": 32' sized/config.json
+cp -r fresh kept
+refused 1 "is not empty" init_model --output_dir fresh --preset t5-tiny
+check "a refused folder stays as it was" diff -r fresh kept
+run 0 init_model --output_dir fresh --overwrite_output_dir --preset t5-tiny --tokenizer again --seed 5
+refused 2 "give --config FILE or --preset" init_model --output_dir new
+refused 2 "excludes" init_model --output_dir new --preset t5-tiny --config fresh/config.json
+refused 2 "--clamp abc" init_model --output_dir new --preset t5-tiny --clamp abc
+refused 1 '"d_ff" is 0' init_model --output_dir new --preset t5-tiny --d_ff 0
+refused 1 "vocab_size is 10" init_model --output_dir new --preset t5-tiny --tokenizer kept --vocab_size 10
+refused 1 "does not exist" init_model --output_dir new --preset t5-tiny --tokenizer nowhere
+refused 1 "is not UTF-8" init_model --output_dir new --preset t5-tiny --train_tokenizer "$model/model.safetensors"
+refused 1 "pairs.jsonl:1" init_model --output_dir new --preset t5-tiny --train_tokenizer pairs.jsonl --text_column body
+check "nothing is left of what was refused" eval '! compgen -G "new*"'
+
+# ---- summarize ----
+cp lines.txt input.txt
+run 0 summarize --model_name_or_path "$model" --max_length 12 --dtype float64
+cp out.txt expected.txt
+check "a line for each line" test "$(wc -l <expected.txt)" -eq 3
+run 0 summarize --model_name_or_path "$model" --max_target_length 11 --batch_size 1 --threads 1 --dtype float64
+check "one at a time, the summaries are the same" cmp out.txt expected.txt
+tac lines.txt >input.txt
+run 0 summarize --model_name_or_path "$model" --max_length 12 --dtype float64 --batch_size 2
+check "order is kept" cmp out.txt <(tac expected.txt)
+awk '{ print "{\"text\": \"" $0 "\"}" }' lines.txt >lines.jsonl
+run 0 summarize --model_name_or_path "$model" --input_file lines.jsonl --output_file written.txt --max_length 12 --dtype float64
+check "JSON lines and a file give the same" cmp written.txt expected.txt
+run 0 summarize --model_name_or_path "$model" --input_file lines.jsonl --output_format jsonl --max_length 12 --dtype float64
+check "output_ids begin with the start token" grep -q '^{"output_ids":\[0,' out.txt
+sed 's/^{"output_ids":\[0,\([0-9,]*\)\].*/{"input_ids": [\1]}/' out.txt >input.txt
+run 0 summarize --model_name_or_path "$model" --input_format ids --max_length 5
+check "ids are read" test "$(wc -l <out.txt)" -eq 3
+cp lines.txt input.txt
+run 0 summarize --model_name_or_path "$model" --max_source_length 10 --truncation --max_length 4
+check "sources that are cut are counted" grep -q '^3 of 3 sources were cut to 10 tokens$' err.txt
+refused 1 "input:1: has" summarize --model_name_or_path "$model" --max_source_length 10
+refused 2 "beam" summarize --model_name_or_path "$model" --num_beams 4
+refused 2 "say the same" summarize --model_name_or_path "$model" --max_length 4 --max_target_length 3
+refused 2 "--generation_horizon" summarize --model_name_or_path "$model" --generation_horizon 0
+refused 1 "is not a folder" summarize --model_name_or_path nowhere
+refused 1 "cannot open" summarize --model_name_or_path "$model" --input_file nowhere
+refused 1 'no column "body"' summarize --model_name_or_path "$model" --input_file lines.jsonl --text_column body
+printf 'A text.\n\nAnother.\n' >input.txt
+refused 1 "input:2: is empty" summarize --model_name_or_path "$model"
+printf 'A text.\n\xff\xfe\n' >input.txt
+refused 1 "input:2" summarize --model_name_or_path "$model" --output_file untouched.txt
+check "no file comes of bad input" test ! -e untouched.txt
+echo '{"input_ids": [3, 100000]}' >input.txt
+refused 1 "token id 100000" summarize --model_name_or_path "$model" --input_format ids
+echo '{"input_ids": []}' >input.txt
+refused 1 "no list of token ids" summarize --model_name_or_path "$model" --input_format ids
+: >input.txt
+refused 1 "holds no text" summarize --model_name_or_path "$model"
+
+# ---- first_words and evaluate ----
+printf '{"text": "one two three", "summary": "one two"}\n' >pairs.jsonl
+run 0 first_words --train_file pairs.jsonl --test_file pairs.jsonl --output_file words.txt
+check "as many words as summaries have" test "$(cat words.txt)" = "one two"
+run 0 evaluate --predictions words.txt --references pairs.jsonl --reference_column summary
+check "the same words score 100" grep -q '^rouge1 .* 100.00' out.txt
+
+echo "$checks checks"
