@@ -410,9 +410,18 @@ TEST_CASE("norms may take their mean as torch does in float32, bit for bit") {
   CHECK(scale(1) == 0x1.f3fffe0000000p+9);
   CHECK(scale(7) == 0x1.7f228a0000000p+0);
   CHECK(scale(12) == 0x1.69feea0000000p+0);
+  CHECK(scale(17) == 0x1.7648860000000p+0);
+  CHECK(scale(24) == 0x1.6e71420000000p+0);
+  CHECK(scale(26) == 0x1.7075820000000p+0);
+  CHECK(scale(27) == 0x1.6f121e0000000p+0);
   CHECK(scale(32) == 0x1.6d7a480000000p+0);
   CHECK(scale(37) == 0x1.6a849e0000000p+0);
+  CHECK(scale(41) == 0x1.6a983c0000000p+0);
+  CHECK(scale(44) == 0x1.6a161e0000000p+0);
+  CHECK(scale(46) == 0x1.6c46380000000p+0);
   CHECK(scale(96) == 0x1.6ba8920000000p+0);
-  CHECK(scale(100) == 0x1.69feb40000000p+0);
+  CHECK(scale(99) == 0x1.6bd4960000000p+0);
+  CHECK(scale(105) == 0x1.6bef960000000p+0);
+  CHECK(scale(108) == 0x1.6bddcc0000000p+0);
   CHECK(scale(500) == 0x1.6a36b80000000p+0);
 }

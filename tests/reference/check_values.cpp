@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// check_values VALUES REPLAY attention|models float64|float32: runs REPLAY on the inputs of every
-// reference file below VALUES and compares what it computed. Fails for a file that is in neither list
+// check_values VALUES REPLAY attention|models float64|float32 [--no-steps]: runs REPLAY on the inputs of
+// every reference file below VALUES and compares what it computed; --no-steps leaves out the parameters
+// after the optimizer's steps. Fails for a file that is in neither list
 // below, for one that is absent, and for one of `not_yet` that REPLAY can run after all.
 #include <cstdlib>
 #include <fstream>
@@ -96,7 +97,7 @@ struct Run {
   std::optional<Comparison> comparison{};
 };
 
-Run run(const fs::path& replay, const fs::path& reference, const std::string& dtype) {
+Run run(const fs::path& replay, const fs::path& reference, const std::string& dtype, bool steps) {
   const TemporaryFolder folder;
   const bool model = fs::is_directory(reference);
   const fs::path inputs = folder.path / reference.filename(), out = folder.path / "out";
@@ -122,6 +123,7 @@ Run run(const fs::path& replay, const fs::path& reference, const std::string& dt
   if (result.ended_well && fs::exists(out)) {
     Rules rules;
     rules.tolerance = dtype == "float64" ? 1e-9 : 1e-4;
+    rules.steps = steps;
     if (model) rules.generate = generate_calls;
     result.comparison = compare(SafetensorsFile(expected), SafetensorsFile(out), rules);
   }
@@ -129,7 +131,7 @@ Run run(const fs::path& replay, const fs::path& reference, const std::string& dt
 }
 
 int check(const fs::path& values, const fs::path& replay, const std::string& kind,
-          const std::string& dtype) {
+          const std::string& dtype, bool steps) {
   const bool models = kind == "models";
   const Names& wanted = models ? model_folders : attention_files;
   const Names& not_yet = models ? models_not_yet : attention_not_yet;
@@ -151,7 +153,7 @@ int check(const fs::path& values, const fs::path& replay, const std::string& kin
       line(name, false, "absent");
       continue;
     }
-    const Run done = run(replay, path(name), dtype);
+    const Run done = run(replay, path(name), dtype, steps);
     if (!done.comparison) {
       line(name, false, "replay failed: " + done.said);
       continue;
@@ -164,7 +166,7 @@ int check(const fs::path& values, const fs::path& replay, const std::string& kin
       line(name, false, "absent");
       continue;
     }
-    const Run done = run(replay, path(name), dtype);
+    const Run done = run(replay, path(name), dtype, steps);
     line(name, !done.ended_well && not_known(done.said),
          done.ended_well
              ? "is listed as not there yet, but replay runs it; move it to the other list"
@@ -188,13 +190,15 @@ int main(int argc, char** argv) {
   const auto is_one = [&](std::size_t i, const char* a, const char* b) {
     return arguments[i] == a || arguments[i] == b;
   };
-  if (arguments.size() != 4 || !is_one(2, "attention", "models") ||
-      !is_one(3, "float64", "float32")) {
-    std::cerr << "usage: check_values VALUES REPLAY attention|models float64|float32\n";
+  if (arguments.size() < 4 || arguments.size() > 5 || !is_one(2, "attention", "models") ||
+      !is_one(3, "float64", "float32") || (arguments.size() == 5 && arguments[4] != "--no-steps")) {
+    std::cerr << "usage: check_values VALUES REPLAY attention|models float64|float32 "
+                 "[--no-steps]\n";
     return 2;
   }
   try {
-    return srformer::reference::check(arguments[0], arguments[1], arguments[2], arguments[3]);
+    return srformer::reference::check(arguments[0], arguments[1], arguments[2], arguments[3],
+                                      arguments.size() == 4);
   } catch (const std::exception& error) {
     std::cerr << "check_values: " << error.what() << '\n';
     return 1;

@@ -167,6 +167,13 @@ TEST_CASE("generate calls may be chosen, but must be there") {
              ContainsSubstring("generate/bean is not in the reference"));
 }
 
+TEST_CASE("parameters after the steps may be left out, and nothing else with them") {
+  const Rules without{.steps = false};
+  CHECK(missed([](Contents& c) { c.values["step/a"][0] += 1; }, without).empty());
+  CHECK_FALSE(missed([](Contents& c) { c.values["loss"][0] += 1; }, without).empty());
+  CHECK_FALSE(missed([](Contents& c) { c.values["grad/a"][0] += 1; }, without).empty());
+}
+
 TEST_CASE("results in float are compared as they are") {
   const Comparison found = compare_contents({}, {}, {.tolerance = 1e-4}, DType::f32);
   CHECK(found.ok());

@@ -3,11 +3,14 @@
 #
 #   tests/reference/other_seeds.sh BUILD_DIR [SEED:SCALE]...     default 2:1 3:1 1:3
 #
+# At a scale above 1, in float32, the parameters after the optimizer's steps are not compared: AdamW moves an element
+# whose gradient is rounding error by the learning rate, one way or the other, and more elements have such gradients.
+#
 # Environment: SRFORMER_PYTHON (python3), one with torch, transformers, sentencepiece, tokenizers, safetensors and
 # protobuf. Without them the script says so and ends well, as nothing was compared; SRFORMER_NEED_PYTHON=1 makes it fail.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-[ $# -ge 1 ] || { sed -n '2,7s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 build=$1
 shift
 [ $# -ge 1 ] || set -- 2:1 3:1 1:3
@@ -31,7 +34,10 @@ for case in "$@"; do
     { tail -n 20 "$values/log" >&2; exit 1; }
   for kind in attention models; do
     for dtype in float64 float32; do
-      "$build/tests/reference/check_values" "$values/$case" "$build/examples/replay" $kind $dtype >"$values/out" ||
+      steps=
+      [ "$scale" = 1 ] || [ $dtype = float64 ] || steps=--no-steps
+      "$build/tests/reference/check_values" "$values/$case" "$build/examples/replay" $kind $dtype \
+        ${steps:+"$steps"} >"$values/out" ||
         { failed=1; grep '^X' "$values/out" || true; }
       tail -n 1 "$values/out"
     done
