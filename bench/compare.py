@@ -6,7 +6,7 @@
 
 Each row runs this library and a peer in turn, in processes of their own, on the same inputs, threads
 and precision (float32, dropout 0), for several interleaved rounds, and checks that both did the same
-work (losses within 1e-4). It prints the median of the rounds' ratios, peer's time over ours, with the
+work (losses within 1e-4, where both run the same model). It prints the median of the rounds' ratios, peer's time over ours, with the
 lowest and highest. The peers (torch, transformers) are installed by pip into a virtual environment
 of its own.
 """
@@ -56,6 +56,23 @@ for step in range(steps + 1):
     losses.append(float(loss))
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 print(json.dumps(dict(seconds=seconds, losses=losses, peak_bytes=peak)))
+"""
+
+PEER_ATTENTION = r"""
+import json, sys, time
+import torch
+B, H, D, M, N, repetitions, threads = map(int, sys.argv[1:8])
+torch.set_num_threads(threads)
+torch.manual_seed(0)
+q, k, v = (torch.randn(B, H, n, D, requires_grad=True) for n in (M, N, N))
+g, seconds = torch.randn(B, H, M, D), []
+for i in range(repetitions + 1):
+    start = time.perf_counter()
+    torch.nn.functional.scaled_dot_product_attention(q, k, v).backward(g)
+    if i > 0:
+        seconds.append(time.perf_counter() - start)
+    q.grad = k.grad = v.grad = None
+print(json.dumps(dict(seconds=seconds)))
 """
 
 
@@ -111,6 +128,21 @@ class Comparison:
                     memory_ratio=statistics.median(memory), product_gflops=statistics.median(rate))
 
 
+    def attention(self, work, variant, batch, keys, segment_size, goal):
+        """Rows of one attention, forward and backward, beside torch's full attention at the same sizes."""
+        threads, repetitions = str(self.args.threads), str(3 * self.args.steps)
+        ours, peers = [], []
+        for _ in range(self.args.rounds):
+            a = run([os.path.join(self.args.build, "bench", "bench_attention"), variant, "--batch", str(batch), "--keys",
+                     str(keys), "--segment_size", str(segment_size), "--repetitions", repetitions, "--threads", threads])
+            b = run([self.python, "-c", PEER_ATTENTION, str(batch), "8", "64", "128", str(keys), repetitions, threads])
+            ours.append(statistics.median(a["seconds"]))
+            peers.append(statistics.median(b["seconds"]))
+        ratios = [p / o for o, p in zip(ours, peers)]
+        return dict(work=work, peer="torch SDPA, full", ours_s=statistics.median(ours), peer_s=statistics.median(peers),
+                    ratio=statistics.median(ratios), low=min(ratios), high=max(ratios), goal=goal)
+
+
 def rows():
     small = ("--preset", "t5-small", "--seed", "1")
     recurrent = ("--cross_attention", "segmented_recurrent", "--segment_size", "64")
@@ -118,7 +150,12 @@ def rows():
     def full(c):
         return c.model("t5-small", *small)
 
+    sr = "segmented_recurrent"
     return {
+        "attention, segmented recurrent, B 4, N 1024, M 128, L 64": lambda c, n: c.attention(n, sr, 4, 1024, 64, 2.3),
+        "attention, segmented recurrent, B 4, N 1024, M 128, L 8": lambda c, n: c.attention(n, sr, 4, 1024, 8, 1.5),
+        "attention, segmented recurrent, B 1, N 16384, M 128, L 64": lambda c, n: c.attention(n, sr, 1, 16384, 64, 3.5),
+        "attention, full, B 4, N 1024, M 128": lambda c, n: c.attention(n, "full", 4, 1024, 64, 1.2),
         "T5-small training step, source 1024, target 128, batch 1, full attention": lambda c, n: c.training(
             n, full(c), full(c), 1024, 128, 1, 1.0),
         "the same, segmented recurrent (ours) beside full": lambda c, n: c.training(
@@ -150,8 +187,9 @@ def main():
             continue
         r = measure(comparison, name)
         done.append(r)
-        print(f"| {r['work']} | {r['peer']} | {r['ours_s']:.2f} | {r['peer_s']:.2f} | {r['ratio']:.2f} | {r['low']:.2f} "
-              f"| {r['high']:.2f} | {r['memory_ratio']:.2f} |", flush=True)
+        memory = f"{r['memory_ratio']:.2f}" if "memory_ratio" in r else "-"
+        print(f"| {r['work']} | {r['peer']} | {r['ours_s']:.3f} | {r['peer_s']:.3f} | {r['ratio']:.2f} | {r['low']:.2f} "
+              f"| {r['high']:.2f} | {memory} |", flush=True)
     if args.json:
         with open(args.json, "w") as f:
             json.dump(done, f, indent=1)
