@@ -66,4 +66,5 @@ fi
 
 # Last, so that the summary of ctest is the last thing printed.
 stage release -DCMAKE_BUILD_TYPE=Release
+[ -z "$all" ] || tests/reference/other_seeds.sh "$build/release" || failed+=" other_seeds"
 [ -z "$failed" ]
