@@ -8,7 +8,7 @@
 //   df(q_i) = dn_i KV^T + dd_i z,  dKV = sum_i f(q_i)^T dn_i,  dz = sum_i dd_i f(q_i)
 //   df(k_j) = v_j dKV^T + dz,  dv_j += f(k_j) dKV,  df/dx = 1 where x > 0, else f(x)
 //
-// It takes no bias. Nothing is saved; cost 4 (M + N) D^2 forward, three times that backward.
+// It takes no bias. Nothing is saved; cost 2 (M + N) D^2 per head forward, three times that backward.
 #pragma once
 
 #include <srformer/attention/full.hpp>

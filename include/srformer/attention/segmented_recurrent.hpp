@@ -467,7 +467,8 @@ void check_recurrent(const char* function, const RecurrentInputs<T, Space>& in) 
 /// The cross-attention of SRformer (paper, Algorithm 1).
 ///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; scores are not scaled
 ///   parameters  weight [D,D] and so on, on the backend
-/// Saves nothing. Cost about 2 B H N D^2 (three times that where L < D) + 4 B H M L D + 2 B H M D^2.
+/// Saves nothing. Cost per source and head: 2 N D^2, and 2 D^3 per visited segment for W (2 N D^2 more
+/// where it is folded, 2 N D^2 more where not all products fit), + 4 M L D + 2 M D^2.
 /// Errors: shapes, segment size below 1, a threshold of exactly zero.
 template <class B, class T>
 requires BackendFor<B, T>
