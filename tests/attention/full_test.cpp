@@ -41,22 +41,50 @@ TEST_CASE("full attention in more than one block of queries") {
 
 TEST_CASE("what shapes the scores of full attention") {
   AttentionCase c = full_case(2, 2, 7, 13, 3);
-  SECTION("lengths") { c.lengths = {13, 4}; }
-  SECTION("lengths of one") { c.lengths = {1, 13}; }
-  SECTION("lengths beyond the keys") { c.lengths = {99, 13}; }
-  SECTION("causal") { c.causal = true; }
-  SECTION("causal with an offset") { c.causal = true, c.query_offset = 3; }
-  SECTION("causal with lengths") { c.causal = true, c.query_offset = 6, c.lengths = {13, 8}; }
-  SECTION("relative bias") { c.relative = true; }
-  SECTION("dense bias") { c.dense = true; }
-  SECTION("dropout") { c.dropout = {0.4, {3, 9}}; }
+  const auto check = [&] { check_attention_case(c, false); };
+  SECTION("lengths") {
+    c.lengths = {13, 4};
+    check();
+  }
+  SECTION("lengths of one") {
+    c.lengths = {1, 13};
+    check();
+  }
+  SECTION("lengths beyond the keys") {
+    c.lengths = {99, 13};
+    check();
+  }
+  SECTION("causal") {
+    c.causal = true;
+    check();
+  }
+  SECTION("causal with an offset") {
+    c.causal = true, c.query_offset = 3;
+    check();
+  }
+  SECTION("causal with lengths") {
+    c.causal = true, c.query_offset = 6, c.lengths = {13, 8};
+    check();
+  }
+  SECTION("relative bias") {
+    c.relative = true;
+    check();
+  }
+  SECTION("dense bias") {
+    c.dense = true;
+    check();
+  }
+  SECTION("dropout") {
+    c.dropout = {0.4, {3, 9}};
+    check();
+  }
   SECTION("everything at once") {
     c.causal = c.relative = c.dense = true;
     c.query_offset = 2;
     c.lengths = {9, 4};
     c.dropout = {0.2, {1, 1}};
+    check();
   }
-  check_attention_case(c, false);
 }
 
 TEST_CASE("the gradient of a bias by distance") {

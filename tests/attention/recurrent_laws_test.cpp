@@ -361,6 +361,11 @@ TEST_CASE("errors of segmented recurrent attention") {
   CHECK_THROWS_WITH(segmented_recurrent_forward(be, q.view(), k.view(), k.view(), parameters,
                                                 dropped, {}, out.view()),
                     ContainsSubstring("dropout rate must be in [0,1)"));
+  AttendContext<double, host_space> later;
+  later.mask.query_offset = 1;
+  CHECK_THROWS_WITH(segmented_recurrent_forward(be, q.view(), k.view(), k.view(), parameters, later,
+                                                {}, out.view()),
+                    ContainsSubstring("the recurrence starts at the first query"));
   threshold = 0;
   CHECK_THROWS_WITH(
       forward(parameters, {}),

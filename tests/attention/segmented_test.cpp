@@ -35,21 +35,44 @@ TEST_CASE("segmented attention over shapes") {
 
 TEST_CASE("what shapes the scores of segmented attention") {
   AttentionCase c = segmented_case(2, 2, 7, 13, 4, 3);
-  SECTION("alone") {}
-  SECTION("a short horizon") { c.options.horizon = 3; }
-  SECTION("a long horizon") { c.options.horizon = 30; }
-  SECTION("lengths") { c.lengths = {13, 6}; }
-  SECTION("upstream padding") { c.options.padding = Padding::upstream; }
+  const auto check = [&] { check_attention_case(c, false); };
+  SECTION("alone") { check(); }
+  SECTION("a short horizon") {
+    c.options.horizon = 3;
+    check();
+  }
+  SECTION("a long horizon") {
+    c.options.horizon = 30;
+    check();
+  }
+  SECTION("lengths") {
+    c.lengths = {13, 6};
+    check();
+  }
+  SECTION("upstream padding") {
+    c.options.padding = Padding::upstream;
+    check();
+  }
   SECTION("upstream padding, lengths and biases") {
     c.options.padding = Padding::upstream, c.lengths = {13, 6}, c.dense = c.relative = true;
+    check();
   }
-  SECTION("queries that start at a later step") { c.query_offset = 3, c.options.horizon = 9; }
+  SECTION("queries that start at a later step") {
+    c.query_offset = 3, c.options.horizon = 9;
+    check();
+  }
   SECTION("causal, from a later step on") {
     c.causal = true, c.query_offset = 6, c.options.horizon = 20;
+    check();
   }
-  SECTION("biases") { c.relative = c.dense = true; }
-  SECTION("dropout") { c.dropout = {0.4, {3, 9}}; }
-  check_attention_case(c, false);
+  SECTION("biases") {
+    c.relative = c.dense = true;
+    check();
+  }
+  SECTION("dropout") {
+    c.dropout = {0.4, {3, 9}};
+    check();
+  }
 }
 
 TEST_CASE("one segment over all keys is full attention") {
