@@ -125,9 +125,9 @@ TEST_CASE("a decoder position sees no later label") {
     const auto before = logits_of(model, batch);
     batch.labels[3] = batch.labels[3] == 7 ? 8 : 7;  // read at position 4
     const auto after = logits_of(model, batch);
-    const auto row = [&](const std::vector<double>& z, index_t i) {
-      return std::vector<double>(z.begin() + i * config.vocab_size,
-                                 z.begin() + (i + 1) * config.vocab_size);
+    const index_t V = config.vocab_size;
+    const auto row = [V](const std::vector<double>& z, index_t i) {
+      return std::vector<double>(z.begin() + i * V, z.begin() + (i + 1) * V);
     };
     for (index_t i = 0; i < 4; ++i) CHECK(row(before, i) == row(after, i));
     CHECK(row(before, 4) != row(after, 4));
