@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """compare.py [--only WORD] [--rounds 5] [--json FILE]: this library beside its peers, in one run.
 
-    cmake --preset release && cmake --build build/release --target bench init_model
+    cmake --preset release && cmake --build build/release --target bench example_init_model
     python3 bench/compare.py --build build/release
 
 Each row runs this library and a peer in turn, in processes of their own, on the same inputs, threads
