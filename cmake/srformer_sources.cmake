@@ -15,6 +15,7 @@ set(SRFORMER_INCLUDE_TARGETS
     "benchmark/=benchmark::benchmark"
     "CLI/=CLI11::CLI11"
     "fmt/=fmt::fmt"
+    "boost/=Boost::headers"
     "xtensor/=xtensor")
 
 # Sets `out` to the targets that `file` needs beyond srformer::srformer, following <srformer/...> and "..." includes.
