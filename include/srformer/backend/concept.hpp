@@ -35,31 +35,37 @@ struct RowFunctor {
 };
 }  // namespace detail
 
-/// The primitives above, for elements of type T.
+/// The primitives above, for elements of type T. The comments are for whoever lacks one: compilers
+/// print the line of a requirement that is not met.
 template <class B, class T>
 concept HasPrimitives = requires(B& be, T* p, const T* from, accumulate_t<T>* sum, index_t n, T x,
                                  compute_t<T> c) {
-  typename B::space;
-  { be.template allocate<T>(n) } -> std::same_as<T*>;
-  be.deallocate(p, n);
-  be.fill(p, n, x);
-  be.copy(p, from, n);
-  be.to_host(p, from, n);
-  be.from_host(p, from, n);
-  be.for_each(n, detail::IndexFunctor{});
-  be.for_each_row(n, n, detail::RowFunctor{});
-  be.reduce(n, detail::ValueFunctor<accumulate_t<T>>{}, sum);
-  be.gemm(Op::none, Op::transpose, n, n, n, c, from, n, from, n, c, p, n);
-  be.synchronize();
+  typename B::space;  // a backend says where its memory is: using space = srformer::host_space
+  { be.template allocate<T>(n) } -> std::same_as<T*>;  // a backend needs allocate<T>(n) -> T*
+  be.deallocate(p, n);                                 // a backend needs deallocate(p, n)
+  be.fill(p, n, x);                                    // a backend needs fill(p, n, value)
+  be.copy(p, from, n);                                 // a backend needs copy(to, from, n)
+  be.to_host(p, from, n);                              // a backend needs to_host(host, p, n)
+  be.from_host(p, from, n);                            // a backend needs from_host(p, host, n)
+  be.for_each(n, detail::IndexFunctor{});              // a backend needs for_each(n, f)
+  be.for_each_row(n, n, detail::RowFunctor{});  // a backend needs for_each_row(rows, scratch, f)
+  be.reduce(n, detail::ValueFunctor<accumulate_t<T>>{}, sum);  // a backend needs reduce(n, f, out)
+  be.gemm(Op::none, Op::transpose, n, n, n, c, from, n, from, n, c, p, n);  // a backend needs gemm
+  be.synchronize();  // a backend needs synchronize()
 };
 
 /// A backend: shown with double, which all of them hold.
 template <class B>
 concept Backend = HasPrimitives<B, double>;
 
+namespace detail {
+template <class B, class T>
+concept HoldsScalar = std::is_same_v<typename B::space, host_space> ||
+    scalar_traits<T>::on_device;  // a device cannot hold this scalar: see scalar_traits::on_device
+}  // namespace detail
+
 /// A backend that can hold and compute T. A device refuses scalars it cannot hold.
 template <class B, class T>
-concept BackendFor = Backend<B> && Scalar<T> && HasPrimitives<B, T> &&
-    (std::is_same_v<typename B::space, host_space> || scalar_traits<T>::on_device);
+concept BackendFor = Backend<B> && Scalar<T> && detail::HoldsScalar<B, T> && HasPrimitives<B, T>;
 
 }  // namespace srformer

@@ -15,6 +15,11 @@ namespace srformer {
 struct host_space {};
 struct cuda_space {};
 
+namespace detail {
+template <class A, class B>
+concept OtherThan = !std::is_same_v<A, B>;
+}
+
 /// Where and how a tensor lies in memory; it owns nothing. Strides count elements.
 template <class T, int Rank, class Space = host_space>
 struct View {
@@ -48,6 +53,9 @@ struct View {
   requires(std::is_same_v<T, const U>) SRF_HD
       constexpr View(const View<U, Rank, Space>& other)  // NOLINT: as pointers convert
       : data(other.data), extents(other.extents), strides(other.strides) {}
+
+  template <class U, detail::OtherThan<Space> Other>
+  View(const View<U, Rank, Other>&) = delete;  // a view of another memory: use to_host or from_host
 
   SRF_HD constexpr index_t extent(int axis) const { return extents[axis]; }
   SRF_HD constexpr index_t stride(int axis) const { return strides[axis]; }
