@@ -108,10 +108,11 @@ SRF_HD void attend_forward(const Team& team, const AttendContext<C, Space, Mask>
 /// d_q, d_k, d_v += the gradients through out = alpha a. Returns sum_i d_out_i . a_i.
 ///   d_relative  [H, M+N-1] of this source, or null: += ds by distance
 ///   weights, d_weights  scratch [query_count, key_count] each
-template <class Team, class T, class C, class Space, class Mask>
+/// G is T, or the compute type where a caller adds many blocks to the same keys.
+template <class Team, class T, class C, class Space, class Mask, class G>
 SRF_HD C attend_backward(const Team& team, const AttendContext<C, Space, Mask>& context,
                          const ScoreBlock& block, Rows<const T> q, Rows<const T> k, Rows<const T> v,
-                         Rows<const T> d_out, C alpha, Rows<T> d_q, Rows<T> d_k, Rows<T> d_v,
+                         Rows<const T> d_out, C alpha, Rows<T> d_q, Rows<G> d_k, Rows<G> d_v,
                          C* d_relative, C* weights, C* d_weights) {
   const index_t m = block.query_count, n = block.key_count, D = block.head_size;
   const bool dropping = context.dropout.active();

@@ -46,6 +46,7 @@ struct FullForward {
 template <class T, class Space>
 struct FullBackward {
   using C = compute_t<T>;
+  static constexpr bool narrow = !std::is_same_v<T, C>;
   View<const T, 4, Space> q, k, v, d_out;
   View<T, 4, Space> d_q, d_k, d_v;
   C* d_relative;  // [B,H,M+N-1]
@@ -60,15 +61,32 @@ struct FullBackward {
     C* weights = static_cast<C*>(scratch);
     C* d_weights = weights + rows_each * N;
     C* d_rel = d_relative == nullptr ? nullptr : d_relative + b * H * (M + N - 1);
+    const Rows<T> to_k = head_rows(d_k, b, h), to_v = head_rows(d_v, b, h);
+    // Blocks of queries add up in C, and are stored in T once.
+    Rows<C> sum_k, sum_v;
+    if constexpr (narrow) {
+      sum_k = {d_weights + rows_each * N, D}, sum_v = sum_k.from(N);
+      C* sums = sum_k.data;
+      team.for_each(2 * N * D, [=](index_t c) { sums[c] = C(0); });
+    } else {
+      sum_k = to_k, sum_v = to_v;
+    }
     for (index_t first = 0; first < M; first += rows_each) {
       const index_t count = M - first < rows_each ? M - first : rows_each;
       const index_t keys = context.mask.visible(first + count - 1, existing);
       const ScoreBlock block{b, h, D, H, M, N, first, count, 0, keys};
-      attend_backward<Team, T, C, Space>(team, context, block, head_rows(q, b, h).from(first),
-                                         head_rows(k, b, h), head_rows(v, b, h),
-                                         head_rows(d_out, b, h).from(first), C(1),
-                                         head_rows(d_q, b, h).from(first), head_rows(d_k, b, h),
-                                         head_rows(d_v, b, h), d_rel, weights, d_weights);
+      attend_backward<Team, T, C, Space>(
+          team, context, block, head_rows(q, b, h).from(first), head_rows(k, b, h),
+          head_rows(v, b, h), head_rows(d_out, b, h).from(first), C(1),
+          head_rows(d_q, b, h).from(first), sum_k, sum_v, d_rel, weights, d_weights);
+    }
+    if constexpr (narrow) {
+      team.for_each(existing * D, [=](index_t i) {
+        const index_t t = i / D, c = i % D;
+        T &k_t = to_k.row(t)[c], &v_t = to_v.row(t)[c];
+        k_t = T(C(k_t) + sum_k.row(t)[c]);
+        v_t = T(C(v_t) + sum_v.row(t)[c]);
+      });
     }
   }
 };
@@ -143,10 +161,11 @@ void full_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
   const index_t each = detail::query_block(N), distances = H * (M + N - 1);
   Tensor<B, C, 1> partial(be, {d_relative == nullptr ? 0 : batch * distances});
   be.fill(partial.data(), partial.size(), C(0));
-  be.for_each_row(batch * H, 2 * each * N * static_cast<index_t>(sizeof(C)),
-                  detail::FullBackward<T, typename B::space>{
-                      q, k, v, d_out, d_q, d_k, d_v,
-                      d_relative == nullptr ? nullptr : partial.data(), context, each});
+  using Backward = detail::FullBackward<T, typename B::space>;
+  const index_t scratch = 2 * each * N + (Backward::narrow ? 2 * N * q.extent(3) : 0);
+  be.for_each_row(batch * H, scratch * static_cast<index_t>(sizeof(C)),
+                  Backward{q, k, v, d_out, d_q, d_k, d_v,
+                           d_relative == nullptr ? nullptr : partial.data(), context, each});
   if (d_relative != nullptr) {
     be.for_each(distances, detail::AddOverBatch<C>{partial.data(), d_relative, batch, distances});
   }

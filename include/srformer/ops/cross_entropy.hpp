@@ -68,6 +68,11 @@ struct CrossEntropyBackward {
       if (over) team.for_each(columns, [=](index_t v) { d_z[v] = T(C(0)); });
       return;
     }
+    // Where the label is all but certain, 1 is taken off before anything is rounded to T.
+    const C others = over ? C(0) : C(d_z[label]);
+    const C at_label =
+        others + s * (math::exp(C(z[label]) - log_sum) - even - (C(1) - C(smoothing)));
+    team.sync();
     if (over) {
       team.for_each(columns,
                     [=](index_t v) { d_z[v] = T(s * (math::exp(C(z[v]) - log_sum) - even)); });
@@ -76,7 +81,7 @@ struct CrossEntropyBackward {
         d_z[v] = T(C(d_z[v]) + s * (math::exp(C(z[v]) - log_sum) - even));
       });
     }
-    if (team.leader()) d_z[label] = T(C(d_z[label]) - s * (C(1) - C(smoothing)));
+    if (team.leader()) d_z[label] = T(at_label);
   }
 };
 

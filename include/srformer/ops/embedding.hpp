@@ -29,7 +29,8 @@ struct GatherRows {
   }
 };
 
-/// order holds the rows sorted by id; those of the distinct id u lie in [starts[u], starts[u+1]).
+/// order holds the rows sorted by id; those of the distinct id u lie in [starts[u], starts[u+1]). They
+/// are summed in the compute type and stored once.
 template <class T>
 struct ScatterRows {
   const T* d_y;
@@ -37,13 +38,16 @@ struct ScatterRows {
   const std::int32_t *ids, *order, *starts;
   index_t columns;
   template <class Team>
-  SRF_HD void operator()(const Team& team, index_t distinct, void*) const {
+  SRF_HD void operator()(const Team& team, index_t distinct, void* scratch) const {
     using C = compute_t<T>;
     T* out = d_table + ids[order[starts[distinct]]] * columns;
+    C* sum = static_cast<C*>(scratch);
+    team.for_each(columns, [=](index_t c) { sum[c] = C(out[c]); });
     for (std::int32_t i = starts[distinct]; i < starts[distinct + 1]; ++i) {
       const T* in = d_y + order[i] * columns;
-      team.for_each(columns, [=](index_t c) { out[c] = T(C(out[c]) + C(in[c])); });
+      team.for_each(columns, [=](index_t c) { sum[c] = sum[c] + C(in[c]); });
     }
+    team.for_each(columns, [=](index_t c) { out[c] = T(sum[c]); });
   }
 };
 
@@ -96,9 +100,10 @@ void embedding_backward(B& be, std::span<const std::int32_t> ids, In<B, T, 2> d_
   be.from_host(p, ids.data(), rows);
   be.from_host(p + rows, order.data(), rows);
   be.from_host(p + 2 * rows, starts.data(), distinct + 1);
+  const index_t columns = d_table.extent(1);
   be.for_each_row(
-      distinct, 0,
-      detail::ScatterRows<T>{d_y.data, d_table.data, p, p + rows, p + 2 * rows, d_table.extent(1)});
+      distinct, columns * static_cast<index_t>(sizeof(compute_t<T>)),
+      detail::ScatterRows<T>{d_y.data, d_table.data, p, p + rows, p + 2 * rows, columns});
 }
 
 }  // namespace srformer
