@@ -2,6 +2,7 @@
 
 # Which include, by its first letters, asks for which target; the first match counts.
 set(SRFORMER_INCLUDE_TARGETS
+    "device/device.hpp=srformer_device"
     "thrust/system/omp/=srformer::thrust_omp"
     "thrust/system/tbb/=srformer::thrust_tbb"
     "thrust/system/cuda/=srformer::cuda"
@@ -16,6 +17,7 @@ set(SRFORMER_INCLUDE_TARGETS
     "CLI/=CLI11::CLI11"
     "fmt/=fmt::fmt"
     "boost/=Boost::headers"
+    "xtl/=xtensor"
     "xtensor/=xtensor")
 
 # Sets `out` to the targets that `file` needs beyond srformer::srformer, following <srformer/...> and "..." includes.
