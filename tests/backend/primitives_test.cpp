@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every primitive of backend/concept.hpp on every host backend of this build.
+// What our host backends promise beyond testing/conformance.hpp, which tests/testing runs on each of them:
+// recycled memory, narrow scalars, and sums that do not depend on the number of threads.
 #include <Eigen/Core>
-#include <atomic>
 #include <cstdint>
-#include <numeric>
+#include <memory>
 #include <srformer/backend/tensor.hpp>
 #include <srformer/core/dual.hpp>
 
@@ -19,56 +19,9 @@ namespace {
 /// More than two of the chunks that loops and sums are cut into, and odd.
 constexpr index_t long_size = 2 * 4096 + 37;
 
-struct CountVisit {
-  std::int32_t* visits;
-  void operator()(index_t i) const { ++visits[i]; }
-};
-
 /// Terms of very different size, so that the order of a sum shows in its last digits.
 struct UnevenTerm {
   double operator()(index_t i) const { return tests::value(7, i) * std::ldexp(1.0, int(i % 40)); }
-};
-
-/// Fills its scratch with the number of the row, lets others run, and counts what is still there.
-struct ClaimScratch {
-  std::int32_t *kept, *misaligned;
-  index_t cells;
-  template <class Team>
-  void operator()(const Team& team, index_t row, void* scratch) const {
-    auto* mine = static_cast<std::int32_t*>(scratch);
-    const auto name = static_cast<std::int32_t>(row);
-    for (int round = 0; round < 3; ++round) {
-      team.for_each(cells, [=](index_t i) { mine[i] = name + round; });
-      std::this_thread::yield();
-      const auto same = team.template sum<std::int32_t>(
-          cells, [=](index_t i) { return mine[i] == name + round; });
-      if (team.leader()) kept[row] += same;
-    }
-    if (team.leader()) misaligned[row] = reinterpret_cast<std::uintptr_t>(scratch) % 64 != 0;
-  }
-};
-
-/// What a team offers, for a row of `columns` values.
-struct UseTeam {
-  const double *x, *matrix;
-  double *sum, *top, *product;
-  std::int32_t* leaders;
-  index_t columns;
-  template <class Team>
-  void operator()(const Team& team, index_t row, void* scratch) const {
-    auto* square = static_cast<double*>(scratch);
-    const double* in = x + row * columns;
-    team.for_each(columns, [=](index_t c) { square[c] = in[c] * in[c]; });
-    const double total = team.template sum<double>(columns, [=](index_t c) { return square[c]; });
-    const double most = team.max(columns, -2.0, [=](index_t c) { return in[c]; });
-    if (team.leader()) sum[row] = total, top[row] = most, ++leaders[row];
-    team.sync();
-    // product = 2 square matrix^T, [1, 3], plus its own beginning of 1
-    double* out = product + row * 3;
-    team.for_each(3, [=](index_t c) { out[c] = 1; });
-    team.gemm(Op::none, Op::transpose, 1, 3, columns, 2.0, square, columns, matrix, columns, 1.0,
-              out, 3);
-  }
 };
 
 }  // namespace
@@ -116,21 +69,6 @@ TEMPLATE_LIST_TEST_CASE("memory is aligned, distinct, never null, and recycled",
   REQUIRE(be.pool().acquisitions() == first_step);
 }
 
-TEMPLATE_LIST_TEST_CASE("fill and copy reach every element and no other", "", tests::HostBackends) {
-  TestType be = make_backend<TestType>(2);
-  for (const index_t n : {index_t{0}, index_t{1}, long_size}) {
-    Tensor<TestType, double, 1> from(be, {n + 2}), to(be, {n + 2});
-    be.fill(from.data(), n + 2, -1.0);
-    be.fill(from.data() + 1, n, 2.5);
-    be.fill(to.data(), n + 2, -3.0);
-    be.copy(to.data() + 1, from.data() + 1, n);
-    REQUIRE(std::count(from.data() + 1, from.data() + 1 + n, 2.5) == n);
-    REQUIRE((from.data()[0] == -1 && from.data()[n + 1] == -1));
-    REQUIRE(std::count(to.data() + 1, to.data() + 1 + n, 2.5) == n);
-    REQUIRE((to.data()[0] == -3 && to.data()[n + 1] == -3));
-  }
-}
-
 TEMPLATE_LIST_TEST_CASE("copy converts through the compute type", "", tests::HostBackends) {
   TestType be = make_backend<TestType>(2);
   std::vector<float> values(long_size);
@@ -159,17 +97,6 @@ TEMPLATE_LIST_TEST_CASE("copy converts through the compute type", "", tests::Hos
   REQUIRE(narrow.data()[17] == Eigen::half(float(brain.data()[17])));
 }
 
-TEMPLATE_LIST_TEST_CASE("values go to the host and back", "", tests::HostBackends) {
-  TestType be = make_backend<TestType>(2);
-  const std::vector<double> values{1, -2, 3.5};
-  Tensor<TestType, double, 1> x(be, {3});
-  be.from_host(x.data(), values.data(), 3);
-  std::vector<double> back(4, 9.0);
-  be.to_host(back.data(), x.data(), 3);
-  be.synchronize();
-  REQUIRE(back == std::vector<double>{1, -2, 3.5, 9});
-}
-
 TEMPLATE_LIST_TEST_CASE("elements of a scalar of one's own are constructed and destroyed", "",
                         tests::HostBackends) {
   struct Counted {
@@ -182,58 +109,6 @@ TEMPLATE_LIST_TEST_CASE("elements of a scalar of one's own are constructed and d
   REQUIRE(shared.use_count() == 6);
   be.deallocate(p, 5);
   REQUIRE(shared.use_count() == 1);
-}
-
-TEMPLATE_LIST_TEST_CASE("for_each visits every index once", "", tests::HostBackends) {
-  TestType be = make_backend<TestType>(2);
-  for (const index_t n : {index_t{0}, index_t{1}, index_t{2}, long_size}) {
-    std::vector<std::int32_t> visits(static_cast<std::size_t>(n + 1), 0);
-    be.for_each(n, CountVisit{visits.data()});
-    REQUIRE(std::count(visits.begin(), visits.end() - 1, 1) == n);
-    REQUIRE(visits.back() == 0);
-  }
-}
-
-TEMPLATE_LIST_TEST_CASE("a row has its scratch to itself", "", tests::HostBackends) {
-  for (const int threads : {1, 2, 5}) {
-    TestType be = make_backend<TestType>(threads);
-    for (const index_t rows : {index_t{0}, index_t{1}, index_t{3}, index_t{203}}) {
-      const index_t cells = 301;
-      std::vector<std::int32_t> kept(static_cast<std::size_t>(rows), 0), misaligned = kept;
-      be.for_each_row(rows, cells * index_t{sizeof(std::int32_t)},
-                      ClaimScratch{kept.data(), misaligned.data(), cells});
-      REQUIRE(std::count(kept.begin(), kept.end(), 3 * cells) == rows);
-      REQUIRE(std::count(misaligned.begin(), misaligned.end(), 0) == rows);
-    }
-  }
-}
-
-TEMPLATE_LIST_TEST_CASE("a team sums, finds the largest, multiplies and has one leader", "",
-                        tests::HostBackends) {
-  TestType be = make_backend<TestType>(2);
-  for (const index_t columns : {1, 2, 16, 33}) {
-    const index_t rows = 9;
-    const std::vector<double> x = tests::matrix<double>(1, rows, columns, columns);
-    const std::vector<double> matrix = tests::matrix<double>(2, 3, columns, columns);
-    std::vector<double> sum(rows), top(rows), product(rows * 3);
-    std::vector<std::int32_t> leaders(rows, 0);
-    be.for_each_row(rows, columns * index_t{sizeof(double)},
-                    UseTeam{x.data(), matrix.data(), sum.data(), top.data(), product.data(),
-                            leaders.data(), columns});
-    for (index_t r = 0; r < rows; ++r) {
-      const double* in = x.data() + r * columns;
-      CAPTURE(columns, r);
-      REQUIRE(leaders[r] == 1);
-      REQUIRE(sum[r] == Approx(std::inner_product(in, in + columns, in, 0.0)).epsilon(1e-13));
-      REQUIRE(top[r] == *std::max_element(in, in + columns));
-      for (index_t j = 0; j < 3; ++j) {
-        double expected = 1;
-        for (index_t c = 0; c < columns; ++c)
-          expected += 2 * in[c] * in[c] * matrix[j * columns + c];
-        REQUIRE(product[r * 3 + j] == Approx(expected).epsilon(1e-13).margin(1e-13));
-      }
-    }
-  }
 }
 
 TEMPLATE_LIST_TEST_CASE("reduce adds in an order that the number of terms decides", "",
@@ -255,27 +130,6 @@ TEMPLATE_LIST_TEST_CASE("reduce adds in an order that the number of terms decide
     double same = 0.5;
     eigen.reduce(n, UnevenTerm{}, &same);
     REQUIRE(sums[0] == same);
-  }
-}
-
-TEMPLATE_LIST_TEST_CASE("gemm is the definition", "", tests::HostBackends) {
-  for (const int threads : {1, 3}) {
-    TestType be = make_backend<TestType>(threads);
-    for (const tests::GemmCase& p : tests::gemm_cases(150)) {
-      const auto a = p.a<double>(), b = p.b<double>();
-      auto c = p.c<double>();
-      const auto expected = tests::plain_gemm(p, a, b, c);
-      be.gemm(p.transpose_a, p.transpose_b, p.m, p.n, p.k, p.alpha, a.data(), p.lda(), b.data(),
-              p.ldb(), p.beta, c.data(), p.ldc());
-      CAPTURE(p.ta(), p.tb(), p.m, p.n, p.k, p.alpha, p.beta, threads);
-      index_t wrong = 0;
-      for (std::size_t i = 0; i < c.size(); ++i) {
-        const bool same =
-            std::isnan(expected[i]) ? std::isnan(c[i]) : std::abs(c[i] - expected[i]) < 1e-12;
-        wrong += !same;
-      }
-      REQUIRE(wrong == 0);
-    }
   }
 }
 
