@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <srformer/core/scalar.hpp>
 
+#include <Eigen/Core>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -118,4 +119,33 @@ TEST_CASE("finite, max and primal") {
   static_assert(!Scalar<const char*>);
   static_assert(std::is_same_v<accumulate_t<float>, double>);
   static_assert(std::is_same_v<compute_t<const float>, float>);
+}
+
+TEMPLATE_TEST_CASE("half and bfloat16 become float and come back as Eigen has them", "",
+                   Eigen::half, Eigen::bfloat16) {
+  const auto bits_of = [](const auto& x) { return std::bit_cast<std::uint16_t>(x); };
+  index_t wrong = 0;
+  for (std::uint32_t bits = 0; bits < 65536; ++bits) {
+    const auto x = std::bit_cast<TestType>(static_cast<std::uint16_t>(bits));
+    const float wide = static_cast<float>(x), got = detail::widened(x);
+    if (std::isnan(wide)) {
+      wrong += !std::isnan(got) || !std::isnan(float(detail::narrowed<TestType>(got)));
+    } else {
+      wrong += std::bit_cast<std::uint32_t>(got) != std::bit_cast<std::uint32_t>(wide);
+      wrong += bits_of(detail::narrowed<TestType>(got)) != bits;
+    }
+  }
+  CHECK(wrong == 0);
+  // Every rounding that can occur lies in the upper and lower ends of the mantissa.
+  index_t seen = 0;
+  for (std::uint64_t high = 0; high < 65536; ++high) {
+    for (const std::uint32_t low : {0u, 1u, 0x0FFFu, 0x1000u, 0x1001u, 0x7FFFu, 0x8000u, 0x8001u}) {
+      const float x = std::bit_cast<float>(static_cast<std::uint32_t>(high << 16 | low));
+      if (std::isnan(x)) continue;
+      wrong += bits_of(detail::narrowed<TestType>(x)) != bits_of(TestType(x));
+      ++seen;
+    }
+  }
+  CHECK(wrong == 0);
+  CHECK(seen > 500000);
 }

@@ -4,10 +4,11 @@
 //   C [m,n] = alpha op(A) [m,k] op(B) [k,n] + beta C
 //
 //   small_gemm   one thread, any scalar, operands in cache: a register-blocked kernel for float and
-//                double, plain loops for everything else. Every element of C is one sum in the order
-//                of k, whatever the width of the vectors.
-//   large_gemm   any number of threads: oneDNN for float where it is found, else Eigen; plain loops
-//                over `small_gemm` for scalars that neither knows.
+//                double, the same on blocks in float for half and bfloat16, plain loops for everything
+//                else. Every element of C is one sum in the order of k, whatever the width of the
+//                vectors.
+//   large_gemm   any number of threads: oneDNN for float where it is found, else Eigen; `small_gemm`
+//                by blocks or rows for scalars that neither knows.
 #pragma once
 
 #include <Eigen/Core>
@@ -15,6 +16,7 @@
 #include <cstring>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include <srformer/core/error.hpp>
 #include <srformer/core/scalar.hpp>
@@ -102,13 +104,20 @@ inline void gemm_tile(index_t k, T alpha, const T* a, index_t row, index_t step,
 template <int Wide, class T>
 inline void gemm_rows(index_t m, index_t k, T alpha, const T* a, index_t row, index_t step,
                       const T* b, index_t ldb, T beta, T* c, index_t ldc) {
+  constexpr int high = Wide == 1 ? rows_high + 2 : rows_high;
   index_t i = 0;
-  for (; i + rows_high <= m; i += rows_high) {
-    gemm_tile<rows_high, Wide>(k, alpha, a + i * row, row, step, b, ldb, beta, c + i * ldc, ldc);
+  for (; i + high <= m; i += high) {
+    gemm_tile<high, Wide>(k, alpha, a + i * row, row, step, b, ldb, beta, c + i * ldc, ldc);
   }
   const T* rest = a + i * row;
   T* out = c + i * ldc;
   switch (m - i) {
+    case 7:
+      gemm_tile<high - 1, Wide>(k, alpha, rest, row, step, b, ldb, beta, out, ldc);
+      break;
+    case 6:
+      gemm_tile<high - 2, Wide>(k, alpha, rest, row, step, b, ldb, beta, out, ldc);
+      break;
     case 5:
       gemm_tile<5, Wide>(k, alpha, rest, row, step, b, ldb, beta, out, ldc);
       break;
@@ -129,59 +138,139 @@ inline void gemm_rows(index_t m, index_t k, T alpha, const T* a, index_t row, in
   }
 }
 
-/// The columns of C in panels as wide as the registers allow; a transposed or narrow B is packed.
-/// Kept out of its callers, of which there are many: one copy of the kernels per type.
+/// gemm_rows of 1, 2 or 4 vectors.
+template <class T>
+inline void gemm_panel(index_t vectors, index_t m, index_t k, T alpha, const T* a, index_t row,
+                       index_t step, const T* b, index_t ldb, T beta, T* c, index_t ldc) {
+  if (vectors == 4) {
+    if constexpr (vectors_wide >= 4) gemm_rows<4>(m, k, alpha, a, row, step, b, ldb, beta, c, ldc);
+  } else if (vectors == 2) {
+    gemm_rows<2>(m, k, alpha, a, row, step, b, ldb, beta, c, ldc);
+  } else {
+    gemm_rows<1>(m, k, alpha, a, row, step, b, ldb, beta, c, ldc);
+  }
+}
+
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(__CUDACC__)
+/// to[p * stride + q] = from[q * ld + p] for p, q < 8: pairs, then fours, then halves change places.
+inline void transpose_block(const float* from, index_t ld, float* to, index_t stride) {
+  typedef float V __attribute__((vector_size(32)));
+  V x[8], y[8];
+#pragma GCC unroll 8
+  for (int q = 0; q < 8; ++q) std::memcpy(&x[q], from + q * ld, sizeof(V));
+#pragma GCC unroll 4
+  for (int q = 0; q < 8; q += 2) {
+    y[q] = __builtin_shufflevector(x[q], x[q + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+    y[q + 1] = __builtin_shufflevector(x[q], x[q + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+  }
+#pragma GCC unroll 2
+  for (int q = 0; q < 8; q += 4) {
+    x[q] = __builtin_shufflevector(y[q], y[q + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+    x[q + 1] = __builtin_shufflevector(y[q], y[q + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+    x[q + 2] = __builtin_shufflevector(y[q + 1], y[q + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+    x[q + 3] = __builtin_shufflevector(y[q + 1], y[q + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; ++q) {
+    y[q] = __builtin_shufflevector(x[q], x[q + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+    y[q + 4] = __builtin_shufflevector(x[q], x[q + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+#pragma GCC unroll 8
+  for (int p = 0; p < 8; ++p) std::memcpy(to + p * stride, &y[p], sizeof(V));
+}
+inline constexpr bool has_transpose_block = vector_bytes >= 32;
+#else
+inline void transpose_block(const float*, index_t, float*, index_t) {}
+inline constexpr bool has_transpose_block = false;
+#endif
+
+/// to[p * stride + q] = from[q * ld + p] for p < rows, q < columns.
+template <class T>
+inline void pack_transposed(index_t rows, index_t columns, const T* from, index_t ld, T* to,
+                            index_t stride) {
+  index_t q = 0;
+  if constexpr (has_transpose_block && std::is_same_v<T, float>) {
+    const index_t whole = rows / 8 * 8;
+    for (; q + 8 <= columns; q += 8) {
+      for (index_t p = 0; p < whole; p += 8) {
+        transpose_block(from + q * ld + p, ld, to + p * stride + q, stride);
+      }
+      for (index_t p = whole; p < rows; ++p) {
+        for (index_t e = q; e < q + 8; ++e) to[p * stride + e] = from[e * ld + p];
+      }
+    }
+  }
+  for (; q < columns; ++q) {
+    for (index_t p = 0; p < rows; ++p) to[p * stride + q] = from[q * ld + p];
+  }
+}
+
+/// The sum of a[p] b[p] in sixteen parts, whatever the width of the vectors.
+template <class T>
+inline T dot(index_t k, const T* a, const T* b) {
+  constexpr index_t parts = 16;
+  T part[parts] = {};
+  const index_t whole = k - k % parts;
+  for (index_t p = 0; p < whole; p += parts) {
+    for (index_t e = 0; e < parts; ++e) part[e] += a[p + e] * b[p + e];
+  }
+  for (index_t p = whole; p < k; ++p) part[p - whole] += a[p] * b[p];
+  for (index_t half = parts / 2; half > 0; half /= 2) {
+    for (index_t e = 0; e < half; ++e) part[e] += part[e + half];
+  }
+  return part[0];
+}
+
+/// The columns of C in panels as wide as the registers allow; a transposed or narrow B is packed, but
+/// for a single row, which is dots. Kept out of its callers, of which there are many: one copy of the
+/// kernels per type.
 template <class T>
 [[gnu::noinline]] void vector_gemm(Op transpose_b, index_t m, index_t n, index_t k, T alpha,
                                    const T* a, index_t row, index_t step, const T* b, index_t ldb,
                                    T beta, T* c, index_t ldc) {
   constexpr index_t lanes = Vector<T>::lanes, wide = lanes * vectors_wide, depth = 128;
+  if (transpose_b == Op::transpose && m == 1 && step == 1) {
+    for (index_t j = 0; j < n; ++j) {
+      const T sum = alpha * dot(k, a, b + j * ldb);
+      c[j] = beta == T(0) ? sum : sum + beta * c[j];
+    }
+    return;
+  }
   alignas(64) T packed[depth * wide];
   for (index_t first = 0; first < k || first == 0; first += depth) {
     const index_t part = std::min(depth, k - first);
     const T* left = a + first * step;
     const T scale = first == 0 ? beta : T(1);
     for (index_t j = 0; j < n;) {
-      const index_t columns = std::min(wide, n - j);
-      const T* panel;
-      index_t stride;
-      const index_t padded = columns > lanes ? wide : lanes;
+      index_t vectors = vectors_wide;
+      while (vectors > 1 && vectors * lanes > n - j) vectors /= 2;
+      const index_t width = vectors * lanes, columns = std::min(width, n - j);
+      const T* panel = packed;
+      index_t stride = width;
       if (transpose_b == Op::transpose) {
-        for (index_t q = 0; q < columns; ++q) {
-          const T* source = b + (j + q) * ldb + first;
-          for (index_t p = 0; p < part; ++p) packed[p * padded + q] = source[p];
-        }
-        panel = packed, stride = padded;
-      } else if (columns < padded) {
+        pack_transposed(part, columns, b + j * ldb + first, ldb, packed, width);
+      } else if (columns < width) {
         for (index_t p = 0; p < part; ++p) {
-          std::copy_n(b + (first + p) * ldb + j, columns, packed + p * padded);
+          std::copy_n(b + (first + p) * ldb + j, columns, packed + p * width);
         }
-        panel = packed, stride = padded;
       } else {
         panel = b + first * ldb + j, stride = ldb;
       }
-      if (columns == wide) {
-        gemm_rows<vectors_wide>(m, part, alpha, left, row, step, panel, stride, scale, c + j, ldc);
-      } else if (columns == lanes) {
-        gemm_rows<1>(m, part, alpha, left, row, step, panel, stride, scale, c + j, ldc);
-      } else {  // a ragged panel: through a block that is wide enough
+      if (columns == width) {
+        gemm_panel(vectors, m, part, alpha, left, row, step, panel, stride, scale, c + j, ldc);
+      } else {  // fewer columns than a vector has: through a block that is wide enough
         for (index_t p = 0; p < part; ++p) {
-          std::fill(packed + p * padded + columns, packed + (p + 1) * padded, T(0));
+          std::fill(packed + p * width + columns, packed + (p + 1) * width, T(0));
         }
-        alignas(64) T block[rows_high * wide];
-        for (index_t i = 0; i < m; i += rows_high) {
-          const index_t rows = std::min<index_t>(rows_high, m - i);
-          const T* start = left + i * row;
-          if (padded == wide) {
-            gemm_rows<vectors_wide>(rows, part, alpha, start, row, step, panel, stride, T(0), block,
-                                    padded);
-          } else {
-            gemm_rows<1>(rows, part, alpha, start, row, step, panel, stride, T(0), block, padded);
-          }
+        alignas(64) T block[2 * rows_high * lanes];
+        for (index_t i = 0; i < m; i += 2 * rows_high) {
+          const index_t rows = std::min<index_t>(2 * rows_high, m - i);
+          gemm_rows<1>(rows, part, alpha, left + i * row, row, step, panel, stride, T(0), block,
+                       width);
           for (index_t r = 0; r < rows; ++r) {
             T* out = c + (i + r) * ldc + j;
             for (index_t q = 0; q < columns; ++q) {
-              out[q] = block[r * padded + q] + (scale == T(0) ? T(0) : scale * out[q]);
+              out[q] = block[r * width + q] + (scale == T(0) ? T(0) : scale * out[q]);
             }
           }
         }
@@ -197,6 +286,79 @@ template <class T>
 
 }  // namespace detail
 
+namespace detail {
+
+/// Whether a product is computed in float while some of its operands are stored narrower.
+template <class TA, class TB, class TC>
+inline constexpr bool widens_to_float =
+    std::is_same_v<compute_t<TA>, float>&& std::is_same_v<compute_t<TB>, float>&&
+        std::is_same_v<compute_t<TC>, float> &&
+    !(std::is_same_v<TA, float> && std::is_same_v<TB, float> && std::is_same_v<TC, float>);
+
+/// Sides of the blocks that are float in the cache.
+inline constexpr index_t widened_high = 96, widened_wide = 128, widened_deep = 128;
+
+/// A block of an operand as float: itself where it is stored so, else a copy in `block`.
+inline std::pair<const float*, index_t> widened_block(index_t, index_t, const float* x,
+                                                      index_t stride, float*) {
+  return {x, stride};
+}
+template <class T>
+std::pair<const float*, index_t> widened_block(index_t rows, index_t columns, const T* x,
+                                               index_t stride, float* block) {
+  for (index_t i = 0; i < rows; ++i) {
+    SRF_INDEPENDENT
+    for (index_t j = 0; j < columns; ++j) block[i * columns + j] = widened(x[i * stride + j]);
+  }
+  return {block, columns};
+}
+
+/// A product of half and bfloat16 by the kernel of float, a block of C at a time, which is summed over
+/// all of k before it is stored.
+template <class TA, class TB, class TC>
+[[gnu::noinline]] void widened_gemm(Op transpose_a, Op transpose_b, index_t m, index_t n, index_t k,
+                                    float alpha, const TA* a, index_t lda, const TB* b, index_t ldb,
+                                    float beta, TC* c, index_t ldc) {
+  constexpr index_t high = widened_high, wide = widened_wide, deep = widened_deep;
+  constexpr bool direct = std::is_same_v<TC, float>;
+  alignas(64) float left[high * deep], right[deep * wide], sums[high * wide];
+  const bool ta = transpose_a == Op::transpose, tb = transpose_b == Op::transpose;
+  for (index_t j = 0; j < n; j += wide) {
+    const index_t columns = std::min(wide, n - j);
+    for (index_t i = 0; i < m; i += high) {
+      const index_t rows = std::min(high, m - i);
+      TC* out = c + i * ldc + j;
+      float* sum = sums;
+      index_t stride = columns;
+      if constexpr (direct) sum = out, stride = ldc;
+      for (index_t p = 0; p < k || p == 0; p += deep) {
+        const index_t part = std::min(deep, k - p);
+        const auto [x, of_x] = ta ? widened_block(part, rows, a + p * lda + i, lda, left)
+                                  : widened_block(rows, part, a + i * lda + p, lda, left);
+        const auto [y, of_y] = tb ? widened_block(columns, part, b + j * ldb + p, ldb, right)
+                                  : widened_block(part, columns, b + p * ldb + j, ldb, right);
+        const float before = p > 0 ? 1.0f : direct ? beta : 0.0f;
+        vector_gemm(transpose_b, rows, columns, part, direct ? alpha : 1.0f, x, ta ? 1 : of_x,
+                    ta ? of_x : 1, y, of_y, before, sum, stride);
+      }
+      if constexpr (!direct) {
+        for (index_t r = 0; r < rows; ++r) {
+          TC* to = out + r * ldc;
+          float* from = sum + r * stride;
+          for (index_t q = 0; beta != 0 && q < columns; ++q) {
+            from[q] = alpha * from[q] + beta * widened(to[q]);
+          }
+          const float scale = beta != 0 ? 1.0f : alpha;
+          SRF_INDEPENDENT
+          for (index_t q = 0; q < columns; ++q) to[q] = narrowed<TC>(scale * from[q]);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace detail
+
 /// One product on one thread; A, B and C may be of different scalars, C in the compute type.
 template <class TA, class TB, class TC>
 void small_gemm(Op transpose_a, Op transpose_b, index_t m, index_t n, index_t k,
@@ -206,6 +368,8 @@ void small_gemm(Op transpose_a, Op transpose_b, index_t m, index_t n, index_t k,
   const index_t step = transpose_a == Op::none ? 1 : lda;
   if constexpr (std::is_same_v<TA, TC> && std::is_same_v<TB, TC> && detail::has_vector_kernel<TC>) {
     detail::vector_gemm(transpose_b, m, n, k, alpha, a, row, step, b, ldb, beta, c, ldc);
+  } else if constexpr (detail::widens_to_float<TA, TB, TC>) {
+    detail::widened_gemm(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
   } else {
     using C = compute_t<TC>;
     const index_t b_step = transpose_b == Op::none ? ldb : 1;
@@ -294,6 +458,20 @@ void large_gemm(int threads, Op transpose_a, Op transpose_b, index_t m, index_t 
       detail::eigen_gemm(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
       return;
     }
+  }
+  if constexpr (detail::widens_to_float<TA, TB, TC>) {
+    const index_t high = detail::widened_high, wide = detail::widened_wide;
+    const index_t across = (n + wide - 1) / wide, blocks = (m + high - 1) / high * across;
+#if defined(_OPENMP)
+#pragma omp parallel for num_threads(threads) schedule(static) if (blocks > 1 && threads > 1)
+#endif
+    for (index_t block = 0; block < blocks; ++block) {
+      const index_t i = block / across * high, j = block % across * wide;
+      small_gemm(transpose_a, transpose_b, std::min(high, m - i), std::min(wide, n - j), k, alpha,
+                 a + i * (transpose_a == Op::none ? lda : 1), lda,
+                 b + j * (transpose_b == Op::none ? 1 : ldb), ldb, beta, c + i * ldc + j, ldc);
+    }
+    return;
   }
 #if defined(_OPENMP)
 #pragma omp parallel for num_threads(threads) schedule(static)

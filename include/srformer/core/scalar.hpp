@@ -72,6 +72,47 @@ concept HasPrimal = requires(const T x) {
 };
 }  // namespace detail
 
+namespace detail {
+
+/// A stored scalar as float. half and bfloat16 without branches, so that loops vectorise.
+template <class T>
+inline float widened(const T& x) {
+  if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
+    return std::bit_cast<float>(std::uint32_t{std::bit_cast<std::uint16_t>(x)} << 16);
+  } else if constexpr (std::is_same_v<T, Eigen::half>) {
+    const std::uint32_t bits = std::bit_cast<std::uint16_t>(x), rest = (bits & 0x7FFFu) << 13;
+    // The exponent is short of 112; a product puts that right for subnormal numbers as well.
+    const auto value = std::bit_cast<std::uint32_t>(std::bit_cast<float>(rest) * 0x1.0p112f);
+    const std::uint32_t infinite = rest >= 0x0F800000u ? 0x7F800000u : 0u;
+    return std::bit_cast<float>(value | infinite | (bits & 0x8000u) << 16);
+  } else {
+    return static_cast<float>(x);
+  }
+}
+
+/// The nearest stored scalar, ties to even; the inverse of widened.
+template <class T>
+inline T narrowed(float x) {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
+    const std::uint32_t nearest = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
+    return std::bit_cast<T>(static_cast<std::uint16_t>(x == x ? nearest : 0x7FC0u));
+  } else if constexpr (std::is_same_v<T, Eigen::half>) {
+    const std::uint32_t magnitude = bits & 0x7FFFFFFFu;
+    std::uint32_t nearest = (magnitude - 0x37FFF001u + (magnitude >> 13 & 1u)) >> 13;
+    // Below 2^-14 a sum with 0.5 rounds at the last bit of subnormal numbers.
+    const auto shifted = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5f);
+    nearest = magnitude < 0x38800000u ? shifted - 0x3F000000u : nearest;
+    nearest = magnitude < 0x47800000u ? nearest : 0x7C00u;
+    nearest = x == x ? nearest : 0x7E00u;
+    return std::bit_cast<T>(static_cast<std::uint16_t>(nearest | (bits >> 16 & 0x8000u)));
+  } else {
+    return T(x);
+  }
+}
+
+}  // namespace detail
+
 /// What an element type must offer (see the head of this file).
 template <class T>
 concept Scalar = std::copyable<T> && std::constructible_from < compute_t<T>,
