@@ -2,9 +2,10 @@
 // What a scalar is to this library: field operators, a few functions found by argument-dependent
 // lookup, and three types: the one stored, the one computed in, and the one summed in.
 //
-// A user's own scalar works when it has + - * /, unary minus, construction from double, and a
-// `primal(x)` that gives an ordered value (for built-in types it is x itself). Only primal values
-// are compared, so that dual numbers pass through softmax and the firing threshold.
+// A user's own scalar works when it has + - * /, unary minus, construction from double, and an order,
+// or a `primal(x)` that gives an ordered value. Only primal values are compared, so that dual numbers
+// pass through softmax and the firing threshold. A scalar holds its value in itself: scratch memory is
+// assigned to without being constructed. docs/custom_scalar.md has examples.
 #pragma once
 
 #include <bit>
@@ -60,9 +61,17 @@ using compute_t = typename scalar_traits<std::remove_cv_t<T>>::compute;
 template <class T>
 using accumulate_t = typename scalar_traits<std::remove_cv_t<T>>::accumulate;
 
-/// The ordered value of a scalar: itself for built-in types.
+namespace detail {
 template <class T>
-requires std::is_arithmetic_v<T> SRF_HD constexpr T primal(T x) { return x; }
+concept Ordered = requires(const T x) {
+  { x < x } -> std::convertible_to<bool>;
+};
+}  // namespace detail
+
+/// The ordered value of a scalar: itself where it is ordered. A scalar that is more than its value has
+/// a `primal` of its own, found by argument-dependent lookup.
+template <class T>
+requires detail::Ordered<T> SRF_HD constexpr T primal(T x) { return x; }
 
 namespace detail {
 template <class T>
@@ -115,7 +124,8 @@ inline T narrowed(float x) {
 
 /// What an element type must offer (see the head of this file).
 template <class T>
-concept Scalar = std::copyable<T> && std::constructible_from < compute_t<T>,
+concept Scalar = std::copyable<T> && std::is_trivially_destructible_v<T> &&
+                 std::constructible_from < compute_t<T>,
 double > &&std::constructible_from<compute_t<T>, T>&& requires(compute_t<T> a, compute_t<T> b) {
   { a + b } -> std::convertible_to<compute_t<T>>;
   { a - b } -> std::convertible_to<compute_t<T>>;
