@@ -11,17 +11,15 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
-#include <srformer/backend/eigen.hpp>
-#include <srformer/decode/search.hpp>
 #include <srformer/io/dataset.hpp>
 #include <srformer/models/checkpoint.hpp>
 #include <srformer/text/rouge.hpp>
 #include <srformer/text/sentencepiece.hpp>
 #include <srformer/train/checkpoint.hpp>
-#include <srformer/train/trainer.hpp>
 #include <string>
 #include <vector>
 
+#include "device/device.hpp"
 #include "finetune_options.hpp"
 #include "loss_curve.hpp"
 #include "training_log.hpp"
@@ -77,17 +75,12 @@ TextSet read_set(const std::string& file, index_t most, const FinetuneOptions& o
 
 // ---- model ------------------------------------------------------------------------------------
 
-template <class T>
-using Model = T5<EigenBackend, T>;
-
 /// What the recurrence has learnt, a number for each decoder layer.
-template <class T>
-void add_recurrence(ordered_json& entry, Model<T>& model) {
+void add_recurrence(ordered_json& entry, AnyModel& model) {
   for (const char* name : {"leak", "threshold"}) {
     std::vector<double> values;
     for (const auto& p : model.parameters())
-      if (p.name.ends_with(std::string(".") + name))
-        values.push_back(read_number(model.backend(), p.value));
+      if (p.name.ends_with(std::string(".") + name)) values.push_back(model.first_number(p.name));
     if (!values.empty()) entry[name] = values;
   }
 }
@@ -117,11 +110,11 @@ T5Config trained_config(const HfCheckpoint& checkpoint, const FinetuneOptions& o
 }
 
 /// Loads what the checkpoint has, initialises what the variant adds to it, and says so.
-template <class T>
-void load(Model<T>& model, const HfCheckpoint& checkpoint, const FinetuneOptions& options,
+void load(AnyModel& model, const HfCheckpoint& checkpoint, const FinetuneOptions& options,
           Console& console) {
   std::vector<std::string> fresh, dropped;
-  for (const auto& p : model.parameters()) {
+  const auto parameters = model.parameters();
+  for (const auto& p : parameters) {
     bool stored = checkpoint.contains(p.name);
     for (const std::string& alias : p.aliases) stored = stored || checkpoint.contains(alias);
     const bool recurrent = p.role == Role::scalar || p.name.find(".SNN_kv.") != std::string::npos;
@@ -132,14 +125,13 @@ void load(Model<T>& model, const HfCheckpoint& checkpoint, const FinetuneOptions
     const bool recurrent = ends(".SNN_kv.weight") || ends(".leak") || ends(".threshold") ||
                            ends(".sigma") || ends(".gate");
     const auto is_it = [&](const auto& p) { return p.name == name; };
-    if (recurrent && std::none_of(model.parameters().begin(), model.parameters().end(), is_it))
-      dropped.push_back(name);
+    if (recurrent && std::ranges::none_of(parameters, is_it)) dropped.push_back(name);
   }
   if (fresh.empty() && options.recurrence_scale_given)
     throw usage_error("--recurrence_init_scale does not apply: " + checkpoint.folder().string() +
                       " holds the recurrence already");
   model.initialize_recurrence({options.seed, 2}, options.cross_attention.recurrence_init_scale);
-  load_parameters(model, checkpoint, true);
+  model.load(checkpoint, true);
   const std::string variant = variant_name(model.config().cross_attention.variant);
   if (!fresh.empty())
     console.line("notice: " + std::to_string(fresh.size()) + " parameters of " + variant +
@@ -204,15 +196,14 @@ struct Evaluation {
 };
 
 /// Nothing when it was interrupted.
-template <class T>
-std::optional<Evaluation> evaluate(Model<T>& model, const TextSet& set, bool generate,
+std::optional<Evaluation> evaluate(AnyModel& model, const TextSet& set, bool generate,
                                    const FinetuneOptions& options,
                                    const SentencePieceTokenizer& tokenizer, Console& console) {
   const std::span<const Example> examples = set.examples;
   const std::int32_t pad = model.config().pad_token_id;
   Evaluation evaluation;
   evaluation.loss =
-      mean_loss(model, examples, options.eval_batch, options.label_smoothing, pad, keep_going);
+      model.mean_loss(examples, options.eval_batch, options.label_smoothing, keep_going);
   if (!keep_going()) return std::nullopt;
   if (!generate) return evaluation;
 
@@ -224,8 +215,8 @@ std::optional<Evaluation> evaluate(Model<T>& model, const TextSet& set, bool gen
   for (index_t i = 0; i < order.steps(); ++i) {
     const auto indices = order.batch(i);
     const Batch batch = make_batch(examples, indices, pad);
-    const auto outputs = greedy_search(model, batch.source_ids, batch.source_lengths,
-                                       {.max_length = options.max_target_length + 1});
+    const auto outputs = model.greedy_search(batch.source_ids, batch.source_lengths,
+                                             {.max_length = options.max_target_length + 1});
     for (std::size_t row = 0; row < outputs.size(); ++row) {
       evaluation.predictions[static_cast<std::size_t>(indices[row])] =
           tokenizer.decode(outputs[row]);
@@ -300,10 +291,9 @@ void remove_old_run(const fs::path& output) {
 
 // ---- the run ------------------------------------------------------------------------------------
 
-template <class T>
 class Finetuning {
  public:
-  Finetuning(EigenBackend& be, const FinetuneOptions& options)
+  Finetuning(Device& device, const FinetuneOptions& options)
       : options_(options),
         output_(options.output_dir),
         resume_(check_output(options, console_)),
@@ -318,11 +308,11 @@ class Finetuning {
       throw io_error(checkpoint_.config_path() + ": vocab_size is " +
                      std::to_string(config_.vocab_size) + ", but the tokenizer has " +
                      std::to_string(tokenizer_.size()) + " tokens; take the model's own tokenizer");
-    model_ = std::make_unique<Model<T>>(be, config_);
+    model_ = device.model(config_);
     load(*model_, checkpoint_, options, console_);
-    trainer_ = std::make_unique<Trainer<Model<T>>>(
-        *model_, train_->examples, options.training(config_.dropout_rate, config_.pad_token_id));
-    if (resume_) load_training(*resume_, *trainer_);
+    trainer_ = model_->train(train_->examples,
+                             options.training(config_.dropout_rate, config_.pad_token_id));
+    if (resume_) trainer_->resume(*resume_);
     make_folder(output_);
     if (options.overwrite) remove_old_run(output_);
     metrics_ = std::make_unique<MetricsFile>(output_ / "metrics.jsonl", trainer_->state().step);
@@ -371,7 +361,7 @@ class Finetuning {
     if (cross.variant != Variant::full)
       variant += " (segments of " + std::to_string(cross.segment_size) + ", horizon " +
                  std::to_string(cross.horizon) + ")";
-    console_.line(std::to_string(model_->parameters().size()) + " parameters, " + variant + ", " +
+    console_.line(std::to_string(model_->size()) + " parameters, " + variant + ", " +
                   std::to_string(train_->examples.size()) + " examples, " +
                   std::to_string(trainer_->total_steps()) + " steps of up to " +
                   std::to_string(options_.train_batch * options_.accumulation));
@@ -383,7 +373,8 @@ class Finetuning {
   void train() {
     start_ = Clock::now();
     const index_t first = trainer_->state().step;
-    trainer_->run([&](const StepReport& report) {
+    while (!trainer_->done()) {
+      const StepReport report = trainer_->step();
       loss_of_run_ += std::isfinite(report.loss) ? report.loss : 0;
       tokens_ += report.tokens, step_seconds_ += report.seconds;
       const double steps = static_cast<double>(report.step - first);
@@ -399,8 +390,7 @@ class Finetuning {
       if (evaluates) evaluate_between(report);
       if (options_.save_steps > 0 && report.step % options_.save_steps == 0) save_checkpoint();
       if (!keep_going() && !trainer_->done()) stop();
-      return true;
-    });
+    }
     console_.clear();
   }
 
@@ -472,14 +462,13 @@ class Finetuning {
   /// Model and tokenizer, as transformers and the other programs read them.
   void save_whole(const fs::path& folder) {
     copy_tokenizer(tokenizer_folder_, folder);
-    save_model(*model_, folder, dtype_of<T>.value_or(DType::f32),
-               generation_config(checkpoint_, model_->config(), options_.max_target_length));
+    model_->save(folder,
+                 generation_config(checkpoint_, model_->config(), options_.max_target_length));
   }
 
   void save_checkpoint() {
-    saved_ = save_training(
-        output_, *trainer_, [&](const fs::path& folder) { save_whole(folder); },
-        options_.save_total_limit);
+    saved_ = trainer_->save(
+        output_, [&](const fs::path& folder) { save_whole(folder); }, options_.save_total_limit);
     saved_step_ = trainer_->state().step;
   }
 
@@ -508,8 +497,8 @@ class Finetuning {
   fs::path tokenizer_folder_;
   SentencePieceTokenizer tokenizer_;
   std::optional<TextSet> train_, validation_, test_;
-  std::unique_ptr<Model<T>> model_;
-  std::unique_ptr<Trainer<Model<T>>> trainer_;
+  std::unique_ptr<AnyModel> model_;
+  std::unique_ptr<AnyTraining> trainer_;
   std::unique_ptr<MetricsFile> metrics_;
   Clock::time_point start_;
   double loss_of_run_ = 0, step_seconds_ = 0;
@@ -527,10 +516,7 @@ int main(int argc, char** argv) {
     parse(app, argc, argv);
     options.check(app);
     catch_interrupts();
-    EigenBackend be(options.threads);
-    with_dtype(options.dtype, [&](auto zero) {
-      Finetuning<decltype(zero)> finetuning(be, options);
-      finetuning.run();
-    });
+    const auto device = open_device(options.device);
+    Finetuning(*device, options).run();
   });
 }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "cross_attention_flags.hpp"
+#include "device/device.hpp"
 
 namespace srformer::program {
 
@@ -25,10 +26,10 @@ struct FinetuneOptions {
   index_t max_train_samples = 0, max_eval_samples = 0, max_predict_samples = 0;
   double epochs = 3, learning_rate = 5e-5, warmup_ratio = 0, label_smoothing = 0;
   std::optional<double> dropout_rate;
-  std::string scheduler = "linear", device = "cpu", dtype = "float32";
+  std::string scheduler = "linear";
+  DeviceFlags device;
   AdamWOptions adamw{.max_grad_norm = 1};
   std::uint64_t seed = 42;
-  int threads = 0;
   bool overwrite = false, group_by_length = false, skip_nonfinite = false;
   std::optional<bool> generate;
   CrossAttentionFlags cross_attention;
@@ -99,9 +100,7 @@ struct FinetuneOptions {
     number("--max_predict_samples", max_predict_samples, "Of test_file; 0: all")
         ->check(not_negative);
 
-    number("--device", device, "Where to run")->check(CLI::IsMember({"cpu"}));
-    number("--threads", threads, "0: as many as the machine has")->check(CLI::Range(0, 4096));
-    number("--dtype", dtype, "Scalar type")->check(CLI::IsMember({"float32", "float64"}));
+    device.add_to(app);
     cross_attention.add_to(app);
   }
 

@@ -57,16 +57,4 @@ int run(Body body) {
   }
 }
 
-/// Calls f with a zero of the scalar type that --dtype names.
-template <class F>
-void with_dtype(const std::string& dtype, F f) {
-  if (dtype == "float64") {
-    f(double{});
-  } else if (dtype == "float32") {
-    f(float{});
-  } else {
-    throw usage_error("--dtype " + dtype + " is not one of float64, float32");
-  }
-}
-
 }  // namespace srformer::program

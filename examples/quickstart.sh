@@ -100,7 +100,7 @@ build_programs() {
   local names=(make_bulletins init_model finetune summarize evaluate first_words)
   [ "$data" = bulletins ] || names[0]=debian_descriptions
   quietly configure.txt cmake -S . -B "$programs" -G Ninja -DCMAKE_BUILD_TYPE=Release -DSRFORMER_TESTS=OFF \
-    -DSRFORMER_BENCH=OFF -DSRFORMER_INSTALL=OFF -DSRFORMER_CUDA=OFF
+    -DSRFORMER_BENCH=OFF -DSRFORMER_INSTALL=OFF -DSRFORMER_CUDA=OFF -DSRFORMER_DEVICES=cpu -DSRFORMER_DTYPES=float32
   quietly build.txt cmake --build "$programs" -j "$(nproc)" --target "${names[@]/#/example_}"
 }
 

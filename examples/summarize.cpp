@@ -12,12 +12,10 @@
 #include <string>
 #include <vector>
 
-#include <srformer/backend/eigen.hpp>
-#include <srformer/decode/search.hpp>
 #include <srformer/models/checkpoint.hpp>
 #include <srformer/text/sentencepiece.hpp>
 
-#include "program.hpp"
+#include "device/device.hpp"
 
 namespace {
 
@@ -28,11 +26,11 @@ using Ids = std::vector<std::int32_t>;
 
 struct Options {
   std::string model, input = "-", output = "-", input_format = "text", output_format = "text";
-  std::string text_column = "text", source_prefix, dtype = "float32";
+  std::string text_column = "text", source_prefix;
   std::optional<index_t> max_source_length, max_target_length, max_length;
   index_t generation_horizon = 0, batch_size = 16, num_beams = 1;
   bool truncation = false;
-  int threads = 0;
+  srformer::program::DeviceFlags device;
 };
 
 /// A source and where it came from, as "test.jsonl:7".
@@ -147,9 +145,8 @@ class Progress {
 };
 
 /// The tokens of every source, in the order of the sources; batches are of similar length.
-template <class Model>
-std::vector<Ids> generate(Model& model, const std::vector<Source>& sources, index_t batch_size,
-                          const srformer::GenerationOptions& generation) {
+std::vector<Ids> generate(srformer::program::AnyModel& model, const std::vector<Source>& sources,
+                          index_t batch_size, const srformer::GenerationOptions& generation) {
   std::vector<std::size_t> order(sources.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::ranges::stable_sort(order, std::greater{},
@@ -166,7 +163,7 @@ std::vector<Ids> generate(Model& model, const std::vector<Source>& sources, inde
       std::ranges::copy(source, ids.begin() + static_cast<std::ptrdiff_t>(r * width));
       lengths.push_back(std::ssize(source));
     }
-    std::vector<Ids> batch = srformer::greedy_search(model, ids, lengths, generation);
+    std::vector<Ids> batch = model.greedy_search(ids, lengths, generation);
     std::size_t tokens = 0;
     for (std::size_t r = 0; r < rows; ++r) {
       tokens += batch[r].size() - 1;
@@ -247,9 +244,7 @@ int main(int argc, char** argv) {
         ->capture_default_str()
         ->check(at_least_one);
     app.add_option("--num_beams", options.num_beams, "1: greedy; more is not there yet");
-    app.add_option("--threads", options.threads, "0: as many as the machine has")
-        ->check(CLI::Range(0, 4096));
-    app.add_option("--dtype", options.dtype, "float32 or float64")->capture_default_str();
+    options.device.add_to(app);
     srformer::program::parse(app, argc, argv);
     if (options.num_beams != 1)
       throw usage_error("--num_beams " + std::to_string(options.num_beams) +
@@ -268,16 +263,15 @@ int main(int argc, char** argv) {
       tokenizer.emplace(folder);
     std::vector<Source> sources = read_sources(options);
 
-    srformer::program::with_dtype(options.dtype, [&](auto zero) {
-      srformer::EigenBackend be(options.threads);
-      const auto model = srformer::load_t5<decltype(zero)>(be, options.model);
-      const srformer::T5Config& config = model->config();
-      const srformer::SentencePieceTokenizer* words = tokenizer ? &*tokenizer : nullptr;
-      encode_sources(sources, options, words, config.vocab_size, config.eos_token_id);
-      const auto outputs = generate(*model, sources, options.batch_size,
-                                    {.max_length = longest_output(options, checkpoint),
-                                     .horizon = options.generation_horizon});
-      write_lines(options.output, as_lines(outputs, options, words));
-    });
+    const auto device = srformer::program::open_device(options.device);
+    const auto model = device->model(srformer::t5_config(checkpoint));
+    model->load(checkpoint, false);
+    const srformer::T5Config& config = model->config();
+    const srformer::SentencePieceTokenizer* words = tokenizer ? &*tokenizer : nullptr;
+    encode_sources(sources, options, words, config.vocab_size, config.eos_token_id);
+    const auto outputs = generate(
+        *model, sources, options.batch_size,
+        {.max_length = longest_output(options, checkpoint), .horizon = options.generation_horizon});
+    write_lines(options.output, as_lines(outputs, options, words));
   });
 }

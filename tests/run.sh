@@ -49,7 +49,7 @@ stage() {
 }
 
 if [ -n "$all" ]; then
-  side=(-DSRFORMER_CUDA=OFF -DSRFORMER_SIDE_CHECKS=OFF)
+  side=(-DSRFORMER_CUDA=OFF -DSRFORMER_SIDE_CHECKS=OFF "-DSRFORMER_DEVICES=cpu;thrust-cpp")
   stage debug "${side[@]}" -DCMAKE_BUILD_TYPE=Debug
   stage asan "${side[@]}" -DCMAKE_BUILD_TYPE=Debug -DSRFORMER_SANITIZE=address,undefined
   if command -v clang++ >/dev/null; then

@@ -27,8 +27,9 @@ inline bool holds_integers(const TensorInfo& info) {
   return info.dtype == DType::i64 || info.dtype == DType::i32;
 }
 
-/// Writes the inputs of `from` and its metadata to `to`.
-inline void strip(const std::filesystem::path& from, const std::filesystem::path& to) {
+/// Writes the inputs of `from` and its metadata to `to`, numbers as `stored` where that is given.
+inline void strip(const std::filesystem::path& from, const std::filesystem::path& to,
+                  std::optional<DType> stored = {}) {
   const SafetensorsFile file(from);
   SafetensorsWriter writer;
   std::vector<std::vector<double>> values;
@@ -39,7 +40,7 @@ inline void strip(const std::filesystem::path& from, const std::filesystem::path
     if (holds_integers(info)) {
       writer.add_ids(name, info.shape, ids.emplace_back(file.read_ids(name)));
     } else {
-      writer.add<double>(name, info.dtype, info.shape,
+      writer.add<double>(name, stored.value_or(info.dtype), info.shape,
                          values.emplace_back(file.read<double>(name)));
     }
   }
@@ -51,7 +52,10 @@ struct Rules {
   double tolerance = 1e-9;  ///< of the largest value of a tensor
   /// The generate calls to compare; none: all of them.
   std::optional<std::vector<std::string>> generate{};
-  bool steps = true;  ///< whether parameters after the optimizer's steps are compared
+  bool steps = true;      ///< whether the optimizer's steps are compared
+  bool gradients = true;  ///< whether gradients are compared
+  /// Above 0: the gradients of all parameters are compared as one vector, by this relative distance.
+  double whole_gradient = 0;
 };
 
 struct Comparison {
@@ -116,8 +120,11 @@ inline Comparison compare(const SafetensorsFile& expected, const SafetensorsFile
     }
   }
   std::vector<std::string> generated;
+  double distance = 0, length = 0;  // squared, of the whole gradient
   for (const std::string& name : expected.names()) {
-    if (!is_result(name) || (!rules.steps && name.starts_with("step/"))) continue;
+    const bool step = name.starts_with("step/") || name == "losses";
+    const bool of_gradients = name.starts_with("grad_") || name.starts_with("grad/");
+    if (!is_result(name) || (step && !rules.steps) || (of_gradients && !rules.gradients)) continue;
     if (name.starts_with("generate/")) {
       const std::string call = name.substr(9);
       if (rules.generate && std::ranges::find(*rules.generate, call) == rules.generate->end())
@@ -155,6 +162,11 @@ inline Comparison compare(const SafetensorsFile& expected, const SafetensorsFile
         std::max(detail::largest(x), name.starts_with("grad/") && floor > 0 ? floor : 1e-12);
     std::vector<double> difference(x.size());
     for (std::size_t i = 0; i < x.size(); ++i) difference[i] = x[i] - y[i];
+    if (rules.whole_gradient > 0 && name.starts_with("grad/")) {
+      for (const double d : difference) distance += d * d;
+      for (const double g : x) length += g * g;
+      continue;
+    }
     const double error = detail::largest(difference) / scale;
     char number[32];
     std::snprintf(number, sizeof number, "%.2e", error);
@@ -166,6 +178,12 @@ inline Comparison compare(const SafetensorsFile& expected, const SafetensorsFile
     if (std::isfinite(error) && error > result.worst) {
       result.worst = error, result.worst_name = name;
     }
+  }
+  if (length > 0) {
+    const double error = std::sqrt(distance / length);
+    if (!(error <= rules.whole_gradient))
+      miss("the whole gradient is off by " + std::to_string(error));
+    if (error > result.worst) result.worst = error, result.worst_name = "the whole gradient";
   }
   for (const std::string& call : rules.generate.value_or(std::vector<std::string>())) {
     if (std::ranges::find(generated, call) == generated.end()) {

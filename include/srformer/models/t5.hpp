@@ -59,6 +59,7 @@ class T5 {
   B& backend() { return be_; }
   const T5Config& config() const { return config_; }
   Parameters<B, T>& parameters() { return parameters_; }
+  const Parameters<B, T>& parameters() const { return parameters_; }
 
   /// As transformers initialises T5; parameters that a variant adds as method and factor say:
   /// W uniform in +-D^-1/2 times recurrence_init_scale, threshold 0.1, leak 0.1, sigma 0.5, gate 0.

@@ -133,7 +133,7 @@ template <class B, class A>
 double read_number(B& be, const A* number) {
   A host(0);
   be.to_host(&host, number, 1);
-  return static_cast<double>(primal(host));
+  return static_cast<double>(primal(compute_t<A>(host)));
 }
 
 /// Whether any of `count` values is NaN or infinite; waits for the answer.

@@ -4,11 +4,12 @@
 #pragma once
 
 #include <filesystem>
-#include <map>
 #include <srformer/decode/search.hpp>
 #include <srformer/models/checkpoint.hpp>
 #include <srformer/train/optimizer.hpp>
 #include <srformer/train/schedule.hpp>
+
+#include "replay_results.hpp"
 
 namespace srformer {
 
@@ -31,45 +32,6 @@ inline Batch reference_batch(const SafetensorsFile& file) {
   }
   return batch;
 }
-
-namespace detail {
-
-/// Results by name, in memory until they are written.
-template <class T>
-class ReplayResults {
- public:
-  void add(const std::string& name, std::vector<index_t> shape, std::vector<T> values) {
-    values_[name] = {std::move(shape), std::move(values)};
-  }
-  void add_ids(const std::string& name, const std::vector<std::vector<std::int32_t>>& rows,
-               std::int32_t pad) {
-    std::size_t width = 0;
-    for (const auto& row : rows) width = std::max(width, row.size());
-    std::vector<std::int64_t> ids;
-    for (const auto& row : rows) {
-      ids.insert(ids.end(), row.begin(), row.end());
-      ids.insert(ids.end(), width - row.size(), pad);
-    }
-    ids_[name] = {{static_cast<index_t>(rows.size()), static_cast<index_t>(width)}, std::move(ids)};
-  }
-  void write(const std::filesystem::path& path) const {
-    const DType dtype = std::is_same_v<T, double> ? DType::f64 : DType::f32;
-    SafetensorsWriter writer;
-    for (const auto& [name, v] : values_) {
-      writer.add(name, dtype, v.first, std::span<const T>(v.second));
-    }
-    for (const auto& [name, v] : ids_) {
-      writer.add_ids(name, v.first, std::span<const std::int64_t>(v.second));
-    }
-    writer.write(path);
-  }
-
- private:
-  std::map<std::string, std::pair<std::vector<index_t>, std::vector<T>>> values_;
-  std::map<std::string, std::pair<std::vector<index_t>, std::vector<std::int64_t>>> ids_;
-};
-
-}  // namespace detail
 
 /// Runs the model in `folder` on its reference batch and writes what reference.safetensors holds of
 /// results: logits, loss, smoothed_loss, grad/PARAM, losses, step/PARAM, generate/greedy.
@@ -94,7 +56,7 @@ void replay_model(B& be, const std::filesystem::path& folder,
   const auto loss_of = [&](auto run) {
     auto sum = zeros<accumulate_t<T>, 1>(be, {1});
     run(sum.view());
-    return static_cast<T>(to_host(be, sum)[0] / tokens);
+    return T(compute_t<T>(to_host(be, sum)[0] / tokens));
   };
   results.add("logits", {batch.rows, batch.target_width, config.vocab_size},
               to_host(be, model.logits(batch)));

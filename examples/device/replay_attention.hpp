@@ -8,6 +8,8 @@
 #include <srformer/attention/cross_attention.hpp>
 #include <srformer/io/hf_checkpoint.hpp>
 
+#include "replay_results.hpp"
+
 namespace srformer {
 
 /// The options of an attention file: the keyword arguments of the reference functions.
@@ -65,7 +67,7 @@ void replay_attention(B& be, const std::filesystem::path& path,
   };
   std::map<std::string, Input> inputs;
   for (const std::string& name : file.names()) {
-    if (name == "out" || name == "grad_out" || name.starts_with("grad_")) continue;
+    if (name == "bias" || name == "out" || name.starts_with("grad_")) continue;
     const index_t count = file.info(name).count;
     inputs[name] = {from_host<T, 1>(be, {count}, file.read<T>(name)), zeros<T, 1>(be, {count})};
   }
@@ -102,11 +104,14 @@ void replay_attention(B& be, const std::filesystem::path& path,
   };
 
   const auto q = value("q"), k = value("k"), v = value("v");
-  AttendContext<T, Space> context;
-  if (inputs.contains("bias")) {
-    auto bias = value("bias").as_const();
-    bias.strides[0] = 0;  // [1,H,M,N] for every source
-    context.mask.dense = bias;
+  using C = compute_t<T>;
+  AttendContext<C, Space> context;
+  Tensor<B, C, 4> bias;
+  if (file.contains("bias")) {
+    bias =
+        from_host<C, 4>(be, shaped("bias", static_cast<T*>(nullptr)).extents, file.read<C>("bias"));
+    context.mask.dense = bias.view().as_const();
+    context.mask.dense.strides[0] = 0;  // [1,H,M,N] for every source
   }
   Tensor<B, T, 4> out(be, q.extents);
   cross_attention_forward(be, q, k, v, parameters(false), context, options, out.view());
@@ -114,18 +119,13 @@ void replay_attention(B& be, const std::filesystem::path& path,
   cross_attention_backward(be, q, k, v, parameters(false), context, options, d_out, gradient("q"),
                            gradient("k"), gradient("v"), parameters(true));
 
-  const DType dtype = std::is_same_v<T, double> ? DType::f64 : DType::f32;
-  SafetensorsWriter writer;
-  std::map<std::string, std::vector<T>> host;
-  host["out"] = to_host(be, out);
+  detail::ReplayResults<T> results;
+  const auto shape = [&](const std::string& name) { return file.info(name).shape; };
+  results.add("out", shape("q"), to_host(be, out));
   for (const auto& [name, input] : inputs) {
-    if (name != "bias") host["grad_" + name] = to_host(be, input.gradient);
+    results.add("grad_" + name, shape(name), to_host(be, input.gradient));
   }
-  for (const auto& [name, values] : host) {
-    const auto& shape = file.info(name == "out" ? "q" : name.substr(5)).shape;
-    writer.add(name, dtype, shape, std::span<const T>(values));
-  }
-  writer.write(out_path);
+  results.write(out_path);
 }
 
 }  // namespace srformer

@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// A model behind one interface, its backend and scalar chosen when the program runs. The programs are
+// written once on this; device_of.hpp compiles it for each pair of backend and scalar.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <srformer/decode/search.hpp>
+#include <srformer/models/config.hpp>
+#include <srformer/train/trainer.hpp>
+
+namespace srformer::program {
+
+/// Training of a model: train/trainer.hpp and train/checkpoint.hpp.
+class AnyTraining {
+ public:
+  virtual ~AnyTraining() = default;
+  virtual StepReport step() = 0;
+  virtual const TrainingState& state() const = 0;
+  virtual index_t total_steps() const = 0;
+  virtual index_t steps_per_epoch() const = 0;
+  virtual double take_mean_loss() = 0;
+  /// As srformer::save_training.
+  virtual std::filesystem::path save(
+      const std::filesystem::path& output,
+      const std::function<void(const std::filesystem::path&)>& save_model, index_t total_limit) = 0;
+  virtual void resume(const std::filesystem::path& checkpoint) = 0;
+
+  bool done() const { return state().step >= total_steps(); }
+};
+
+class AnyModel {
+ public:
+  using Ids = std::vector<std::int32_t>;
+
+  /// A parameter without its values.
+  struct ParameterName {
+    std::string name;
+    std::vector<std::string> aliases;
+    Role role;
+  };
+
+  virtual ~AnyModel() = default;
+  virtual const T5Config& config() const = 0;
+  virtual index_t size() const = 0;  ///< all parameters, in numbers
+  virtual std::vector<ParameterName> parameters() const = 0;
+  virtual double first_number(const std::string& parameter) = 0;
+  virtual void initialize_recurrence(const RandomStream& random, double scale) = 0;
+  virtual void load(const HfCheckpoint& checkpoint, bool new_variant) = 0;
+  virtual void save(const std::filesystem::path& folder, const nlohmann::json& generation) = 0;
+  /// Over the labels of all examples, as srformer::mean_loss.
+  virtual double mean_loss(std::span<const Example> examples, index_t batch_size,
+                           double label_smoothing, bool (*keep_going)()) = 0;
+  virtual std::vector<Ids> greedy_search(std::span<const std::int32_t> ids,
+                                         std::span<const index_t> lengths,
+                                         const GenerationOptions& options) = 0;
+  /// Throws usage_error for a scalar that is too narrow to be trained in.
+  virtual std::unique_ptr<AnyTraining> train(std::span<const Example> examples,
+                                             const TrainingOptions& options) = 0;
+};
+
+/// A backend and a scalar; models made of it must not outlive it.
+class Device {
+ public:
+  virtual ~Device() = default;
+  /// With parameters that are zero.
+  virtual std::unique_ptr<AnyModel> model(const T5Config& config) = 0;
+  /// Runs an attention file or a model folder of the reference values: see replay.cpp.
+  virtual void replay(const std::filesystem::path& path, const std::filesystem::path& out) = 0;
+};
+
+}  // namespace srformer::program

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "device.hpp"
+
+#include <algorithm>
+#include <iterator>
+
+namespace srformer::program {
+
+// built_devices.inc is written by CMake: SRF_DEVICE("thrust-cpp", "float32", open_thrust_cpp_float32)
+// for everything that this machine can build.
+#define SRF_DEVICE(device, dtype, open) std::unique_ptr<Device> open(int threads);
+#include "built_devices.inc"
+#undef SRF_DEVICE
+
+namespace {
+
+struct Built {
+  const char *device, *dtype;
+  std::unique_ptr<Device> (*open)(int threads);
+};
+
+const Built built[] = {
+#define SRF_DEVICE(device, dtype, open) {device, dtype, open},
+#include "built_devices.inc"
+#undef SRF_DEVICE
+};
+
+}  // namespace
+
+void DeviceFlags::add_to(CLI::App& app) {
+  app.add_option("--device", device, "Where to run")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"cpu", "thrust-cpp", "thrust-omp", "thrust-tbb", "cuda"}));
+  app.add_option("--dtype", dtype, "In which numbers are stored; 16 bits are computed in 32")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"float32", "float64", "bfloat16", "float16"}));
+  app.add_option("--threads", threads, "0: as many as the machine has")
+      ->capture_default_str()
+      ->check(CLI::Range(0, 4096));
+}
+
+std::unique_ptr<Device> open_device(const DeviceFlags& flags) {
+  if (flags.threads > 1 && (flags.device == "thrust-cpp" || flags.device == "cuda"))
+    throw usage_error("--threads does not apply to --device " + flags.device +
+                      ", which has one; leave it out");
+  const auto found = std::ranges::find_if(
+      built, [&](const Built& b) { return b.device == flags.device && b.dtype == flags.dtype; });
+  if (found == std::end(built))
+    throw usage_error("--device " + flags.device + " --dtype " + flags.dtype +
+                      " is not in this build; see SRFORMER_DEVICES and SRFORMER_DTYPES, and what "
+                      "cmake says of absent packages");
+  return found->open(flags.threads);
+}
+
+}  // namespace srformer::program

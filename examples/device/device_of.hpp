@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device, AnyModel and AnyTraining for one backend and scalar.
+#pragma once
+
+#include <srformer/models/checkpoint.hpp>
+#include <srformer/train/checkpoint.hpp>
+#include <type_traits>
+#include <utility>
+
+#include "../program.hpp"
+#include "any_model.hpp"
+#include "replay_attention.hpp"
+#include "replay_model.hpp"
+
+namespace srformer::program {
+
+template <class Model>
+class TrainingOf final : public AnyTraining {
+ public:
+  TrainingOf(Model& model, std::span<const Example> examples, const TrainingOptions& options)
+      : trainer_(model, examples, options) {}
+
+  StepReport step() override { return trainer_.step(); }
+  const TrainingState& state() const override { return trainer_.state(); }
+  index_t total_steps() const override { return trainer_.total_steps(); }
+  index_t steps_per_epoch() const override { return trainer_.steps_per_epoch(); }
+  double take_mean_loss() override { return trainer_.take_mean_loss(); }
+  std::filesystem::path save(const std::filesystem::path& output,
+                             const std::function<void(const std::filesystem::path&)>& save_model,
+                             index_t total_limit) override {
+    return save_training(output, trainer_, save_model, total_limit);
+  }
+  void resume(const std::filesystem::path& checkpoint) override {
+    load_training(checkpoint, trainer_);
+  }
+
+ private:
+  Trainer<Model> trainer_;
+};
+
+template <class Model>
+class ModelOf final : public AnyModel {
+ public:
+  using B = typename Model::backend_type;
+  using T = typename Model::scalar;
+
+  ModelOf(B& be, const T5Config& config) : model_(be, config) {}
+
+  const T5Config& config() const override { return model_.config(); }
+  index_t size() const override { return model_.parameters().size(); }
+  std::vector<ParameterName> parameters() const override {
+    std::vector<ParameterName> names;
+    for (const auto& p : model_.parameters()) names.push_back({p.name, p.aliases, p.role});
+    return names;
+  }
+  double first_number(const std::string& parameter) override {
+    return read_number(model_.backend(), model_.parameters().at(parameter).value);
+  }
+  void initialize_recurrence(const RandomStream& random, double scale) override {
+    model_.initialize_recurrence(random, scale);
+  }
+  void load(const HfCheckpoint& checkpoint, bool new_variant) override {
+    load_parameters(model_, checkpoint, new_variant);
+  }
+  void save(const std::filesystem::path& folder, const nlohmann::json& generation) override {
+    save_model(model_, folder, *dtype_of<T>, generation);
+  }
+  double mean_loss(std::span<const Example> examples, index_t batch_size, double label_smoothing,
+                   bool (*keep_going)()) override {
+    return srformer::mean_loss(model_, examples, batch_size, label_smoothing,
+                               model_.config().pad_token_id, keep_going);
+  }
+  std::vector<Ids> greedy_search(std::span<const std::int32_t> ids,
+                                 std::span<const index_t> lengths,
+                                 const GenerationOptions& options) override {
+    return srformer::greedy_search(model_, ids, lengths, options);
+  }
+  std::unique_ptr<AnyTraining> train(std::span<const Example> examples,
+                                     const TrainingOptions& options) override {
+    if constexpr (std::is_floating_point_v<T>) {
+      return std::make_unique<TrainingOf<Model>>(model_, examples, options);
+    } else {
+      throw usage_error(
+          "parameters stored in 16 bits lose the small steps of the optimizer; train with "
+          "--dtype float32");
+    }
+  }
+
+ private:
+  Model model_;
+};
+
+template <class B, class T>
+class DeviceOf final : public Device {
+ public:
+  template <class... Options>
+  explicit DeviceOf(Options&&... options) : be_(std::forward<Options>(options)...) {}
+
+  std::unique_ptr<AnyModel> model(const T5Config& config) override {
+    return std::make_unique<ModelOf<T5<B, T>>>(be_, config);
+  }
+  void replay(const std::filesystem::path& path, const std::filesystem::path& out) override {
+    if (std::filesystem::is_directory(path)) {
+      replay_model<T>(be_, path, out);
+    } else {
+      replay_attention<T>(be_, path, out);
+    }
+  }
+
+ private:
+  B be_;
+};
+
+}  // namespace srformer::program
