@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs init_model, summarize, first_words, evaluate and hello_attention as a user does, with bad input too, and
+# Runs init_model, summarize, first_words, evaluate, check_gradient and the short examples as a user does, with bad input too, and
 # holds the example in README.md to the program that the package tests build.
 #
 #   check_programs.sh FOLDER_OF_PROGRAMS SOURCES
@@ -52,6 +52,23 @@ check "the example is there" test "$(wc -l <code.txt)" -ge 15
 run 0 hello_attention
 check "hello_attention's gradient is that of differences" \
   awk '/by differences/ { gsub(",", ""); found = $7 == $10 } END { exit !found }' out.txt
+
+# ---- custom_backend, check_gradient ----
+run 0 custom_backend
+check "custom_backend conforms and agrees" test "$(grep -c 'gemm conform$\|by at most [0-9.]*e-\|by at most 0.0e+00' out.txt)" -eq 7
+for variant in full segmented segmented_recurrent transformer_xl global_tokens linear; do
+  run 0 check_gradient --cross_attention $variant --queries 9 --padding upstream --lengths 23 17 --seed 3
+  check "three gradients or more of $variant" test "$(grep -c 'elements, worst relative difference [0-9.]*e-1[2-9]' out.txt)" -ge 3
+  run 1 check_gradient --cross_attention $variant --break v
+  check "a broken gradient of $variant" test "$(grep -c REFUSED out.txt)" -eq 1
+done
+for name in q k weight leak threshold sigma gate; do
+  run 1 check_gradient --gate true --sigma true --clamp 0.8 --break $name
+  check "a broken gradient of $name" grep -q "^$name .*1.0e-03  REFUSED" out.txt
+done
+refused 2 'is not one of q, k, v' check_gradient --cross_attention linear --break weight
+refused 2 '1 numbers for a batch of 2' check_gradient --lengths 3
+refused 2 '--keys' check_gradient --keys 0
 
 # ---- init_model ----
 cat >lines.txt <<'END'

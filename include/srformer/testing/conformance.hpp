@@ -231,7 +231,7 @@ struct Constructed {
   Constructed() = default;
   Constructed(const Constructed& other) : made(other.made) {}
   Constructed& operator=(const Constructed&) = default;
-  ~Constructed() = default;
+  ~Constructed() { made = 0; }
 };
 
 template <class T, class B>
