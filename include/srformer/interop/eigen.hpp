@@ -45,8 +45,7 @@ auto as_view(X&& x) {
                 "a view of a temporary matrix would outlive it; give the matrix a name first");
   if constexpr (detail::eigen_in_memory<E>) {
     using T = detail::eigen_element<E, !std::is_const_v<std::remove_reference_t<X>>>;
-    // data() is writable in every object that is not const, and in every map of what may be written.
-    T* data = const_cast<T*>(x.data());
+    T* data = x.data();
     if constexpr (E::IsVectorAtCompileTime) {
       return View<T, 1>(data, {x.size()}, {x.size() == 1 ? 1 : x.innerStride()});
     } else {
