@@ -185,5 +185,5 @@ TEST_CASE("errors of attention with global tokens") {
                     ContainsSubstring("dropout rate must be in [0,1)"));
   CHECK_THROWS_WITH(global_tokens_backward(be, q.view(), k.view(), k.view(), {}, {}, k.view(),
                                            out.view(), d_k.view(), d_k.view()),
-                    ContainsSubstring("global_tokens_backward: out is [1,2,5,4], expected"));
+                    ContainsSubstring("global_tokens_backward: d_out is [1,2,5,4], expected"));
 }

@@ -146,5 +146,5 @@ TEST_CASE("errors of linear attention") {
                     ContainsSubstring("out is [1,2,5,4], expected [B,H,M,D] = [1,2,3,4]"));
   CHECK_THROWS_WITH(linear_attention_backward(be, q.view(), k.view(), k.view(), {}, d_k.view(),
                                               out.view(), d_k.view(), d_k.view()),
-                    ContainsSubstring("linear_attention_backward: out is [1,2,5,4], expected"));
+                    ContainsSubstring("linear_attention_backward: d_out is [1,2,5,4], expected"));
 }

@@ -110,7 +110,8 @@ void check_attention(const char* function, const Q& q, const K& k, const K& v, c
               ", none may be empty");
   check_shape(function, "k", "[B,H,N,D]", k.extents, std::array{B, H, N, D});
   check_shape(function, "v", "[B,H,N,D]", v.extents, k.extents);
-  check_shape(function, "out", "[B,H,M,D]", out.extents, q.extents);
+  const bool backward = std::string_view(function).ends_with("_backward");
+  check_shape(function, backward ? "d_out" : "out", "[B,H,M,D]", out.extents, q.extents);
   require(q.stride(3) == 1 && k.stride(3) == 1 && v.stride(3) == 1 && out.stride(3) == 1, function,
           "the last axis of q, k, v and out must be contiguous");
 }

@@ -226,7 +226,7 @@ void global_tokens_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                             View<T, 4, typename B::space> d_q, View<T, 4, typename B::space> d_k,
                             View<T, 4, typename B::space> d_v) {
   detail::check_attention("global_tokens_backward", q, k, v, d_out);
-  detail::check_attention("global_tokens_backward", d_q, d_k, d_v, d_out);
+  detail::check_attention_gradients("global_tokens_backward", q, k, d_q, d_k, d_v);
   detail::check_segments("global_tokens_backward", options);
   check_dropout("global_tokens_backward", context.dropout);
   const detail::GlobalTokensInputs<T, typename B::space> in{q, k, v, context, options};

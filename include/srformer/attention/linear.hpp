@@ -229,7 +229,7 @@ void linear_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> 
                                View<T, 4, typename B::space> d_k,
                                View<T, 4, typename B::space> d_v) {
   detail::check_attention("linear_attention_backward", q, k, v, d_out);
-  detail::check_attention("linear_attention_backward", d_q, d_k, d_v, d_out);
+  detail::check_attention_gradients("linear_attention_backward", q, k, d_q, d_k, d_v);
   const index_t D = q.extent(3), scratch = 2 * (D * D + D) + 3 * detail::linear_rows * D;
   be.for_each_row(
       q.extent(0) * q.extent(1), scratch * static_cast<index_t>(sizeof(compute_t<T>)),

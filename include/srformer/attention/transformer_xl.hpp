@@ -342,6 +342,18 @@ inline index_t memory_rows(const SegmentedOptions& options, index_t keys) {
   return options.padding == Padding::upstream ? S * options.segment_size : keys;
 }
 
+namespace detail {
+
+void check_memory(const char* function, const auto& memory, const auto& k,
+                  const SegmentedOptions& options) {
+  check_shape(function, "memory", "[2,B,R,H*D]", memory.extents,
+              std::array{index_t{2}, k.extent(0), memory_rows(options, k.extent(2)),
+                         k.extent(1) * k.extent(3)});
+  require(memory.contiguous(), function, "memory must be contiguous");
+}
+
+}  // namespace detail
+
 /// memory = the outputs of the RNNs over keys and values, which depend on no query.
 ///   k, v [B,H,N,D], memory [2,B,R,H*D] contiguous with R = memory_rows(options, N)
 /// Cost 8 B N (H D)^2, sequential over N.
@@ -356,9 +368,9 @@ void transformer_xl_memory(B& be, In<B, T, 4> k, In<B, T, 4> v,
   detail::check_segments("transformer_xl_memory", options);
   detail::check_rnn<Space>("transformer_xl_memory", of_keys);
   detail::check_rnn<Space>("transformer_xl_memory", of_values);
+  check_shape("transformer_xl_memory", "v", "[B,H,N,D]", v.extents, k.extents);
+  detail::check_memory("transformer_xl_memory", memory, k, options);
   const index_t F = k.extent(1) * k.extent(3);
-  check_shape("transformer_xl_memory", "memory", "[2,B,R,H*D]", memory.extents,
-              std::array{index_t{2}, k.extent(0), memory_rows(options, k.extent(2)), F});
   const index_t scratch = 2 * F * F + 2 * detail::rnn_rows * F + F;
   be.for_each_row(2 * k.extent(0), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
                   detail::RnnForward<T, Space>{{k, v, of_keys, of_values, mask, options}, memory});
@@ -374,6 +386,7 @@ void transformer_xl_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v, 
                             const SegmentedOptions& options, View<T, 4, typename B::space> out) {
   detail::check_attention("transformer_xl_forward", q, k, v, out);
   detail::check_segments("transformer_xl_forward", options);
+  detail::check_memory("transformer_xl_forward", memory, k, options);
   check_dropout("transformer_xl_forward", context.dropout);
   const index_t columns = 2 * options.segment_size, of_c = q.extent(2) * columns;
   const index_t of_t = 2 * columns * q.extent(3);
@@ -399,8 +412,9 @@ void transformer_xl_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
   using Space = typename B::space;
   using C = compute_t<T>;
   detail::check_attention("transformer_xl_backward", q, k, v, d_out);
-  detail::check_attention("transformer_xl_backward", d_q, d_k, d_v, d_out);
+  detail::check_attention_gradients("transformer_xl_backward", q, k, d_q, d_k, d_v);
   detail::check_segments("transformer_xl_backward", options);
+  detail::check_memory("transformer_xl_backward", memory, k, options);
   check_dropout("transformer_xl_backward", context.dropout);
   detail::check_rnn<Space>("transformer_xl_backward", of_keys);
   detail::check_rnn<Space>("transformer_xl_backward", of_values);
