@@ -6,11 +6,12 @@
 # At a scale above 1, in float32, the parameters after the optimizer's steps are not compared: AdamW moves an element
 # whose gradient is rounding error by the learning rate, one way or the other, and more elements have such gradients.
 #
-# Environment: SRFORMER_PYTHON (python3), one with torch, transformers, sentencepiece, tokenizers, safetensors and
-# protobuf. Without them the script says so and ends well, as nothing was compared; SRFORMER_NEED_PYTHON=1 makes it fail.
+# Environment: DEVICES (all of those that run on a processor); SRFORMER_PYTHON (python3), one with torch, transformers,
+# sentencepiece, tokenizers, safetensors and protobuf. Without them the script says so and ends well, as nothing was
+# compared; SRFORMER_NEED_PYTHON=1 makes it fail.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-[ $# -ge 1 ] || { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 1 ] || { sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 build=$1
 shift
 [ $# -ge 1 ] || set -- 2:1 3:1 1:3
@@ -23,6 +24,7 @@ if ! "$python" -c 'import torch, transformers, sentencepiece, tokenizers, safete
   exit
 fi
 
+devices=${DEVICES:-cpu thrust-cpp thrust-omp thrust-tbb}
 export OMP_NUM_THREADS=1  # the models are tiny
 values=$(mktemp -d)
 trap 'rm -rf "$values"' EXIT
@@ -32,14 +34,16 @@ for case in "$@"; do
   echo "== seed $seed, scale $scale"
   "$python" "$here/make_reference.py" "$values/$case" --seed "$seed" --scale "$scale" >"$values/log" 2>&1 ||
     { tail -n 20 "$values/log" >&2; exit 1; }
-  for kind in attention models; do
-    for dtype in float64 float32; do
-      steps=
-      [ "$scale" = 1 ] || [ $dtype = float64 ] || steps=--no-steps
-      "$build/tests/reference/check_values" "$values/$case" "$build/examples/replay" $kind $dtype \
-        ${steps:+"$steps"} >"$values/out" ||
-        { failed=1; grep '^X' "$values/out" || true; }
-      tail -n 1 "$values/out"
+  for device in $devices; do
+    for kind in attention models; do
+      for dtype in float64 float32 bfloat16 float16; do
+        steps=
+        [ "$scale" = 1 ] || [ $dtype = float64 ] || steps=--no-steps
+        "$build/tests/reference/check_values" "$values/$case" "$build/examples/replay" $kind $dtype "$device" \
+          ${steps:+"$steps"} >"$values/out" ||
+          { failed=1; grep '^X' "$values/out" || true; }
+        tail -n 1 "$values/out"
+      done
     done
   done
   rm -rf "${values:?}/$case"
