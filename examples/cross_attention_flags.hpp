@@ -18,7 +18,7 @@ namespace srformer::program {
 struct CrossAttentionFlags {
   std::optional<std::string> variant, clamp, padding;
   std::optional<index_t> segment_size, horizon, generation_horizon;
-  std::optional<bool> gate, sigma;
+  std::optional<bool> gate, sigma, binary_firing;
   double recurrence_init_scale = 0.1;
 
   void add_to(CLI::App& app) {
@@ -38,6 +38,8 @@ struct CrossAttentionFlags {
     app.add_option("--gate", gate,
                    "A learned factor per head on the recurrent part: true or false");
     app.add_option("--sigma", sigma, "A learned weighted sum of both parts: true or false");
+    app.add_option("--binary_firing", binary_firing,
+                   "What fires is 1, with a surrogate gradient: true or false");
     app.add_option("--recurrence_init_scale", recurrence_init_scale,
                    "Factor on the initial weights of the recurrence; 1 is the authors'")
         ->capture_default_str();
@@ -53,6 +55,7 @@ struct CrossAttentionFlags {
     if (padding) o["padding"] = *padding;
     if (gate) o["gate"] = *gate;
     if (sigma) o["sigma"] = *sigma;
+    if (binary_firing) o["binary_firing"] = *binary_firing;
     if (clamp) o["clamp"] = *clamp == "none" ? nlohmann::json() : nlohmann::json(number(*clamp));
     config["cross_attention"] = std::move(o);
     cross_attention_from_json(config, "the flags of the cross-attention");

@@ -39,7 +39,7 @@ std::vector<CrossAttentionOptions> all_options() {
   }
   CrossAttentionOptions recurrent;
   recurrent.variant = Variant::segmented_recurrent;
-  for (int i = 0; i < 6; ++i) all.push_back(recurrent);
+  for (int i = 0; i < 7; ++i) all.push_back(recurrent);
   CrossAttentionOptions* option = &all[std::size(all_variants)];
   option[0].gate = option[0].sigma = true;
   option[1].advance = Advance::token;
@@ -47,6 +47,7 @@ std::vector<CrossAttentionOptions> all_options() {
   option[3].recurrence = false;
   option[4].local = false, option[4].product = Product::segment;
   option[5].normalize = false;
+  option[6].binary_firing = true;
   return all;
 }
 

@@ -114,23 +114,29 @@ TEST_CASE("key-value products over shapes") {
   }
 }
 
-TEST_CASE("products of more segments than are held at a time") {
-  REQUIRE(detail::products_held(300, 32, 1) < 300);
+TEST_CASE("products of many segments") {
   check_products({1, 1, 300, 1, 32}, {.coordinates = 1, .directions = 1});
 }
 
-TEST_CASE("scratch for the longest source is enough for every shorter one") {
-  for (const index_t D : {1, 8, 32, 64, 128, 400}) {
-    for (const index_t L : {1, 3, 16, 64, 200}) {
-      index_t most = 0, short_of = 0;
-      for (index_t S = 1; S < 2500; ++S) {
-        const index_t held = detail::products_held(S, D, L);
-        most = std::max(most, (S + held - 1) / held + 2 * held + 1);
-        short_of += detail::products_scratch(S, D, L) < most * D * D;
+TEST_CASE("a few rows at a time and room for those of every shorter source") {
+  constexpr auto rows_of = detail::rows_at_a_time<host_space>;
+  for (const index_t D : {1, 3, 8, 32, 64, 100, 128, 400}) {
+    index_t wrong = 0, few = 0;
+    for (const index_t L : {1, 7, 31, 32, 64}) {
+      for (const index_t M : {1, 90, 128, 700}) {
+        index_t most = 0;
+        for (index_t N = 1; N < 2500; ++N) {
+          const index_t visited = std::min(M, (N + L - 1) / L), rows = rows_of(N, visited, D);
+          wrong += rows < 1 || rows > D;
+          few += rows < D;
+          most = std::max(most, visited * rows * D);
+          wrong += detail::most_cells_at_a_time<host_space>(N, visited, D) < most;
+        }
       }
-      INFO("D " << D << " L " << L);
-      CHECK(short_of == 0);
     }
+    INFO("D " << D);
+    CHECK(wrong == 0);
+    CHECK((few > 0) == (D > 8));
   }
 }
 

@@ -2,10 +2,13 @@
 #include <srformer/attention/raf.hpp>
 
 #include <cmath>
+#include <numeric>
+#include <utility>
 
 #include <srformer/backend/eigen.hpp>
 #include <srformer/testing/grad_check.hpp>
 
+#include "support/backends.hpp"
 #include "support/catch.hpp"
 #include "support/tolerance.hpp"
 
@@ -138,6 +141,79 @@ TEST_CASE("the membrane carries the gradient of a later step to an earlier one")
   CHECK(d.x[0] == Approx(leak / threshold));
   CHECK(d.leak == Approx((0.8 - threshold) / threshold));
   CHECK(d.threshold == Approx(-1.05 / threshold / threshold - leak / threshold));
+}
+
+namespace {
+
+/// Binary firing and its surrogate gradient, one cell after the other, from the rule itself.
+RafGradient plain_binary(index_t steps, index_t cells, const Values& x, double leak,
+                         double threshold, const Values& d_r, Values& r) {
+  RafGradient d{Values(x.size())};
+  r.assign(x.size(), 0);
+  for (index_t c = 0; c < cells; ++c) {
+    Values u(steps), membrane(steps + 1, 0);
+    for (index_t j = 0; j < steps; ++j) {
+      u[j] = leak * membrane[j] + x[j * cells + c];
+      const double fires = u[j] / threshold - 1 > 0 ? 1 : 0;
+      r[j * cells + c] = fires;
+      membrane[j + 1] = u[j] - threshold * fires;
+    }
+    double d_membrane = 0;
+    for (index_t j = steps - 1; j >= 0; --j) {
+      const double over = u[j] / threshold - 1, given = d_r[j * cells + c];
+      const double slope = 0.3 * std::max(0.0, 1 - std::abs(over));
+      const double d_u = slope * given / threshold + d_membrane;
+      d.threshold -= slope * given * u[j] / (threshold * threshold);
+      if (over > 0) d.threshold -= d_membrane;
+      d.leak += d_u * membrane[j];
+      d.x[j * cells + c] = d_u;
+      d_membrane = leak * d_u;
+    }
+  }
+  return d;
+}
+
+template <class B>
+void check_binary(B& be, index_t steps, index_t cells, double leak, double threshold) {
+  const auto count = static_cast<std::size_t>(steps * cells);
+  const Values x = detail::normal_values(count, {6, 1}), d_r = detail::normal_values(count, {6, 2});
+  Values r, got_r(count, NAN), u(count, NAN);
+  const RafGradient expected = plain_binary(steps, cells, x, leak, threshold, d_r, r);
+  RafGradient d{Values(count)};
+  const RafOptions binary{.binary_firing = true};
+  const auto view = [&](auto& values) {
+    using T = std::remove_pointer_t<decltype(values.data())>;
+    return View<T, 2>(values.data(), {steps, cells});
+  };
+  raf_forward<B, double>(be, view(x), View<const double, 1>(&leak, {1}),
+                         View<const double, 1>(&threshold, {1}), view(got_r), view(u), binary);
+  raf_backward<B, double>(be, view(std::as_const(u)), View<const double, 1>(&leak, {1}),
+                          View<const double, 1>(&threshold, {1}), view(d_r), view(d.x),
+                          View<double, 1>(&d.leak, {1}), View<double, 1>(&d.threshold, {1}),
+                          binary);
+  INFO("steps " << steps << " cells " << cells << " leak " << leak << " threshold " << threshold);
+  CHECK(got_r == r);
+  CHECK(relative_error(d.x, expected.x) < 1e-13);
+  CHECK(relative_error(Values{d.leak}, Values{expected.leak}) < 1e-11);
+  CHECK(relative_error(Values{d.threshold}, Values{expected.threshold}) < 1e-11);
+  if (cells > 100) {
+    const double fired = std::accumulate(r.begin(), r.end(), 0.0) / static_cast<double>(count);
+    CHECK(fired > 0.05);
+    CHECK(fired < 0.95);
+  }
+}
+
+}  // namespace
+
+TEMPLATE_LIST_TEST_CASE("binary firing is 0 or 1 and follows the surrogate gradient", "",
+                        tests::HostBackends) {
+  TestType be = tests::make_backend<TestType>(2);
+  for (const auto& [leak, threshold] :
+       {std::pair{0.5, 0.3}, {1.2, 0.7}, {-0.4, 0.5}, {0.5, -0.6}}) {
+    for (const index_t steps : {1, 2, 9}) {
+      for (const index_t cells : {1, 7, 513}) check_binary(be, steps, cells, leak, threshold);
+    }
+  }
 }
 
 TEST_CASE("a threshold of zero and wrong shapes are refused") {

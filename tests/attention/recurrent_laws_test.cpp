@@ -40,8 +40,10 @@ TEST_CASE(
     "segmented recurrent attention is segmented attention, products, linear and RAF in turn") {
   const index_t L = GENERATE(2, 5);  // folded and not
   const double clamp = GENERATE(0.0, 2.0);
+  const bool binary = GENERATE(false, true);
   AttentionCase c = recurrent_case(2, 2, 9, 11, L, 4);
-  c.options.clamp = clamp;
+  c.options.clamp = clamp, c.options.binary_firing = binary;
+  const RafOptions firing{.binary_firing = binary};
   const index_t B = c.B, H = c.H, M = c.M, N = c.N, D = c.D, lanes = B * H, cells = D * D;
   plain::Trace trace;
   const AttentionValues x = sample(c, trace);
@@ -79,7 +81,7 @@ TEST_CASE(
        r = zeros<double, 2>(be, {S, lanes * cells});
   auto u = zeros<double, 2>(be, {S, lanes * cells});
   turn(x_rows.view(), steps.view(), true);
-  raf_forward(be, steps.view(), leak, threshold, r.view(), u.view());
+  raf_forward(be, steps.view(), leak, threshold, r.view(), u.view(), firing);
 
   // C_i = (q_i R_j) / n, with d_r, d_q, d_n for the given d_out
   const Values d_out = output_gradient(c);
@@ -120,7 +122,8 @@ TEST_CASE(
 
   auto d_steps = zeros<double, 2>(be, {S, lanes * cells});
   raf_backward(be, u.view(), leak, threshold, d_r.view(), d_steps.view(),
-               View<double, 1>(d.leak.data(), {1}), View<double, 1>(d.threshold.data(), {1}));
+               View<double, 1>(d.leak.data(), {1}), View<double, 1>(d.threshold.data(), {1}),
+               firing);
   auto d_x_rows = zeros<double, 2>(be, {lanes * S * D, D}),
        d_z_rows = zeros<double, 2>(be, {lanes * S * D, D});
   turn(d_steps.view(), d_x_rows.view(), false);

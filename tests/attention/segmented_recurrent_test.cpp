@@ -166,31 +166,54 @@ TEST_CASE("clamps are crossed by P and by P_j in the cases above") {
   CHECK(relative_error(plain_output(clamped, x), plain_output(c, x)) > 0.01);
 }
 
-TEST_CASE("more segments than products are held at a time") {
-  // At D = 32 a lane holds 128 products.
-  REQUIRE(detail::products_held(300, 32, 1) < 300);
+TEST_CASE("a few rows of the products at a time") {
+  constexpr auto rows = detail::rows_at_a_time<host_space>;
   const GradOptions grad{.coordinates = 3, .directions = 2};
-  SECTION("one length") {
+  SECTION("folded") {
+    REQUIRE(rows(300, 300, 32) == 8);
     AttentionCase c = recurrent_case(1, 1, 310, 300, 1, 32);
+    c.margin = 1e-8;
+    check_attention_case(c, true, grad);
+  }
+  SECTION("a number of rows that does not divide D, and segments between those seen") {
+    REQUIRE(rows(300, 150, 50) == 16);
+    AttentionCase c = recurrent_case(1, 1, 150, 300, 1, 50);
     c.margin = 1e-8;
     check_attention_case(c, true, grad);
   }
   SECTION("a horizon that leaves segments out") {
     AttentionCase c = recurrent_case(1, 1, 40, 299, 2, 32);
-    REQUIRE(detail::products_held(150, 32, 2) < 150);
     c.margin = 1e-8;
     c.options.horizon = 60;
     check_attention_case(c, true, grad);
   }
   SECTION("not folded") {
-    REQUIRE(detail::products_held(40, 64, 64) < 40);
-    AttentionCase c = recurrent_case(1, 1, 5, 64 * 40 - 3, 64, 64);
+    REQUIRE(rows(600, 60, 50) == 40);
+    AttentionCase c = recurrent_case(1, 1, 60, 600, 10, 50);
+    c.options.clamp = 20;
     c.margin = 1e-9;
-    check_attention_case(c, true, {.coordinates = 1, .directions = 1});
+    check_attention_case(c, true, grad);
   }
-  SECTION("lengths on either side of what is held") {
-    REQUIRE(detail::products_held(128, 32, 1) == 128);
-    AttentionCase c = recurrent_case(3, 1, 20, 300, 1, 32);
+  SECTION("without recurrence") {
+    AttentionCase c = recurrent_case(1, 1, 60, 600, 10, 50);
+    c.options.recurrence = false;
+    check_attention_case(c, true, grad);
+  }
+  SECTION("a step for every query") {
+    AttentionCase c = recurrent_case(1, 1, 90, 600, 10, 50);
+    c.options.advance = Advance::token;
+    c.margin = 1e-9;
+    check_attention_case(c, true, grad);
+  }
+  SECTION("all rows, and segments between those seen") {
+    REQUIRE(rows(640, 9, 16) == 16);
+    AttentionCase c = recurrent_case(1, 1, 9, 637, 16, 16);
+    check_attention_case(c, true, grad);
+  }
+  SECTION("lengths with all rows and with a few") {
+    REQUIRE(rows(128, 128, 32) == 32);
+    REQUIRE(rows(150, 150, 32) < 32);
+    AttentionCase c = recurrent_case(3, 1, 150, 300, 1, 32);
     c.margin = 1e-8;
     c.lengths = {300, 128, 129};
     check_attention_case(c, true, grad);

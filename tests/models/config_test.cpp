@@ -102,8 +102,10 @@ TEST_CASE("every field of config.json is read") {
                                {"advance", "token"},
                                {"padding", "upstream"},
                                {"sigma", true},
-                               {"gate", true}};
+                               {"gate", true},
+                               {"binary_firing", true}};
   const T5Config c = read(config);
+  CHECK(read(to_json(c)).cross_attention.binary_firing);
   CHECK(c.num_layers == 2);
   CHECK(c.num_decoder_layers == 5);
   CHECK(c.relative_attention_num_buckets == 8);
@@ -125,7 +127,7 @@ TEST_CASE("every field of config.json is read") {
   CHECK(o.product == Product::segment);
   CHECK(o.advance == Advance::token);
   CHECK(o.padding == Padding::upstream);
-  CHECK((o.sigma && o.gate));
+  CHECK((o.sigma && o.gate && o.binary_firing));
 }
 
 TEST_CASE("the width of all heads may differ from that of the model") {

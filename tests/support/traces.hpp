@@ -321,6 +321,7 @@ inline std::vector<RecurrentCase> recurrent_cases() {
       {"no norms", 11, 23, 8, with([](auto& o) { o.normalize = false; })},
       {"padding as upstream", 11, 23, 8,
        with([](auto& o) { o.segments.padding = Padding::upstream; })},
+      {"binary firing", 11, 23, 8, with([](auto& o) { o.binary_firing = true; })},
       {"fewer queries than segments", 3, 23, 8, with([](auto& o) { o.segments.horizon = 5; })},
   };
 }

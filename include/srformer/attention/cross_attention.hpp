@@ -66,10 +66,11 @@ struct CrossAttentionOptions {
   Padding padding = Padding::masked;
   bool sigma = false;
   bool gate = false;
+  bool binary_firing = false;
 
   SRF_HD SegmentedOptions segments() const { return {segment_size, horizon, padding}; }
   SRF_HD SegmentedRecurrentOptions recurrent() const {
-    return {segments(), {product, clamp}, normalize, recurrence, local, advance};
+    return {segments(), {product, clamp}, normalize, recurrence, local, advance, binary_firing};
   }
   bool has_recurrent_parameters() const { return variant == Variant::segmented_recurrent; }
   bool has_memory() const { return variant == Variant::transformer_xl; }

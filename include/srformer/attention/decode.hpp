@@ -38,7 +38,7 @@ struct PrepareStates {
   using C = compute_t<T>;
   RecurrentInputs<T, Space> in;
   View<C, 5, Space> states;  // [B,H,count,D,D]
-  index_t steps, folded_size, recurrence_size;
+  index_t steps, folded_size, products_size;
 
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
@@ -46,20 +46,25 @@ struct PrepareStates {
     const SegmentRule rule = segment_rule(in.options.segments, in.context.mask, b, steps, N);
     const Rows<const T> k = head_rows(in.k, b, h), v = head_rows(in.v, b, h);
     C* folded = static_cast<C*>(scratch);
-    C *recurrence = folded + folded_size, *inverse = recurrence + recurrence_size;
+    C *z = folded + folded_size, *own = z + products_size, *recurrence = own + products_size;
+    C* inverse = recurrence + 5 * D * D;
     inverse_norms<Team, T, C>(team, rule.length, D, k, in.options.normalize, inverse);
     const C share = in.share_of_rest() * in.gate(h);
     const bool token = in.options.advance == Advance::token;
+    const index_t most = rows_at_a_time<Space>(rule.length, rule.visited(steps), D);
     with_product_values(team, in, rule.length, v, folded, [&](auto y) {
-      run_recurrence<Team, T>(
-          team, in, rule, steps, k, y, static_cast<C*>(nullptr), static_cast<C*>(nullptr),
-          recurrence, [&](index_t j, const C* r, index_t first, index_t) {
-            C* to = &states(b, h, token ? first : j, 0, 0);
-            for (index_t row = 0; row < D; ++row) {
-              team.for_each(
-                  D, [=](index_t c) { to[row * D + c] = share * r[row * D + c] * inverse[c]; });
-            }
-          });
+      for (index_t r0 = 0; r0 < D; r0 += most) {
+        const ProductRows rows{D - r0 < most ? D - r0 : most, D, r0};
+        run_recurrence<Team, T>(team, in, rule, steps, rows, k, y, z, own, static_cast<C*>(nullptr),
+                                recurrence, [&](index_t j, const C* r, index_t first, index_t) {
+                                  C* to = &states(b, h, token ? first : j, r0, 0);
+                                  for (index_t row = 0; row < rows.count; ++row) {
+                                    team.for_each(D, [=](index_t c) {
+                                      to[row * D + c] = share * r[row * D + c] * inverse[c];
+                                    });
+                                  }
+                                });
+      }
     });
   }
 };
@@ -135,10 +140,11 @@ requires BackendFor<B, T> DecodeStates<B, T> prepare_cross_attention(
         context, detail::for_generation(options, horizon).recurrent()};
     detail::check_recurrent("prepare_cross_attention", in);
     const index_t folded = in.folded() ? N * D : 0;
-    const index_t recurrence = detail::recurrence_scratch(N, D, options.segment_size);
+    const index_t products =
+        detail::most_cells_at_a_time<Space>(N, detail::most_visited(in, steps), D);
     be.for_each_row(
-        lanes, (folded + recurrence + D) * static_cast<index_t>(sizeof(C)),
-        detail::PrepareStates<T, Space>{in, prepared.states.view(), steps, folded, recurrence});
+        lanes, (folded + 2 * products + 5 * D * D + D) * static_cast<index_t>(sizeof(C)),
+        detail::PrepareStates<T, Space>{in, prepared.states.view(), steps, folded, products});
   } else if (options.variant == Variant::linear) {
     be.for_each_row(
         lanes, detail::linear_rows * D * static_cast<index_t>(sizeof(C)),

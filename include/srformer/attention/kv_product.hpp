@@ -6,8 +6,9 @@
 //   segment      Z_j = clamp(P_j)
 //
 // Without a clamp the complement is a sum of the other segments, from before and from behind, not a
-// difference: P - P_j would lose its digits where one segment dominates. Only two sums and the
-// products of one block of segments are in memory at a time.
+// difference: P - P_j would lose its digits where one segment dominates. Segments that no query sees
+// are summed together with what lies between two that are seen. The rows of P do not depend on each
+// other, so a few are worked on at a time, and stay in the cache.
 //
 //   dP_j = m(P) sum_l dZ_l - m(P_j) dZ_j  (complement),   m(P_j) dZ_j  (segment)
 //   m(x) = [-c <= x <= c], and 1 without a clamp
@@ -27,40 +28,42 @@ struct KvProductOptions {
 
 namespace detail {
 
-/// Products of [D,D] that stay in the cache.
-inline SRF_HD index_t products_fitting(index_t head_size) {
-  const index_t fitting = 131072 / (head_size * head_size);
-  return fitting > 1 ? fitting : 1;
+inline constexpr index_t product_cells_at_a_time = 131072;
+
+/// Some rows of the [D,D] products: their number and the first.
+struct ProductRows {
+  index_t count, head_size, first = 0;
+  SRF_HD index_t cells() const { return count * head_size; }
+};
+
+/// Rows at a time: where keys are few for each of the `visited` products, as many as stay in the cache
+/// of a host's core through all of them; else all.
+template <class Space>
+SRF_HD index_t rows_at_a_time(index_t keys, index_t visited, index_t head_size) {
+  const bool few = keys < 32 * visited;
+  if (!std::is_same_v<Space, host_space> || !few) return head_size;
+  const index_t fitting = product_cells_at_a_time / (visited * head_size) / 8 * 8;
+  const index_t rows = fitting > 8 ? fitting : 8;
+  return rows < head_size ? rows : head_size;
 }
 
-/// How many segments are held at a time: all of them while they fit the cache, else about the root.
-inline SRF_HD index_t products_held(index_t segments, index_t head_size, index_t segment_size) {
-  if (segments <= products_fitting(head_size)) return segments;
-  index_t root = 1;
-  while (root * root < segments) ++root;
-  const index_t deep = (64 + segment_size - 1) / segment_size;  // products of 64 keys and more
-  return root > deep ? root : deep;
+/// The most elements that such rows of all products have, of at most so many keys and products.
+template <class Space>
+index_t most_cells_at_a_time(index_t keys, index_t visited, index_t head_size) {
+  const index_t cells = head_size * head_size;
+  if (!std::is_same_v<Space, host_space>) return visited * cells;
+  const index_t whole = std::min(visited, (keys + 31) / 32) * cells;
+  const index_t few = std::max(8 * visited * head_size, product_cells_at_a_time);
+  return std::min(visited * cells, std::max(whole, few));
 }
 
-/// Elements of scratch that visit_products needs for any source of at most so many segments: one that
-/// fits as a whole may need more than a longer one.
-inline index_t products_scratch(index_t segments, index_t head_size, index_t segment_size) {
-  const auto needed = [&](index_t count) {
-    const index_t held = products_held(count, head_size, segment_size);
-    const index_t blocks = held > 0 ? (count + held - 1) / held : 0;
-    return blocks + 2 * held + 1;
-  };
-  const index_t fitting = products_fitting(head_size);
-  const index_t most = std::max(needed(segments), needed(fitting < segments ? fitting : segments));
-  return most * head_size * head_size;
-}
-
-/// P = K^T Y over `count` rows, added to what is there if `add`.
+/// p += or = some rows of K^T Y over the keys [first, end).
 template <class Team, class T, class Y, class C>
-SRF_HD void product(const Team& team, index_t count, index_t D, Rows<const T> k, Rows<const Y> y,
-                    bool add, C* p) {
-  team.gemm(Op::transpose, Op::none, D, D, count, C(1), k.data, k.stride, y.data, y.stride,
-            C(add ? 1 : 0), p, D);
+SRF_HD void product(const Team& team, const ProductRows& rows, index_t first, index_t end,
+                    Rows<const T> k, Rows<const Y> y, bool add, C* p) {
+  const index_t D = rows.head_size;
+  team.gemm(Op::transpose, Op::none, rows.count, D, end - first, C(1), k.row(first) + rows.first,
+            k.stride, y.row(first), y.stride, C(add ? 1 : 0), p, D);
 }
 
 template <class C>
@@ -74,150 +77,129 @@ SRF_HD C passes(const C& x, const C& bound) {
   return primal(x) > primal(bound) || primal(x) < primal(-bound) ? C(0) : C(1);
 }
 
-/// Calls visit(j, Z_j) for every segment that some of `queries` queries see, in order. Z_j is
-/// [D,D] in scratch and the visitor's to overwrite until it returns.
+/// Calls visit(j, Z_j) for every segment that some of `queries` queries see, in order, with some rows
+/// of Z_j: z [visited, rows, D] keeps them, or what the visitor leaves there.
+///   own      [visited, rows, D] scratch
+///   scratch  [2, rows, D]
 template <class Team, class T, class Y, class C, class Visit>
-SRF_HD void visit_products(const Team& team, const SegmentRule& rule, index_t queries, index_t D,
-                           Rows<const T> k, Rows<const Y> y, const KvProductOptions& options,
-                           C* scratch, Visit visit) {
-  const index_t cells = D * D, S = rule.count();
-  const auto seen = [&](index_t j) { return rule.first_query(j) < rule.end_query(j, queries); };
+SRF_HD void visit_products(const Team& team, const SegmentRule& rule, index_t queries,
+                           const ProductRows& rows, Rows<const T> k, Rows<const Y> y,
+                           const KvProductOptions& options, C* z, C* own, C* scratch, Visit visit) {
+  const index_t cells = rows.cells(), S = rule.count(), visited = rule.visited(queries);
   const C bound = C(options.clamp);
-  const bool clamped = options.clamp > 0;
-  if (options.product == Product::segment || clamped) {
-    C *total = scratch, *z = scratch + cells;
-    const bool complement = options.product == Product::complement;
+  const bool clamped = options.clamp > 0, complement = options.product == Product::complement;
+  if (!complement || clamped) {
+    C* total = scratch;
     if (complement) {
-      product<Team, T, Y, C>(team, rule.length, D, k, y, false, total);
+      product<Team, T, Y, C>(team, rows, 0, rule.length, k, y, false, total);
       team.for_each(cells, [=](index_t c) { total[c] = bounded(total[c], bound); });
     }
-    for (index_t j = 0; j < S; ++j) {
-      if (!seen(j)) continue;
-      product<Team, T, Y, C>(team, rule.keys(j), D, k.from(rule.first_key(j)),
-                             y.from(rule.first_key(j)), false, z);
-      if (clamped) team.for_each(cells, [=](index_t c) { z[c] = bounded(z[c], bound); });
-      if (complement) team.for_each(cells, [=](index_t c) { z[c] = total[c] - z[c]; });
-      visit(j, z);
+    for (index_t j = 0, s = 0; s < visited; ++s, j = rule.next_visited(j, queries)) {
+      C* to = z + s * cells;
+      product<Team, T, Y, C>(team, rows, rule.first_key(j), rule.end_key(j), k, y, false, to);
+      if (clamped) team.for_each(cells, [=](index_t c) { to[c] = bounded(to[c], bound); });
+      if (complement) team.for_each(cells, [=](index_t c) { to[c] = total[c] - to[c]; });
+      visit(j, to);
     }
     return;
   }
-  const index_t held = products_held(S, D, rule.size), blocks = (S + held - 1) / held;
-  C* before = scratch;               // sum of the segments before the one at hand
-  C* behind = before + cells;        // [blocks] sum of the blocks behind each block
-  C* own = behind + blocks * cells;  // [held] P_j of the block at hand
-  C* z = own + held * cells;         // [held]
-  team.for_each(cells,
-                [=](index_t c) { before[c] = C(0), behind[(blocks - 1) * cells + c] = C(0); });
-  for (index_t block = blocks - 1; block > 0; --block) {
-    const index_t first = block * held * rule.size;
-    const index_t rest = rule.length - first, most = held * rule.size;
-    C *to = behind + (block - 1) * cells, *from = behind + block * cells;
-    team.for_each(cells, [=](index_t c) { to[c] = from[c]; });
-    product<Team, T, Y, C>(team, rest < most ? rest : most, D, k.from(first), y.from(first), true,
-                           to);
+  // own_s = P_j and what lies between it and the next one seen; z_s = what lies behind P_j.
+  C *before = scratch, *behind = scratch + cells;
+  team.for_each(cells, [=](index_t c) { before[c] = C(0), behind[c] = C(0); });
+  index_t next = rule.length;
+  for (index_t s = visited - 1, j = rule.visited_before(S, queries); s >= 0;
+       --s, j = rule.visited_before(j, queries)) {
+    C *to = z + s * cells, *p = own + s * cells;
+    const C* last = p + cells;
+    const bool others = rule.end_key(j) < next;
+    if (others) product<Team, T, Y, C>(team, rows, rule.end_key(j), next, k, y, false, p);
+    if (s < visited - 1) team.for_each(cells, [=](index_t c) { behind[c] = behind[c] + last[c]; });
+    if (others) {
+      team.for_each(cells, [=](index_t c) { to[c] = behind[c] + p[c]; });
+    } else {
+      team.for_each(cells, [=](index_t c) { to[c] = behind[c]; });
+    }
+    next = rule.first_key(j);
+    product<Team, T, Y, C>(team, rows, next, rule.end_key(j), k, y, others, p);
   }
-  for (index_t block = 0; block < blocks; ++block) {
-    const index_t first = block * held, count = S - first < held ? S - first : held;
-    for (index_t s = 0; s < count; ++s) {
-      const index_t j = first + s;
-      product<Team, T, Y, C>(team, rule.keys(j), D, k.from(rule.first_key(j)),
-                             y.from(rule.first_key(j)), false, own + s * cells);
-    }
-    for (index_t s = count - 1; s >= 0; --s) {
-      C* to = z + s * cells;
-      if (s == count - 1) {
-        const C* from = behind + block * cells;
-        team.for_each(cells, [=](index_t c) { to[c] = from[c]; });
-      } else {
-        const C *from = z + (s + 1) * cells, *next = own + (s + 1) * cells;
-        team.for_each(cells, [=](index_t c) { to[c] = from[c] + next[c]; });
-      }
-    }
-    for (index_t s = 0; s < count; ++s) {
-      C *to = z + s * cells, *p = own + s * cells;
-      team.for_each(cells, [=](index_t c) {
-        to[c] = to[c] + before[c];
-        before[c] = before[c] + p[c];
-      });
-      if (seen(first + s)) visit(first + s, to);
-    }
+  for (index_t j = 0, s = 0; s < visited; ++s, j = rule.next_visited(j, queries)) {
+    C *to = z + s * cells, *p = own + s * cells;
+    team.for_each(cells, [=](index_t c) {
+      to[c] = to[c] + before[c];
+      before[c] = before[c] + p[c];
+    });
+    visit(j, to);
   }
 }
 
-/// Calls give(j, dP_j) for every segment with a gradient, in order.
-///   d_z   [visited, D, D] gradients of the Z_j that were visited, in order
-///   free  [visited, D, D] scratch;  scratch [3, D, D]
+/// Calls give(first, end, dP) for runs of keys that share some rows of dP, in order.
+///   d_z      [visited, rows, D] gradients of the Z_j that were visited, in order
+///   behind   [visited, rows, D] scratch
+///   scratch  [3, rows, D]
 template <class Team, class T, class Y, class C, class Give>
 SRF_HD void visit_product_gradients(const Team& team, const SegmentRule& rule, index_t queries,
-                                    index_t D, Rows<const T> k, Rows<const Y> y,
-                                    const KvProductOptions& options, const C* d_z, C* free,
+                                    const ProductRows& rows, Rows<const T> k, Rows<const Y> y,
+                                    const KvProductOptions& options, const C* d_z, C* behind,
                                     C* scratch, Give give) {
-  const index_t cells = D * D, S = rule.count(), visited = rule.visited(queries);
-  const auto seen = [&](index_t j) { return rule.first_query(j) < rule.end_query(j, queries); };
+  const index_t cells = rows.cells(), visited = rule.visited(queries);
   const C bound = C(options.clamp);
   const bool clamped = options.clamp > 0, complement = options.product == Product::complement;
-  C *d_p = scratch, *first = scratch + cells, *own = scratch + 2 * cells;
+  C *d_p = scratch, *before = scratch + cells, *own = scratch + 2 * cells;
   if (!complement || clamped) {
-    // first = m(P) sum_l dZ_l
-    team.for_each(cells, [=](index_t c) { first[c] = C(0); });
+    // all = m(P) sum_l dZ_l
+    C* all = before;
+    team.for_each(cells, [=](index_t c) { all[c] = C(0); });
     if (complement) {
-      product<Team, T, Y, C>(team, rule.length, D, k, y, false, own);
+      product<Team, T, Y, C>(team, rows, 0, rule.length, k, y, false, own);
       team.for_each(cells, [=](index_t c) {
         C sum(0);
         for (index_t s = 0; s < visited; ++s) sum = sum + d_z[s * cells + c];
-        first[c] = passes(own[c], bound) * sum;
+        all[c] = passes(own[c], bound) * sum;
       });
     }
     const C sign(complement ? -1 : 1);
-    index_t s = 0;
-    for (index_t j = 0; j < S; ++j) {
-      if (seen(j)) {
-        const C* from = d_z + s++ * cells;
-        if (clamped) {
-          product<Team, T, Y, C>(team, rule.keys(j), D, k.from(rule.first_key(j)),
-                                 y.from(rule.first_key(j)), false, own);
-          team.for_each(cells, [=](index_t c) {
-            d_p[c] = first[c] + sign * passes(own[c], bound) * from[c];
-          });
-        } else {
-          team.for_each(cells, [=](index_t c) { d_p[c] = first[c] + sign * from[c]; });
-        }
-      } else if (complement) {
-        team.for_each(cells, [=](index_t c) { d_p[c] = first[c]; });
+    for (index_t j = 0, s = 0; s < visited; ++s) {
+      const C* here = d_z + s * cells;
+      const index_t first = rule.first_key(j), end = rule.end_key(j);
+      if (clamped) {
+        product<Team, T, Y, C>(team, rows, first, end, k, y, false, own);
+        team.for_each(cells,
+                      [=](index_t c) { d_p[c] = all[c] + sign * passes(own[c], bound) * here[c]; });
       } else {
-        continue;
+        team.for_each(cells, [=](index_t c) { d_p[c] = here[c]; });
       }
-      give(j, d_p);
+      give(first, end, d_p);
+      j = rule.next_visited(j, queries);
+      const index_t next = rule.first_key(j) < rule.length ? rule.first_key(j) : rule.length;
+      if (complement && end < next) give(end, next, all);
     }
     return;
   }
-  // dP_j = sum of the dZ before and behind; free[s] = sum of the dZ behind s
+  // dP_j = sum of the dZ before and behind
   for (index_t s = visited - 1; s >= 0; --s) {
-    C* to = free + s * cells;
+    C* to = behind + s * cells;
     if (s == visited - 1) {
       team.for_each(cells, [=](index_t c) { to[c] = C(0); });
     } else {
-      const C *from = free + (s + 1) * cells, *next = d_z + (s + 1) * cells;
+      const C *from = to + cells, *next = d_z + (s + 1) * cells;
       team.for_each(cells, [=](index_t c) { to[c] = from[c] + next[c]; });
     }
   }
-  C* before = first;
   team.for_each(cells, [=](index_t c) { before[c] = C(0); });
-  index_t s = 0;
-  for (index_t j = 0; j < S; ++j) {
-    const C *behind = free + s * cells, *here = d_z + s * cells;
-    if (seen(j)) {
-      team.for_each(cells, [=](index_t c) {
-        d_p[c] = before[c] + behind[c];
-        before[c] = before[c] + here[c];
-      });
-      ++s;
-    } else if (s < visited) {
-      team.for_each(cells, [=](index_t c) { d_p[c] = before[c] + (behind[c] + here[c]); });
-    } else {
-      team.for_each(cells, [=](index_t c) { d_p[c] = before[c]; });
+  for (index_t j = 0, s = 0; s < visited; ++s) {
+    const C *after = behind + s * cells, *here = d_z + s * cells;
+    team.for_each(cells, [=](index_t c) {
+      d_p[c] = before[c] + after[c];
+      before[c] = before[c] + here[c];
+    });
+    give(rule.first_key(j), rule.end_key(j), d_p);
+    const index_t end = rule.end_key(j);
+    j = rule.next_visited(j, queries);
+    const index_t next = rule.first_key(j) < rule.length ? rule.first_key(j) : rule.length;
+    if (end < next) {
+      team.for_each(cells, [=](index_t c) { d_p[c] = before[c] + after[c]; });
+      give(end, next, d_p);
     }
-    give(j, d_p);
   }
 }
 
@@ -234,16 +216,13 @@ struct KvProductForward {
   SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
     const index_t H = k.extent(1), N = k.extent(2), D = k.extent(3), b = lane / H, h = lane % H;
     const SegmentRule rule = segment_rule(segments, mask, b, z.extent(2), N);
-    C* out = z[b][h].data;
-    team.for_each(z.extent(2) * D * D, [=](index_t c) { out[c] = C(0); });
+    C *out = z[b][h].data, *own = static_cast<C*>(scratch);
     // As many queries as segments, one each: every segment is visited.
     const SegmentRule each{rule.length, rule.size, rule.count()};
-    visit_products<Team, T, T, C>(team, each, rule.count(), D, head_rows(k, b, h),
-                                  head_rows(y, b, h), options, static_cast<C*>(scratch),
-                                  [&](index_t j, C* from) {
-                                    C* to = out + j * D * D;
-                                    team.for_each(D * D, [=](index_t c) { to[c] = from[c]; });
-                                  });
+    const index_t S = rule.count(), past = (z.extent(2) - S) * D * D;
+    visit_products<Team, T, T, C>(team, each, S, {D, D}, head_rows(k, b, h), head_rows(y, b, h),
+                                  options, out, own, own + S * D * D, [](index_t, C*) {});
+    team.for_each(past, [=](index_t c) { out[S * D * D + c] = C(0); });
   }
 };
 
@@ -264,15 +243,14 @@ struct KvProductBackward {
     const SegmentRule each{rule.length, rule.size, rule.count()};
     const Rows<const T> key = head_rows(k, b, h), value = head_rows(y, b, h);
     const Rows<T> d_key = head_rows(d_k, b, h), d_value = head_rows(d_y, b, h);
-    C* free = static_cast<C*>(scratch);
+    C* behind = static_cast<C*>(scratch);
     visit_product_gradients<Team, T, T, C>(
-        team, each, rule.count(), D, key, value, options, d_z[b][h].data, free,
-        free + rule.count() * D * D, [&](index_t j, const C* d_p) {
-          const index_t t = rule.first_key(j), n = rule.keys(j);
-          team.gemm(Op::none, Op::transpose, n, D, D, C(1), value.from(t).data, value.stride, d_p,
-                    D, C(1), d_key.from(t).data, d_key.stride);
-          team.gemm(Op::none, Op::none, n, D, D, C(1), key.from(t).data, key.stride, d_p, D, C(1),
-                    d_value.from(t).data, d_value.stride);
+        team, each, rule.count(), {D, D}, key, value, options, d_z[b][h].data, behind,
+        behind + rule.count() * D * D, [&](index_t t, index_t end, const C* d_p) {
+          team.gemm(Op::none, Op::transpose, end - t, D, D, C(1), value.row(t), value.stride, d_p,
+                    D, C(1), d_key.row(t), d_key.stride);
+          team.gemm(Op::none, Op::none, end - t, D, D, C(1), key.row(t), key.stride, d_p, D, C(1),
+                    d_value.row(t), d_value.stride);
         });
   }
 };
@@ -282,7 +260,7 @@ struct KvProductBackward {
 /// z_j = the key-value product of segment j, or of all the others.
 ///   k, y [B,H,N,D], last axes contiguous, z [B,H,S,D,D] contiguous with S = ceil(N/L); segments past
 ///   the end of a shorter source are zero
-/// Backward needs k and y. Cost 2 to 4 B H N D^2.
+/// Backward needs k and y. Cost 2 B H N D^2.
 template <class B, class T>
 requires BackendFor<B, T>
 void kv_product_forward(B& be, View<const T, 4, typename B::space> k, In<B, T, 4> y,
@@ -295,7 +273,7 @@ void kv_product_forward(B& be, View<const T, 4, typename B::space> k, In<B, T, 4
   check_shape("kv_product_forward", "y", "[B,H,N,D]", y.extents, k.extents);
   check_shape("kv_product_forward", "z", "[B,H,S,D,D]", z.extents,
               std::array{k.extent(0), k.extent(1), S, D, D});
-  const index_t scratch = detail::products_scratch(S, D, segments.segment_size) + D * D;
+  const index_t scratch = (S + 2) * D * D;
   be.for_each_row(k.extent(0) * k.extent(1), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
                   detail::KvProductForward<T, typename B::space>{k, y, z, mask, segments, options});
 }

@@ -10,6 +10,9 @@
 //   dleak      += sum dU_j Mem_{j-1}
 //   dthreshold += sum g_j (-dR_j U_j / threshold^2 - dMem_j)
 //   dMem_{j-1}  = leak dU_j,   dX_j = dU_j
+//
+// Binary firing, an option: R_j = [u > 0]. What stands for dR/du is then 0.3 max(0, 1 - |u|) (Bellec et
+// al. 2018), in the place of g_j before dR_j; the reset keeps no gradient.
 #pragma once
 
 #include <srformer/attention/attend.hpp>
@@ -21,6 +24,11 @@ namespace srformer {
 template <class C>
 struct RafScalars {
   C leak, threshold;
+  bool binary_firing = false;
+};
+
+struct RafOptions {
+  bool binary_firing = false;
 };
 
 namespace detail {
@@ -31,26 +39,50 @@ SRF_HD C after_reset(const C& u, const RafScalars<C>& raf, const C& inverse) {
   return primal(u * inverse - C(1)) > 0 ? u - raf.threshold : u;
 }
 
-/// max(U / threshold - 1, 0).
-template <class C>
+/// max(u, 0), or binary [u > 0], of u = U / threshold - 1.
+template <bool binary, class C>
 SRF_HD C fired(const C& u, const C& inverse) {
   const C over = u * inverse - C(1);
-  return primal(over) > 0 ? over : C(0);
+  return primal(over) > 0 ? (binary ? C(1) : over) : C(0);
 }
 
-/// One step of all cells: membrane is Mem_{j-1} and becomes Mem_j; u, where given, receives U_j.
+/// What stands for its derivative: [u > 0], or binary 0.3 max(0, 1 - |u|).
+template <bool binary, class C>
+SRF_HD C firing_slope(const C& over) {
+  const C above = primal(over) > 0 ? C(1) : C(0);
+  if constexpr (!binary) return above;
+  const C rest = C(1) - (primal(over) > 0 ? over : -over);
+  return primal(rest) > 0 ? C(0.3) * rest : C(0);
+}
+
+/// Calls f(std::bool_constant<binary>{}) for the way of firing.
+template <class C, class F>
+SRF_HD auto with_firing(const RafScalars<C>& raf, F f) {
+  return raf.binary_firing ? f(std::true_type{}) : f(std::false_type{});
+}
+
+/// r = R of all cells, again from u = U.
+template <class Team, class C>
+SRF_HD void fire(const Team& team, index_t cells, const RafScalars<C>& raf, const C* u, C* r) {
+  const C inverse = C(1) / raf.threshold;
+  with_firing(raf, [=](auto binary) {
+    team.for_each(cells, [=](index_t c) { r[c] = fired<binary.value>(u[c], inverse); });
+  });
+}
+
+/// One step of all cells: membrane is Mem_{j-1} and becomes Mem_j; u receives U_j (may be x or r).
 template <class Team, class C>
 SRF_HD void raf_step(const Team& team, index_t cells, const RafScalars<C>& raf, const C* x,
                      C* membrane, C* r, C* u) {
   const C inverse = C(1) / raf.threshold;
   const RafScalars<C> s = raf;
-  if (u != nullptr) {
-    team.for_each(cells, [=](index_t c) { u[c] = s.leak * membrane[c] + x[c]; });
-  }
-  team.for_each(cells, [=](index_t c) {
-    const C now = s.leak * membrane[c] + x[c];
-    r[c] = fired(now, inverse);
-    membrane[c] = after_reset(now, s, inverse);
+  with_firing(raf, [=](auto binary) {
+    team.for_each(cells, [=](index_t c) {
+      const C now = s.leak * membrane[c] + x[c];
+      u[c] = now;
+      r[c] = fired<binary.value>(now, inverse);
+      membrane[c] = after_reset(now, s, inverse);
+    });
   });
 }
 
@@ -60,30 +92,28 @@ struct RafGradients {
   C leak, threshold;
 };
 
-/// One step back: d_membrane is dMem_j and becomes dMem_{j-1}; d_x receives dX_j (may be u).
+/// One step back: d_membrane is dMem_j and becomes dMem_{j-1}; d_x receives dX_j (may be u or d_r).
 ///   u, before   U_j and U_{j-1}, null for the first step;  d_r  dR_j
 template <class Team, class C>
 SRF_HD RafGradients<C> raf_step_backward(const Team& team, index_t cells, const RafScalars<C>& raf,
                                          const C* u, const C* before, const C* d_r, C* d_membrane,
                                          C* d_x) {
-  const C inverse = C(1) / raf.threshold;
+  const C inverse = C(1) / raf.threshold, started(before != nullptr ? 1 : 0);
+  const C* previous = before != nullptr ? before : u;
   const RafScalars<C> s = raf;
-  RafGradients<C> d{C(0), C(0)};
-  d.threshold = team.template sum<C>(cells, [=](index_t c) {
-    const C pull = -(d_r[c] * u[c] * inverse * inverse) - d_membrane[c];
-    return primal(u[c] * inverse - C(1)) > 0 ? pull : C(0);
+  const auto sums = with_firing(raf, [=](auto binary) {
+    return team.template sum<SumPair<C>>(cells, [=](index_t c) {
+      const C relative = u[c] * inverse, over = relative - C(1), kept = d_membrane[c];
+      const C membrane = after_reset(previous[c], s, inverse);
+      const C through = firing_slope<binary.value>(over) * inverse * d_r[c];
+      const C d_u = through + kept;
+      d_x[c] = d_u;
+      d_membrane[c] = s.leak * d_u;
+      const C reset = primal(over) > 0 ? kept : C(0);
+      return SumPair<C>(d_u * membrane, through * relative + reset);
+    });
   });
-  team.for_each(cells, [=](index_t c) {
-    const C through = primal(u[c] * inverse - C(1)) > 0 ? d_r[c] * inverse : C(0);
-    const C d_u = through + d_membrane[c];
-    d_x[c] = d_u;
-    d_membrane[c] = s.leak * d_u;
-  });
-  if (before != nullptr) {
-    d.leak = team.template sum<C>(
-        cells, [=](index_t c) { return d_x[c] * after_reset(before[c], s, inverse); });
-  }
-  return d;
+  return {started * sums.first, -sums.second};
 }
 
 /// Cells that one row of the functors takes.
@@ -95,11 +125,12 @@ struct RafForward {
   T *r, *u;
   const T *leak, *threshold;
   index_t steps, cells;
+  RafOptions options;
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t row, void* scratch) const {
     const index_t first = row * raf_cells,
                   n = cells - first < raf_cells ? cells - first : raf_cells;
-    const RafScalars<T> raf{leak[0], threshold[0]};
+    const RafScalars<T> raf{leak[0], threshold[0], options.binary_firing};
     T* membrane = static_cast<T*>(scratch);
     team.for_each(n, [=](index_t c) { membrane[c] = T(0); });
     for (index_t j = 0; j < steps; ++j) {
@@ -114,11 +145,12 @@ struct RafBackward {
   const T *u, *leak, *threshold, *d_r;
   T *d_x, *partial;  // partial [rows, 2]
   index_t steps, cells;
+  RafOptions options;
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t row, void* scratch) const {
     const index_t first = row * raf_cells,
                   n = cells - first < raf_cells ? cells - first : raf_cells;
-    const RafScalars<T> raf{leak[0], threshold[0]};
+    const RafScalars<T> raf{leak[0], threshold[0], options.binary_firing};
     T *d_membrane = static_cast<T*>(scratch), *d_now = d_membrane + raf_cells;
     team.for_each(n, [=](index_t c) { d_membrane[c] = T(0); });
     T d_leak(0), d_threshold(0);
@@ -164,7 +196,8 @@ void check_threshold(const char* function, const T* threshold) {
 template <class B, class T>
 requires BackendFor<B, T>
 void raf_forward(B& be, In<B, T, 2> x, In<B, T, 1> leak, In<B, T, 1> threshold,
-                 View<T, 2, typename B::space> r, View<T, 2, typename B::space> u) {
+                 View<T, 2, typename B::space> r, View<T, 2, typename B::space> u,
+                 const RafOptions& options = {}) {
   static_assert(std::is_same_v<T, compute_t<T>>,
                 "the recurrence keeps its state in a wide type: use float for half and bfloat16");
   check_shape("raf_forward", "r", "[steps,cells]", r.extents, x.extents);
@@ -173,7 +206,7 @@ void raf_forward(B& be, In<B, T, 2> x, In<B, T, 1> leak, In<B, T, 1> threshold,
   const index_t rows = (x.extent(1) + detail::raf_cells - 1) / detail::raf_cells;
   be.for_each_row(rows, detail::raf_cells * static_cast<index_t>(sizeof(T)),
                   detail::RafForward<T>{x.data, r.data, u.data, leak.data, threshold.data,
-                                        x.extent(0), x.extent(1)});
+                                        x.extent(0), x.extent(1), options});
 }
 
 /// d_x, d_leak, d_threshold += the gradients through raf_forward. The derivative at u = 0 is 0.
@@ -181,7 +214,7 @@ template <class B, class T>
 requires BackendFor<B, T>
 void raf_backward(B& be, In<B, T, 2> u, In<B, T, 1> leak, In<B, T, 1> threshold, In<B, T, 2> d_r,
                   View<T, 2, typename B::space> d_x, View<T, 1, typename B::space> d_leak,
-                  View<T, 1, typename B::space> d_threshold) {
+                  View<T, 1, typename B::space> d_threshold, const RafOptions& options = {}) {
   check_shape("raf_backward", "d_r", "[steps,cells]", d_r.extents, u.extents);
   check_shape("raf_backward", "d_x", "[steps,cells]", d_x.extents, u.extents);
   detail::check_threshold<typename B::space>("raf_backward", threshold.data);
@@ -189,7 +222,7 @@ void raf_backward(B& be, In<B, T, 2> u, In<B, T, 1> leak, In<B, T, 1> threshold,
   Tensor<B, T, 2> partial(be, {rows, 2});
   be.for_each_row(rows, 2 * detail::raf_cells * static_cast<index_t>(sizeof(T)),
                   detail::RafBackward<T>{u.data, leak.data, threshold.data, d_r.data, d_x.data,
-                                         partial.data(), u.extent(0), u.extent(1)});
+                                         partial.data(), u.extent(0), u.extent(1), options});
   be.for_each(2, detail::AddPairs<T>{partial.data(), d_leak.data, d_threshold.data, rows});
 }
 

@@ -44,12 +44,25 @@ struct SegmentRule {
     return rest < size ? rest : size;
   }
 
+  /// The segment that is seen next after segment j, or count() where j is the last.
+  SRF_HD constexpr index_t next_visited(index_t j, index_t queries) const {
+    const index_t i = first_query(j + 1);
+    return j + 1 < count() && i < queries ? of(i) : count();
+  }
+
+  /// The segment that is seen last before segment j, -1 where there is none.
+  SRF_HD constexpr index_t visited_before(index_t j, index_t queries) const {
+    const index_t i = end_query(j - 1, queries) - 1;
+    return j > 0 && i >= 0 ? of(i) : -1;
+  }
+
+  /// One past the last key of segment j that exists.
+  SRF_HD constexpr index_t end_key(index_t j) const { return first_key(j) + keys(j); }
+
   /// How many segments some of `queries` queries see.
   SRF_HD constexpr index_t visited(index_t queries) const {
     index_t number = 0;
-    for (index_t j = 0; j < count(); ++j) {
-      if (first_query(j) < end_query(j, queries)) ++number;
-    }
+    for (index_t j = queries > 0 ? 0 : count(); j < count(); j = next_visited(j, queries)) ++number;
     return number;
   }
 };

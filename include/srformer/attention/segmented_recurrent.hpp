@@ -14,10 +14,11 @@
 //   dX_j from dR_j by the RAF in reverse,   dW += sum_j dX_j^T Z_j,   dZ_j = dX_j W
 //   dP_j, dK_j, dV_j as in attention/kv_product.hpp;  the part of A as in attention/attend.hpp
 //
-// One source and head is one lane: segments stream through scratch memory, so that P, Z, U and R of
-// all segments are never in memory at once in the forward. Where L < D and nothing is clamped, W is
-// folded into the values: Z_j W^T = sum over the others of K_l^T (V_l W^T), which replaces 2 S D^3 by
-// 2 N D^2. Nothing is saved; backward runs the products and the recurrence again.
+// One source and head is one lane. A row of P, Z, U and R goes through all of this without the other
+// rows, so a lane takes a few rows at a time through all segments, while they stay in the cache. Where
+// L < D and nothing is clamped, W is folded into the values: Z_j W^T = sum over the others of
+// K_l^T (V_l W^T), which replaces 2 S D^3 by 2 N D^2. Nothing is saved; backward runs the products and
+// the recurrence again.
 #pragma once
 
 #include <srformer/attention/kv_product.hpp>
@@ -35,6 +36,7 @@ struct SegmentedRecurrentOptions {
   bool recurrence = true;  ///< pass the products through W and RAF; false: R_j = Z_j
   bool local = true;       ///< the softmax part; false: O = gate C
   Advance advance = Advance::segment;
+  bool binary_firing = false;  ///< R_j = [u > 0] with a surrogate gradient, see attention/raf.hpp
 };
 
 /// The learned parameters of a layer; null where the options have none of them.
@@ -74,9 +76,13 @@ struct RecurrentInputs {
            options.segments.segment_size < head_size();
   }
   SRF_HD RafScalars<C> raf() const {
-    return options.recurrence ? RafScalars<C>{C(parameters.leak[0]), C(parameters.threshold[0])}
-                              : RafScalars<C>{C(0), C(1)};
+    if (!options.recurrence) return {C(0), C(1)};
+    return {C(parameters.leak[0]), C(parameters.threshold[0]), options.binary_firing};
   }
+  /// Whether every query is a step of the recurrence.
+  SRF_HD bool stepwise() const { return options.recurrence && options.advance == Advance::token; }
+  /// Whether W multiplies the products themselves.
+  SRF_HD bool multiplied() const { return options.recurrence && !folded(); }
   SRF_HD bool weighted() const { return options.local && parameters.sigma != nullptr; }
   SRF_HD C share_of_local() const { return weighted() ? C(parameters.sigma[0]) : C(1); }
   SRF_HD C share_of_rest() const { return weighted() ? C(1) - C(parameters.sigma[0]) : C(1); }
@@ -100,54 +106,42 @@ SRF_HD void inverse_norms(const Team& team, index_t length, index_t D, Rows<cons
   });
 }
 
-/// Runs products and recurrence of one lane, calling
+/// Runs some rows of the products and the recurrence of one lane, calling
 ///   out(j, R_j, query, count)
 /// for every step in order: once per visited segment with the queries that see it, or once per query.
-/// Where given, u [steps, D, D] receives U_j and z [visited, D, D] receives Z_j (X_j where folded).
+///   z        [visited, rows, D] is left with Z_j; with U_j where u is null and nothing is multiplied
+///   own      [visited, rows, D] scratch
+///   u        [steps, rows, D], receives U_j, or null
+///   scratch  [5, rows, D]
 template <class Team, class T, class Y, class C, class Space, class Out>
 SRF_HD void run_recurrence(const Team& team, const RecurrentInputs<T, Space>& in,
-                           const SegmentRule& rule, index_t queries, Rows<const T> k,
-                           Rows<const Y> y, C* u, C* z_saved, C* scratch, Out out) {
-  const index_t D = in.head_size(), cells = D * D;
-  C *x = scratch, *membrane = x + cells, *r = membrane + cells, *products = r + cells;
+                           const SegmentRule& rule, index_t queries, const ProductRows& rows,
+                           Rows<const T> k, Rows<const Y> y, C* z, C* own, C* u, C* scratch,
+                           Out out) {
+  const index_t D = in.head_size(), cells = rows.cells();
+  C *product = scratch, *membrane = product + cells, *r = membrane + cells, *sums = r + cells;
   const RafScalars<C> raf = in.raf();
-  const bool multiply = in.options.recurrence && !in.folded();
+  const bool multiplied = in.multiplied(), stepwise = in.stepwise();
+  const bool each = in.options.advance == Advance::token;
   team.for_each(cells, [=](index_t c) { membrane[c] = C(0); });
-  index_t step = 0, visited = 0;
+  index_t step = 0;
   visit_products<Team, T, Y, C>(
-      team, rule, queries, D, k, y, in.options.product, products, [&](index_t j, C* z) {
-        if (z_saved != nullptr) {
-          C* to = z_saved + visited * cells;
-          team.for_each(cells, [=](index_t c) { to[c] = z[c]; });
-        }
-        ++visited;
-        const C* input = z;
-        if (multiply) {
-          team.gemm(Op::none, Op::transpose, D, D, D, C(1), z, D, in.parameters.weight, D, C(0), x,
-                    D);
-          input = x;
+      team, rule, queries, rows, k, y, in.options.product, z, own, sums, [&](index_t j, C* z_j) {
+        C* x = z_j;
+        if (multiplied) {
+          x = product;
+          team.gemm(Op::none, Op::transpose, rows.count, D, D, C(1), z_j, D, in.parameters.weight,
+                    D, C(0), x, D);
         }
         const index_t first = rule.first_query(j), end = rule.end_query(j, queries);
-        const bool each = in.options.advance == Advance::token;
-        for (index_t i = first; i < end; i += each ? 1 : end - first) {
-          const C* result = input;
+        for (index_t i = first; i < end; i += each ? 1 : end - first, ++step) {
           if (in.options.recurrence) {
-            raf_step<Team, C>(team, cells, raf, input, membrane, r,
-                              u == nullptr ? nullptr : u + step * cells);
-            result = r;
-          } else if (u != nullptr) {
-            C* to = u + step * cells;
-            team.for_each(cells, [=](index_t c) { to[c] = input[c]; });
+            C* u_j = u != nullptr ? u + step * cells : stepwise ? r : x;
+            raf_step<Team, C>(team, cells, raf, x, membrane, r, u_j);
           }
-          ++step;
-          out(j, result, i, each ? index_t{1} : end - first);
+          out(j, in.options.recurrence ? r : x, i, each ? index_t{1} : end - first);
         }
       });
-}
-
-/// Elements of scratch that run_recurrence needs.
-inline index_t recurrence_scratch(index_t N, index_t D, index_t L) {
-  return products_scratch((N + L - 1) / L, D, L) + 4 * D * D;
 }
 
 /// Calls f with the values that enter the products: V, or V W^T in `folded`.
@@ -161,21 +155,29 @@ SRF_HD void with_product_values(const Team& team, const RecurrentInputs<T, Space
   f(Rows<const C>{folded, D});
 }
 
+/// The segments that some of `queries` queries can see.
+template <class T, class Space>
+index_t most_visited(const RecurrentInputs<T, Space>& in, index_t queries) {
+  const index_t L = in.options.segments.segment_size;
+  return std::min(queries, (in.keys() + L - 1) / L);
+}
+
 template <class T, class Space>
 struct SegmentedRecurrentForward {
   using C = compute_t<T>;
   RecurrentInputs<T, Space> in;
   View<T, 4, Space> out;
-  index_t folded_size, recurrence_size, rows_size;
+  index_t folded_size, products_size, rest_size;
 
   static SegmentedRecurrentForward with(const RecurrentInputs<T, Space>& in,
                                         View<T, 4, Space> out) {
     const index_t D = in.head_size(), N = in.keys(), M = in.q.extent(2);
     return {in, out, in.folded() ? N * D : 0,
-            recurrence_scratch(N, D, in.options.segments.segment_size), M * D};
+            most_cells_at_a_time<Space>(N, most_visited(in, M), D), M * D};
   }
   index_t scratch_size() const {
-    return folded_size + recurrence_size + in.head_size() + rows_size +
+    const index_t D = in.head_size();
+    return folded_size + 2 * products_size + 5 * D * D + D + rest_size +
            most_weights(in.options.segments, in.q.extent(2), in.keys());
   }
 
@@ -188,38 +190,42 @@ struct SegmentedRecurrentForward {
                         v = head_rows(in.v, b, h);
     const Rows<T> o = head_rows(out, b, h);
     C* folded = static_cast<C*>(scratch);
-    C *recurrence = folded + folded_size, *inverse = recurrence + recurrence_size;
-    C *rest = inverse + D, *weights = rest + rows_size;
-    inverse_norms<Team, T, C>(team, rule.length, D, k, in.options.normalize, inverse);
-    const C share = in.share_of_rest() * in.gate(h);
+    C *z = folded + folded_size, *own = z + products_size, *recurrence = own + products_size;
+    C *inverse = recurrence + 5 * D * D, *rest = inverse + D, *weights = rest + rest_size;
     const bool local = in.options.local;
 
     if (local) {
-      for (index_t j = 0; j < rule.count(); ++j) {
+      for (index_t j = 0; j < rule.count(); j = rule.next_visited(j, M)) {
         const ScoreBlock block =
             segment_block(rule, in.options.segments.padding, j, b, h, H, M, N, D);
-        if (block.query_count == 0) continue;
         attend_forward<Team, T, C, Space>(team, in.context, block, q.from(block.first_query),
                                           k.from(block.first_key), v.from(block.first_key),
                                           in.share_of_local(), o.from(block.first_query), weights);
       }
     }
+    // rest_i = q_i R_j
+    const index_t most = rows_at_a_time<Space>(rule.length, rule.visited(M), D);
     with_product_values(team, in, rule.length, v, folded, [&](auto y) {
-      run_recurrence<Team, T>(team, in, rule, M, k, y, static_cast<C*>(nullptr),
-                              static_cast<C*>(nullptr), recurrence,
-                              [&](index_t, const C* r, index_t first, index_t count) {
-                                team.gemm(Op::none, Op::none, count, D, D, C(1), q.from(first).data,
-                                          q.stride, r, D, C(0), rest, D);
-                                for (index_t i = 0; i < count; ++i) {
-                                  T* to = o.row(first + i);
-                                  const C* from = rest + i * D;
-                                  team.for_each(D, [=](index_t c) {
-                                    const C add = share * from[c] * inverse[c];
-                                    to[c] = T(local ? C(to[c]) + add : add);
-                                  });
-                                }
-                              });
+      for (index_t c = 0; c < D; c += most) {
+        const ProductRows rows{D - c < most ? D - c : most, D, c};
+        run_recurrence<Team, T>(team, in, rule, M, rows, k, y, z, own, static_cast<C*>(nullptr),
+                                recurrence, [&](index_t, const C* r, index_t i, index_t count) {
+                                  team.gemm(Op::none, Op::none, count, D, rows.count, C(1),
+                                            q.row(i) + c, q.stride, r, D, C(c > 0 ? 1 : 0),
+                                            rest + i * D, D);
+                                });
+      }
     });
+    inverse_norms<Team, T, C>(team, rule.length, D, k, in.options.normalize, inverse);
+    const C share = in.share_of_rest() * in.gate(h);
+    for (index_t i = 0; i < M; ++i) {
+      T* to = o.row(i);
+      const C* from = rest + i * D;
+      team.for_each(D, [=](index_t c) {
+        const C add = share * from[c] * inverse[c];
+        to[c] = T(local ? C(to[c]) + add : add);
+      });
+    }
   }
 };
 
@@ -239,16 +245,15 @@ struct SegmentedRecurrentBackward {
   View<const T, 4, Space> d_out;
   View<T, 4, Space> d_q, d_k, d_v;
   LanePartials<C> partials;
-  index_t folded_size, recurrence_size, steps_size, visited_size, rows_size, weights_size;
+  index_t folded_size, values_size, products_size, steps_size, rest_size, weights_size;
 
   static SegmentedRecurrentBackward with(const RecurrentInputs<T, Space>& in,
                                          View<const T, 4, Space> d_out, View<T, 4, Space> d_q,
                                          View<T, 4, Space> d_k, View<T, 4, Space> d_v,
                                          C* partials) {
     const index_t D = in.head_size(), N = in.keys(), M = in.q.extent(2);
-    const index_t L = in.options.segments.segment_size, S = (N + L - 1) / L;
-    const index_t visited = (M < S ? M : S) * D * D;
-    const bool token = in.options.advance == Advance::token;
+    const index_t visited = most_visited(in, M);
+    const index_t products = most_cells_at_a_time<Space>(N, visited, D);
     return {in,
             d_out,
             d_q,
@@ -256,24 +261,26 @@ struct SegmentedRecurrentBackward {
             d_v,
             {partials, D * D},
             in.folded() ? N * D : 0,
-            recurrence_scratch(N, D, L),
-            token ? M * D * D : visited,
-            visited,
+            in.folded() || products < visited * D * D ? N * D : 0,
+            products,
+            in.stepwise()     ? M * D * D
+            : in.multiplied() ? products
+                              : 0,
             M * D,
             most_weights(in.options.segments, M, N)};
   }
   index_t scratch_size() const {
     const index_t D = in.head_size();
-    return 2 * folded_size + recurrence_size + steps_size + 3 * visited_size + 6 * D * D + 2 * D +
-           2 * rows_size + 2 * weights_size;
+    return folded_size + values_size + 2 * products_size + steps_size + 8 * D * D + 2 * D +
+           2 * rest_size + 2 * weights_size;
   }
 
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
     const index_t H = in.heads(), M = in.q.extent(2), N = in.keys(), D = in.head_size();
-    const index_t b = lane / H, h = lane % H, cells = D * D;
+    const index_t b = lane / H, h = lane % H;
     const SegmentRule rule = segment_rule(in.options.segments, in.context.mask, b, M, N);
-    const index_t S = rule.count();
+    const index_t S = rule.count(), visited = rule.visited(M);
     const Rows<const T> q = head_rows(in.q, b, h), k = head_rows(in.k, b, h),
                         v = head_rows(in.v, b, h);
     const Rows<const T> d_o = head_rows(d_out, b, h);
@@ -281,24 +288,21 @@ struct SegmentedRecurrentBackward {
 
     C* next = static_cast<C*>(scratch);
     const auto take = [&next](index_t n) { return next += n, next - n; };
-    C *folded = take(folded_size), *d_folded = take(folded_size),
-      *recurrence = take(recurrence_size);
-    C *u = take(steps_size), *z = take(visited_size), *d_x = take(visited_size);
-    C *free = take(visited_size), *r = take(cells), *d_r = take(cells), *d_membrane = take(cells);
-    C *sums = take(3 * cells), *inverse = take(D), *d_norm = take(D);
-    C *rest = take(rows_size), *d_rest = take(rows_size);
+    C *folded = take(folded_size), *d_y = take(values_size);
+    C *z = take(products_size), *own = take(products_size), *steps = take(steps_size);
+    C *r = take(D * D), *d_r = take(D * D), *d_membrane = take(D * D), *panels = take(5 * D * D);
+    C *inverse = take(D), *d_norm = take(D), *rest = take(rest_size), *d_rest = take(rest_size);
     C *weights = take(weights_size), *d_weights = take(weights_size);
 
     C* d_weight = partials.weight(lane);
-    team.for_each(cells, [=](index_t c) { d_weight[c] = C(0); });
-    C along_local(0), along_rest(0), d_gate(0);
+    if (!in.options.recurrence) team.for_each(D * D, [=](index_t c) { d_weight[c] = C(0); });
+    C along_local(0), along_rest(0);
 
     // O = alpha A + ...
     if (in.options.local) {
-      for (index_t j = 0; j < S; ++j) {
+      for (index_t j = 0; j < S; j = rule.next_visited(j, M)) {
         const ScoreBlock block =
             segment_block(rule, in.options.segments.padding, j, b, h, H, M, N, D);
-        if (block.query_count == 0) continue;
         const index_t i = block.first_query, t = block.first_key;
         along_local = along_local + attend_backward<Team, T, C, Space>(
                                         team, in.context, block, q.from(i), k.from(t), v.from(t),
@@ -307,101 +311,110 @@ struct SegmentedRecurrentBackward {
       }
     }
 
-    // The forward again, keeping U_j and Z_j.
+    // O = ... + beta gate C, C_i = rest_i / n
     inverse_norms<Team, T, C>(team, rule.length, D, k, in.options.normalize, inverse);
-    team.for_each(D, [=](index_t c) { d_norm[c] = C(0); });
-    team.for_each(cells, [=](index_t c) { d_membrane[c] = C(0); });
+    const C share = in.share_of_rest() * in.gate(h);
+    for (index_t i = 0; i < M; ++i) {
+      const T* from = d_o.row(i);
+      C* to = d_rest + i * D;
+      team.for_each(D, [=](index_t c) { to[c] = share * C(from[c]) * inverse[c]; });
+    }
+
     const RafScalars<C> raf = in.raf();
-    const C inverse_threshold = C(1) / raf.threshold, share = in.share_of_rest(), gate = in.gate(h);
-    const bool token = in.options.advance == Advance::token, recurrent = in.options.recurrence;
+    const bool recurrent = in.options.recurrence, multiplied = in.multiplied();
+    const bool stepwise = in.stepwise(), into_folded = in.folded();
     RafGradients<C> d_raf{C(0), C(0)};
+    const index_t most = rows_at_a_time<Space>(rule.length, visited, D);
+    const bool direct = !into_folded && most == D;
+    if (!direct) team.for_each(rule.length * D, [=](index_t c) { d_y[c] = C(0); });
 
     with_product_values(team, in, rule.length, v, folded, [&](auto y) {
       using Y = std::remove_cvref_t<decltype(*y.data)>;
-      run_recurrence<Team, T>(team, in, rule, M, k, y, u, z, recurrence,
-                              [](index_t, const C*, index_t, index_t) {});
+      for (index_t c0 = 0; c0 < D; c0 += most) {
+        const ProductRows rows{D - c0 < most ? D - c0 : most, D, c0};
+        const index_t cells = rows.cells();
+        const C onto(c0 > 0 ? 1 : 0);
+        // The forward again, keeping U_j and Z_j.
+        C* u = stepwise || multiplied ? steps : z;
+        run_recurrence<Team, T>(team, in, rule, M, rows, k, y, z, own, u == z ? nullptr : u, panels,
+                                [](index_t, const C*, index_t, index_t) {});
 
-      // O = ... + beta gate C, C_i = (q_i R_j) / n, R = RAF(X), in reverse
-      const index_t visited = rule.visited(M);
-      index_t step = token ? M : visited, s = visited;
-      for (index_t j = S - 1; j >= 0; --j) {
-        const index_t first = rule.first_query(j), end = rule.end_query(j, M);
-        if (end <= first) continue;
-        C* d_x_j = d_x + --s * cells;
-        team.for_each(cells, [=](index_t c) { d_x_j[c] = C(0); });
-        const index_t each = token ? 1 : end - first;
-        for (index_t i = end - each; i >= first; i -= each) {
-          const C* u_j = u + --step * cells;
-          team.for_each(cells, [=](index_t c) {
-            r[c] = recurrent ? fired(u_j[c], inverse_threshold) : u_j[c];
-          });
-          team.gemm(Op::none, Op::none, each, D, D, C(1), q.from(i).data, q.stride, r, D, C(0),
-                    rest, D);
-          for (index_t row = 0; row < each; ++row) {
-            C *c_i = rest + row * D, *d_c = d_rest + row * D;
-            const T* d_o_i = d_o.row(i + row);
-            const C along = team.template sum<C>(
-                D, [=](index_t c) { return C(d_o_i[c]) * c_i[c] * inverse[c]; });
-            d_gate = d_gate + share * along;
-            along_rest = along_rest + gate * along;
-            team.for_each(D, [=](index_t c) {
-              const C d_g = share * gate * C(d_o_i[c]) * inverse[c];
-              d_norm[c] = d_norm[c] - d_g * c_i[c] * inverse[c];
-              d_c[c] = d_g;
-            });
-          }
-          team.gemm(Op::transpose, Op::none, D, D, each, C(1), q.from(i).data, q.stride, d_rest, D,
-                    C(0), d_r, D);
-          team.gemm(Op::none, Op::transpose, each, D, D, C(1), d_rest, D, r, D, C(1),
-                    dq.from(i).data, dq.stride);
-          if (recurrent) {
-            const auto d = raf_step_backward<Team, C>(
-                team, cells, raf, u_j, step > 0 ? u_j - cells : nullptr, d_r, d_membrane, r);
+        // rest_i = q_i R_j, R = RAF(X), in reverse
+        C* d_x = stepwise ? own : u;
+        team.for_each(cells, [=](index_t c) { d_membrane[c] = C(0); });
+        index_t step = stepwise ? M : visited, s = visited;
+        for (index_t j = rule.visited_before(S, M); j >= 0; j = rule.visited_before(j, M)) {
+          const index_t first = rule.first_query(j), end = rule.end_query(j, M);
+          const index_t each = stepwise ? 1 : end - first;
+          C* d_x_j = d_x + --s * cells;
+          if (stepwise) team.for_each(cells, [=](index_t c) { d_x_j[c] = C(0); });
+          for (index_t i = end - each; i >= first; i -= each) {
+            C* u_j = u + --step * cells;
+            const C* r_j = recurrent ? r : u_j;
+            if (recurrent) fire<Team, C>(team, cells, raf, u_j, r);
+            team.gemm(Op::none, Op::none, each, D, rows.count, C(1), q.row(i) + c0, q.stride, r_j,
+                      D, onto, rest + i * D, D);
+            team.gemm(Op::none, Op::transpose, each, rows.count, D, C(1), d_rest + i * D, D, r_j, D,
+                      C(1), dq.row(i) + c0, dq.stride);
+            C* d_r_j = recurrent ? d_r : d_x_j;
+            team.gemm(Op::transpose, Op::none, rows.count, D, each, C(1), q.row(i) + c0, q.stride,
+                      d_rest + i * D, D, C(0), d_r_j, D);
+            if (!recurrent) continue;
+            const auto d =
+                raf_step_backward<Team, C>(team, cells, raf, u_j, step > 0 ? u_j - cells : nullptr,
+                                           d_r_j, d_membrane, stepwise ? d_r_j : d_x_j);
             d_raf.leak = d_raf.leak + d.leak;
             d_raf.threshold = d_raf.threshold + d.threshold;
-            team.for_each(cells, [=](index_t c) { d_x_j[c] = d_x_j[c] + r[c]; });
-          } else {
-            team.for_each(cells, [=](index_t c) { d_x_j[c] = d_x_j[c] + d_r[c]; });
+            if (stepwise) team.for_each(cells, [=](index_t c) { d_x_j[c] = d_x_j[c] + d_r_j[c]; });
           }
         }
-      }
 
-      // X_j = Z_j W^T; folded, X_j is the product itself
-      const C* d_z = d_x;
-      C* spare = free;
-      if (recurrent && !in.folded()) {
-        team.gemm(Op::transpose, Op::none, D, D, visited * D, C(1), d_x, D, z, D, C(0), d_weight,
-                  D);
-        team.gemm(Op::none, Op::none, visited * D, D, D, C(1), d_x, D, in.parameters.weight, D,
-                  C(0), z, D);
-        d_z = z;
-        spare = d_x;
+        // X_j = Z_j W^T; folded, X_j is the product itself
+        C* d_z = d_x;
+        if (multiplied) {
+          team.gemm(Op::transpose, Op::none, D, D, visited * rows.count, C(1), d_x, D, z, D, onto,
+                    d_weight, D);
+          team.gemm(Op::none, Op::none, visited * rows.count, D, D, C(1), d_x, D,
+                    in.parameters.weight, D, C(0), z, D);
+          d_z = z;
+        }
+        // P_j = K_j^T Y_j; folded, Y = V W^T
+        visit_product_gradients<Team, T, Y, C>(
+            team, rule, M, rows, k, y, in.options.product, d_z, d_z == own ? z : own, panels,
+            [&](index_t t, index_t end, const C* d_p) {
+              team.gemm(Op::none, Op::transpose, end - t, rows.count, D, C(1), y.row(t), y.stride,
+                        d_p, D, C(1), dk.row(t) + c0, dk.stride);
+              if (direct) {
+                team.gemm(Op::none, Op::none, end - t, D, rows.count, C(1), k.row(t), k.stride, d_p,
+                          D, C(1), dv.row(t), dv.stride);
+              } else {
+                team.gemm(Op::none, Op::none, end - t, D, rows.count, C(1), k.row(t) + c0, k.stride,
+                          d_p, D, C(1), d_y + t * D, D);
+              }
+            });
       }
-      // P_j = K_j^T Y_j; folded, Y = V W^T
-      const bool into_folded = in.folded();
-      if (into_folded) {
-        team.for_each(rule.length * D, [=](index_t c) { d_folded[c] = C(0); });
-      }
-      visit_product_gradients<Team, T, Y, C>(
-          team, rule, M, D, k, y, in.options.product, d_z, spare, sums,
-          [&](index_t j, const C* d_p) {
-            const index_t t = rule.first_key(j), n = rule.keys(j);
-            team.gemm(Op::none, Op::transpose, n, D, D, C(1), y.from(t).data, y.stride, d_p, D,
-                      C(1), dk.from(t).data, dk.stride);
-            if (into_folded) {
-              team.gemm(Op::none, Op::none, n, D, D, C(1), k.from(t).data, k.stride, d_p, D, C(0),
-                        d_folded + t * D, D);
-            } else {
-              team.gemm(Op::none, Op::none, n, D, D, C(1), k.from(t).data, k.stride, d_p, D, C(1),
-                        dv.from(t).data, dv.stride);
-            }
-          });
     });
-    if (in.folded()) {
-      team.gemm(Op::none, Op::none, rule.length, D, D, C(1), d_folded, D, in.parameters.weight, D,
-                C(1), dv.data, dv.stride);
-      team.gemm(Op::transpose, Op::none, D, D, rule.length, C(1), d_folded, D, v.data, v.stride,
-                C(0), d_weight, D);
+    if (into_folded) {
+      team.gemm(Op::none, Op::none, rule.length, D, D, C(1), d_y, D, in.parameters.weight, D, C(1),
+                dv.data, dv.stride);
+      team.gemm(Op::transpose, Op::none, D, D, rule.length, C(1), d_y, D, v.data, v.stride, C(0),
+                d_weight, D);
+    } else if (!direct) {
+      for (index_t t = 0; t < rule.length; ++t) {
+        T* to = dv.row(t);
+        const C* from = d_y + t * D;
+        team.for_each(D, [=](index_t c) { to[c] = T(C(to[c]) + from[c]); });
+      }
+    }
+    // C_i = rest_i / n
+    team.for_each(D, [=](index_t c) { d_norm[c] = C(0); });
+    for (index_t i = 0; i < M; ++i) {
+      const C *from = rest + i * D, *d = d_rest + i * D;
+      const T* d_o_i = d_o.row(i);
+      along_rest = along_rest + team.template sum<C>(D, [=](index_t c) {
+        return C(d_o_i[c]) * from[c] * inverse[c];
+      });
+      team.for_each(D, [=](index_t c) { d_norm[c] = d_norm[c] - d[c] * from[c] * inverse[c]; });
     }
     // n_c = sqrt(sum_t K_tc^2)
     if (in.options.normalize) {
@@ -415,8 +428,8 @@ struct SegmentedRecurrentBackward {
     if (team.leader()) {
       C* d = partials.scalars(lane);
       d[0] = d_raf.leak, d[1] = d_raf.threshold;
-      d[2] = in.weighted() ? along_local - along_rest : C(0);
-      d[3] = d_gate;
+      d[2] = in.weighted() ? along_local - in.gate(h) * along_rest : C(0);
+      d[3] = in.share_of_rest() * along_rest;
     }
   }
 };
@@ -467,8 +480,8 @@ void check_recurrent(const char* function, const RecurrentInputs<T, Space>& in) 
 /// The cross-attention of SRformer (paper, Algorithm 1).
 ///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; scores are not scaled
 ///   parameters  weight [D,D] and so on, on the backend
-/// Saves nothing. Cost per source and head: 2 N D^2, and 2 D^3 per visited segment for W (2 N D^2 more
-/// where it is folded, 2 N D^2 more where not all products fit), + 4 M L D + 2 M D^2.
+/// Saves nothing. Cost per source and head: 4 M L D + 2 M D^2 + 2 N D^2, and for W 2 D^3 per visited
+/// segment, or 2 N D^2 where it is folded.
 /// Errors: shapes, segment size below 1, a threshold of exactly zero.
 template <class B, class T>
 requires BackendFor<B, T>

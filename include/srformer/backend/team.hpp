@@ -18,6 +18,25 @@
 
 namespace srformer {
 
+/// Two sums at once: what f gives to team.sum<SumPair<A>>(n, f).
+template <class A>
+struct SumPair {
+  A first{}, second{};
+  SumPair() = default;
+  SRF_HD explicit SumPair(int) : first(0), second(0) {}
+  SRF_HD SumPair(const A& f, const A& s) : first(f), second(s) {}
+  SRF_HD friend SumPair operator+(const SumPair& a, const SumPair& b) {
+    return {a.first + b.first, a.second + b.second};
+  }
+};
+
+namespace detail {
+template <class A>
+inline constexpr bool is_pair_of_floats = false;
+template <class A>
+inline constexpr bool is_pair_of_floats<SumPair<A>> = std::is_floating_point_v<A>;
+}  // namespace detail
+
 /// A team of one: a CPU core.
 struct SerialTeam {
   template <class F>
@@ -41,6 +60,30 @@ struct SerialTeam {
         for (index_t lane = 0; lane < step; ++lane) part[lane] += part[lane + step];
       }
       return part[0];
+    } else if constexpr (detail::is_pair_of_floats<A>) {
+      constexpr index_t lanes = 16;
+      decltype(A::first) first[lanes] = {}, second[lanes] = {};
+      const index_t whole = n - n % lanes;
+      for (index_t i = 0; i < whole; i += lanes) {
+        SRF_INDEPENDENT
+        for (index_t lane = 0; lane < lanes; ++lane) {
+          const A x = f(i + lane);
+          first[lane] += x.first;
+          second[lane] += x.second;
+        }
+      }
+      for (index_t i = whole; i < n; ++i) {
+        const A x = f(i);
+        first[i - whole] += x.first;
+        second[i - whole] += x.second;
+      }
+      for (index_t step = lanes / 2; step > 0; step /= 2) {
+        for (index_t lane = 0; lane < step; ++lane) {
+          first[lane] += first[lane + step];
+          second[lane] += second[lane + step];
+        }
+      }
+      return {first[0], second[0]};
     } else {
       A total(0);
       for (index_t i = 0; i < n; ++i) total = total + f(i);

@@ -42,7 +42,7 @@ inline CrossAttentionOptions cross_attention_from_json(const nlohmann::json& con
       "variant", "segment_size", "horizon",    "generation_horizon",
       "clamp",   "normalize",    "recurrence", "local",
       "product", "advance",      "padding",    "sigma",
-      "gate"};
+      "gate",    "binary_firing"};
   for (const auto& item : o.items()) {
     if (std::find(std::begin(known), std::end(known), item.key()) == std::end(known)) {
       throw io_error(path + ": \"cross_attention\" has an unknown field \"" + item.key() + "\"");
@@ -78,6 +78,7 @@ inline CrossAttentionOptions cross_attention_from_json(const nlohmann::json& con
           : Padding::masked;
   options.sigma = json_field_or<bool>(o, "sigma", path, false);
   options.gate = json_field_or<bool>(o, "gate", path, false);
+  options.binary_firing = json_field_or<bool>(o, "binary_firing", path, false);
   return options;
 }
 
@@ -86,19 +87,21 @@ inline nlohmann::json to_json(const CrossAttentionOptions& o) {
   const auto or_null = [](auto value) {
     return value > 0 ? nlohmann::json(value) : nlohmann::json();
   };
-  return {{"variant", variant_name(o.variant)},
-          {"segment_size", o.segment_size},
-          {"horizon", or_null(o.horizon)},
-          {"generation_horizon", o.generation_horizon},
-          {"clamp", or_null(o.clamp)},
-          {"normalize", o.normalize},
-          {"recurrence", o.recurrence},
-          {"local", o.local},
-          {"product", o.product == Product::segment ? "segment" : "complement"},
-          {"advance", o.advance == Advance::token ? "token" : "segment"},
-          {"padding", o.padding == Padding::upstream ? "upstream" : "masked"},
-          {"sigma", o.sigma},
-          {"gate", o.gate}};
+  nlohmann::json json{{"variant", variant_name(o.variant)},
+                      {"segment_size", o.segment_size},
+                      {"horizon", or_null(o.horizon)},
+                      {"generation_horizon", o.generation_horizon},
+                      {"clamp", or_null(o.clamp)},
+                      {"normalize", o.normalize},
+                      {"recurrence", o.recurrence},
+                      {"local", o.local},
+                      {"product", o.product == Product::segment ? "segment" : "complement"},
+                      {"advance", o.advance == Advance::token ? "token" : "segment"},
+                      {"padding", o.padding == Padding::upstream ? "upstream" : "masked"},
+                      {"sigma", o.sigma},
+                      {"gate", o.gate}};
+  if (o.binary_firing) json["binary_firing"] = true;
+  return json;
 }
 
 /// The sizes and choices of a T5. Letters in docs/notation.md.
