@@ -76,9 +76,13 @@ requires detail::Ordered<T> SRF_HD constexpr T primal(T x) { return x; }
 namespace detail {
 template <class T>
 concept HasPrimal = requires(const T x) {
-  {primal(x)};
+  {primal(x)};  // a scalar needs operator<, or a primal(x) found beside it
   { primal(x) < primal(x) } -> std::convertible_to<bool>;
 };
+
+template <class T>
+concept HoldsItself =
+    std::is_trivially_destructible_v<T>;  // a scalar holds its value in itself, not on the heap
 }  // namespace detail
 
 namespace detail {
@@ -124,8 +128,8 @@ inline T narrowed(float x) {
 
 /// What an element type must offer (see the head of this file).
 template <class T>
-concept Scalar = std::copyable<T> && std::is_trivially_destructible_v<T> &&
-                 std::constructible_from < compute_t<T>,
+concept Scalar =
+    std::copyable<T> && detail::HoldsItself<T> && std::constructible_from < compute_t<T>,
 double > &&std::constructible_from<compute_t<T>, T>&& requires(compute_t<T> a, compute_t<T> b) {
   { a + b } -> std::convertible_to<compute_t<T>>;
   { a - b } -> std::convertible_to<compute_t<T>>;
