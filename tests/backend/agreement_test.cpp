@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The same ops give the same numbers on every backend of this build, whatever its threads.
+// The same ops give the same numbers on every backend of this build, whatever its threads. Attention is in
+// random_shapes_test.cpp.
 #include <Eigen/Core>
 
 #include "support/backends.hpp"
@@ -32,16 +33,6 @@ TEMPLATE_LIST_TEST_CASE("ops agree on all backends", "", tests::HostBackends) {
   compare_backends<TestType>("elementwise", 1e-12,
                              [](auto& be) { return trace_elementwise<double>(be); });
   compare_backends<TestType>("raf", 1e-12, [](auto& be) { return trace_raf<double>(be); });
-}
-
-TEMPLATE_LIST_TEST_CASE("segmented recurrent attention agrees on all backends", "",
-                        tests::HostBackends) {
-  const std::vector<tests::RecurrentCase> cases = tests::recurrent_cases();
-  for (std::size_t i = 0; i < 3; ++i) {
-    compare_backends<TestType>(cases[i].name, 1e-11, [&](auto& be) {
-      return tests::trace_segmented_recurrent<double>(be, cases[i]);
-    });
-  }
 }
 
 TEMPLATE_LIST_TEST_CASE("float agrees on all backends to its rounding", "", tests::HostBackends) {
