@@ -221,13 +221,14 @@ inline Inputs kv_product_backward(const Segments& seg, const CrossAttentionOptio
 }
 
 // RAF:  U_s = leak Mem_{s-1} + X_s,  fires = [U / threshold - 1 > 0],  R = fires (U / threshold - 1),
-//       Mem_s = U_s - threshold fires_s
+//       Mem_s = U_s - threshold fires_s.  Binary: R = fires, and 0.3 max(0, 1 - |u|) stands for
+//       dR/du, u = U / threshold - 1
 
 struct Fired {
-  Array u, fires, r;  // [s,c]
+  Array u, fires, r, slope;  // [s,c]
 };
 
-inline Fired raf(const Array& x, double leak, double threshold) {
+inline Fired raf(const Array& x, double leak, double threshold, bool binary) {
   Array u = x, fires = zeros({x.shape(0), x.shape(1)}), membrane = zeros({x.shape(1)});
   for (std::size_t s = 0; s < x.shape(0); ++s) {
     const Array now = leak * membrane + xt::view(x, s);
@@ -236,7 +237,9 @@ inline Fired raf(const Array& x, double leak, double threshold) {
     xt::view(u, s) = now;
     xt::view(fires, s) = on;
   }
-  return {u, fires, fires * (u / threshold - 1)};
+  const Array over = u / threshold - 1;
+  if (binary) return {u, fires, fires, 0.3 * xt::maximum(1 - xt::abs(over), 0.0)};
+  return {u, fires, fires * over, fires};
 }
 
 /// [s,l] f(s - l) where l < s; `here` where l = s.
@@ -252,10 +255,10 @@ Array of_earlier_steps(std::size_t steps, double here, F f) {
 
 /// With what fired held fixed, the recurrence is
 ///   U_s = sum_{l <= s} leak^(s-l) X_l - threshold sum_{l < s} leak^(s-l) fires_l
-/// so that with dU = fires dR / threshold
+/// so that with dU = slope dR / threshold, where slope is fires unless binary,
 ///   dX_l       = sum_{s >= l} leak^(s-l) dU_s
 ///   dleak      = sum_s dU_s sum_{l < s} (s-l) leak^(s-l-1) (X_l - threshold fires_l)
-///   dthreshold = -sum fires dR U / threshold^2 - sum_s dU_s sum_{l < s} leak^(s-l) fires_l
+///   dthreshold = -sum dU U / threshold - sum_s dU_s sum_{l < s} leak^(s-l) fires_l
 struct RafGradients {
   Array x;
   double leak, threshold;
@@ -267,7 +270,7 @@ inline RafGradients raf_backward(const Array& x, const Fired& fired, double leak
   const auto power = [=](double n) { return std::pow(leak, n); };
   const Array upto = of_earlier_steps(steps, 1, power), before = of_earlier_steps(steps, 0, power);
   const Array slope = of_earlier_steps(steps, 0, [&](double n) { return n * power(n - 1); });
-  const Array d_u = fired.fires * d_r / threshold;
+  const Array d_u = fired.slope * d_r / threshold;
   const Array left = x - threshold * fired.fires;
   return {
       einsum("sl,sc->lc", upto, d_u), total(d_u * einsum("sl,lc->sc", slope, left)),
@@ -297,7 +300,7 @@ struct Recurrent {
     r = z;
     if (options.recurrence) {
       x = einsum("sbhde,fe->sbhdf", z, in.weight);
-      fired = raf(cells(x), in.leak, in.threshold);
+      fired = raf(cells(x), in.leak, in.threshold, options.binary_firing);
       r = fired.r;
       r.reshape(x.shape());
     }

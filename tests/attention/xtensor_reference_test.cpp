@@ -207,6 +207,7 @@ TEST_CASE("every option of segmented recurrent attention is its whole-array expr
   }
   SECTION("no recurrence") { options.recurrence = false; }
   SECTION("no normalisation") { options.normalize = false; }
+  SECTION("binary firing") { options.binary_firing = true; }
   SECTION("a step for every query") { options.advance = Advance::token; }
   SECTION("a step for every query, clamp, gate, sigma") {
     options.advance = Advance::token;
@@ -243,27 +244,29 @@ TEST_CASE("the cumulative key-value product is its whole-array expression") {
 }
 
 TEST_CASE("RAF is its recurrence, and its gradient the sum over earlier steps") {
+  const RafOptions options{.binary_firing = GENERATE(false, true)};
   EigenBackend be(1);
   for (const double leak : {0.5, 1.2, 0.0}) {
     for (const double threshold : {0.3, -0.4}) {
       for (const std::size_t steps : {1u, 2u, 9u}) {
-        INFO("leak " << leak << " threshold " << threshold << " steps " << steps);
+        INFO("leak " << leak << " threshold " << threshold << " steps " << steps
+                     << (options.binary_firing ? " binary" : ""));
         const std::size_t cells = 37;
         const Array x = normals({steps, cells}, {9, steps});
-        const reference::Fired expected = reference::raf(x, leak, threshold);
+        const reference::Fired expected = reference::raf(x, leak, threshold, options.binary_firing);
         REQUIRE(xt::amin(xt::abs(expected.u / threshold - 1))() > 1e-6);
         REQUIRE(reference::total(expected.fires) > 0);
         const View<const double, 1> of_leak(&leak, {1}), of_threshold(&threshold, {1});
         Array r = zeros_like(x), u = zeros_like(x), d_x = zeros_like(x);
         raf_forward<EigenBackend, double>(be, as_view<2>(x), of_leak, of_threshold, as_view<2>(r),
-                                          as_view<2>(u));
+                                          as_view<2>(u), options);
         CHECK(error(r, expected.r) < 1e-12);
         CHECK(error(u, expected.u) < 1e-12);
         const Array d_r = normals({steps, cells}, {10, steps});
         double d_leak = 0, d_threshold = 0;
         raf_backward<EigenBackend, double>(
             be, as_view<2>(u), of_leak, of_threshold, as_view<2>(d_r), as_view<2>(d_x),
-            View<double, 1>(&d_leak, {1}), View<double, 1>(&d_threshold, {1}));
+            View<double, 1>(&d_leak, {1}), View<double, 1>(&d_threshold, {1}), options);
         const reference::RafGradients g =
             reference::raf_backward(x, expected, leak, threshold, d_r);
         CHECK(error(d_x, g.x) < 1e-10);
