@@ -146,6 +146,7 @@ int main(int argc, char** argv) {
     flags.add_to(app);
     app.remove_option(app.get_option("--generation_horizon"));
     app.remove_option(app.get_option("--recurrence_init_scale"));
+    app.remove_option(app.get_option("--binary_firing"));  // its backward is not its derivative
     app.add_option("--batch", s.B, "Sources")->check(size)->capture_default_str();
     app.add_option("--heads", s.H, "Heads")->check(size)->capture_default_str();
     app.add_option("--queries", s.M, "Queries of a source")->check(size)->capture_default_str();

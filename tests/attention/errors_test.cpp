@@ -212,6 +212,41 @@ TEST_CASE("parameters that are missing or out of range are refused") {
              "transformer_xl_backward" + words, [](Call& c) { c.rnn = false; });
 }
 
+TEST_CASE(
+    "a cross-attention refuses before it makes a memory, and options without their parameter") {
+  EigenBackend be(1);
+  std::vector<double> numbers(4096, 0.25);
+  const double* p = numbers.data();
+  const auto sentence = [&](const CrossAttentionOptions& options, Shape key,
+                            const CrossAttentionParameters<const double>& parameters) {
+    const View<const double, 4> q(p, {2, 3, 5, 4}), k(p, key);
+    const View<double, 4> out(numbers.data() + 2048, {2, 3, 5, 4}), d_k(numbers.data(), key);
+    const auto of = [&](const char* direction, auto call) {
+      const std::string words = Call::sentence(call), start = direction + std::string(": ");
+      CHECK(words.substr(0, start.size()) == start);
+      return words.substr(std::min(words.size(), start.size()));
+    };
+    const std::string forward = of("cross_attention_forward", [&] {
+      cross_attention_forward(be, q, k, k, parameters, {}, options, out);
+    });
+    CHECK(forward == of("cross_attention_backward", [&] {
+            cross_attention_backward(be, q, k, k, parameters, {}, options, q, out, d_k, d_k, {});
+          }));
+    return forward;
+  };
+  const RnnParameters<const double> rnn{p, p, p, p};
+  const RecurrentParameters<const double> recurrent{p, p, p};
+  const CrossAttentionParameters<const double> all(recurrent, rnn, rnn);
+  CHECK(sentence({.variant = Variant::transformer_xl}, {2, 3, 9, 8}, all) ==
+        "k is [2,3,9,8], expected [B,H,N,D] = [2,3,9,4]");
+  CHECK(sentence({.variant = Variant::transformer_xl, .segment_size = 0}, {2, 3, 9, 4}, all) ==
+        "segment size must be at least 1");
+  CHECK(sentence({.variant = Variant::segmented_recurrent, .sigma = true}, {2, 3, 9, 4}, all) ==
+        "the options have sigma, the parameters have none");
+  CHECK(sentence({.variant = Variant::segmented_recurrent, .gate = true}, {2, 3, 9, 4}, all) ==
+        "the options have gate, the parameters have none");
+}
+
 TEST_CASE("the memory of other keys is refused") {
   require_of(Variant::transformer_xl,
              "transformer_xl_forward: memory is [2,2,8,12], expected [2,B,R,H*D] = [2,2,9,12]",

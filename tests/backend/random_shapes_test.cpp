@@ -44,6 +44,7 @@ struct Draw {
     options.advance = below(4) == 0 ? Advance::token : Advance::segment;
     options.clamp = below(4) == 0 ? 0.7 : 0;
     options.sigma = coin(), options.gate = coin();
+    options.binary_firing = below(6) == 0;
   }
 
   index_t segments() const { return (N + options.segment_size - 1) / options.segment_size; }
@@ -61,6 +62,7 @@ struct Draw {
     all += o.padding == Padding::masked ? ", masked" : ", upstream";
     all += o.product == Product::segment ? ", product of the segment" : "";
     all += o.advance == Advance::token ? ", a step per token" : "";
+    all += o.binary_firing ? ", binary firing" : "";
     return all + ", lengths " + shape_text(lengths);
   }
 };
@@ -188,4 +190,5 @@ TEST_CASE("the random shapes are of every kind") {
   CHECK(recurrent([](const Draw& d) { return !d.options.recurrence; }) >= 5);
   CHECK(recurrent([](const Draw& d) { return !d.options.local; }) >= 5);
   CHECK(recurrent([](const Draw& d) { return d.options.sigma && d.options.gate; }) >= 10);
+  CHECK(recurrent([](const Draw& d) { return d.options.binary_firing; }) >= 5);
 }

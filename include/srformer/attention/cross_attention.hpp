@@ -102,6 +102,28 @@ std::array<index_t, 4> memory_shape(const CrossAttentionOptions& options, const 
   return {2, k.extent(0), memory_rows(options.segments(), k.extent(2)), k.extent(1) * k.extent(3)};
 }
 
+namespace detail {
+
+/// What the variants themselves cannot see: that the options and the parameters go together, and that
+/// transformer_xl's memory can be made.
+template <class T, class Q, class K>
+void check_cross_attention(const char* function, const CrossAttentionOptions& options,
+                           const CrossAttentionParameters<const T>& parameters, const Q& q,
+                           const K& k, const K& v, const auto& out) {
+  if (options.has_recurrent_parameters()) {
+    require(!options.sigma || parameters.recurrent.sigma != nullptr, function,
+            "the options have sigma, the parameters have none");
+    require(!options.gate || parameters.recurrent.gate != nullptr, function,
+            "the options have gate, the parameters have none");
+  }
+  if (options.has_memory()) {
+    check_segments(function, options.segments());
+    check_attention(function, q, k, v, out);
+  }
+}
+
+}  // namespace detail
+
 /// out = the cross-attention that `options` names.
 ///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; scores are not scaled
 ///   memory  of transformer_xl, saved for backward: [2,B,R,H*D] with R = memory_rows; none: not kept
@@ -114,6 +136,7 @@ void cross_attention_forward(
     const AttendContext<compute_t<T>, typename B::space>& context,
     const CrossAttentionOptions& options, View<T, 4, typename B::space> out,
     Out<B, T, 4> memory = {}) {
+  detail::check_cross_attention<T>("cross_attention_forward", options, parameters, q, k, v, out);
   switch (options.variant) {
     case Variant::full:
       return full_attention_forward(be, q, k, v, context, out);
@@ -151,6 +174,7 @@ void cross_attention_backward(
     View<T, 4, typename B::space> d_k, View<T, 4, typename B::space> d_v,
     const std::type_identity_t<CrossAttentionParameters<T>>& d_parameters,
     In<B, T, 4> memory = {}) {
+  detail::check_cross_attention<T>("cross_attention_backward", options, parameters, q, k, v, d_out);
   switch (options.variant) {
     case Variant::full:
       return full_attention_backward(be, q, k, v, context, d_out, d_q, d_k, d_v);
