@@ -193,28 +193,42 @@ TEST_CASE("every variant is its whole-array expression, forward and backward") {
 TEST_CASE("every option of segmented recurrent attention is its whole-array expression") {
   const Sizes c = GENERATE(Sizes{2, 2, 7, 13, 4, 3}, Sizes{2, 2, 7, 13, 2, 5});
   const index_t horizon = GENERATE(0, 5);
-  CrossAttentionOptions options = options_for(Variant::segmented_recurrent, c, horizon);
-  SECTION("gate and sigma") { options.gate = options.sigma = true; }
+  const auto with = [&](auto set) {
+    CrossAttentionOptions options = options_for(Variant::segmented_recurrent, c, horizon);
+    set(options);
+    for (const std::uint64_t seed : {1, 2}) compare(c, options, seed);
+  };
+  using Options = CrossAttentionOptions&;
+  SECTION("gate and sigma") {
+    with([](Options o) { o.gate = o.sigma = true; });
+  }
   SECTION("gate without the softmax part") {
-    options.gate = options.sigma = true;
-    options.local = false;
+    with([](Options o) { o.gate = o.sigma = true, o.local = false; });
   }
-  SECTION("clamp") { options.clamp = 1.5; }
-  SECTION("product of the segment") { options.product = Product::segment; }
+  SECTION("clamp") {
+    with([](Options o) { o.clamp = 1.5; });
+  }
+  SECTION("product of the segment") {
+    with([](Options o) { o.product = Product::segment; });
+  }
   SECTION("clamped product of the segment") {
-    options.product = Product::segment;
-    options.clamp = 1.5;
+    with([](Options o) { o.product = Product::segment, o.clamp = 1.5; });
   }
-  SECTION("no recurrence") { options.recurrence = false; }
-  SECTION("no normalisation") { options.normalize = false; }
-  SECTION("binary firing") { options.binary_firing = true; }
-  SECTION("a step for every query") { options.advance = Advance::token; }
+  SECTION("no recurrence") {
+    with([](Options o) { o.recurrence = false; });
+  }
+  SECTION("no normalisation") {
+    with([](Options o) { o.normalize = false; });
+  }
+  SECTION("binary firing") {
+    with([](Options o) { o.binary_firing = true; });
+  }
+  SECTION("a step for every query") {
+    with([](Options o) { o.advance = Advance::token; });
+  }
   SECTION("a step for every query, clamp, gate, sigma") {
-    options.advance = Advance::token;
-    options.clamp = 1.5;
-    options.gate = options.sigma = true;
+    with([](Options o) { o.advance = Advance::token, o.clamp = 1.5, o.gate = o.sigma = true; });
   }
-  for (const std::uint64_t seed : {1, 2}) compare(c, options, seed);
 }
 
 TEST_CASE("the cumulative key-value product is its whole-array expression") {
