@@ -28,6 +28,7 @@
 
 #include <srformer/core/error.hpp>
 #include <srformer/io/file.hpp>
+#include <srformer/text/tokenizer_folder.hpp>
 
 namespace srformer {
 
@@ -38,35 +39,6 @@ struct SentencePieceOptions {
 };
 
 namespace detail {
-
-/// Byte at which `text` stops being UTF-8 (Unicode 15, table 3-7), or its size.
-inline std::size_t valid_utf8_prefix(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return i < text.size() ? std::uint8_t(text[i]) : 0u; };
-  const auto within = [&](std::size_t i, unsigned low, unsigned high) {
-    return byte(i) >= low && byte(i) <= high;
-  };
-  std::size_t i = 0;
-  while (i < text.size()) {
-    const unsigned lead = byte(i);
-    std::size_t length = 0;
-    if (lead < 0x80) {
-      length = 1;
-    } else if (lead >= 0xc2 && lead <= 0xdf) {
-      length = 2;
-    } else if ((lead & 0xf0) == 0xe0 &&
-               within(i + 1, lead == 0xe0 ? 0xa0 : 0x80, lead == 0xed ? 0x9f : 0xbf)) {
-      length = 3;
-    } else if (lead >= 0xf0 && lead <= 0xf4 &&
-               within(i + 1, lead == 0xf0 ? 0x90 : 0x80, lead == 0xf4 ? 0x8f : 0xbf)) {
-      length = 4;
-    }
-    if (length == 0) return i;
-    for (std::size_t k = 1; k < length; ++k)
-      if (!within(i + k, 0x80, 0xbf)) return i;
-    i += length;
-  }
-  return i;
-}
 
 /// Bytes of the Unicode White_Space character that `text` begins with, or 0; not the vertical tab, which T5's normaliser
 /// removes.
@@ -165,11 +137,6 @@ class ModelWriter {
   std::string model_;
 };
 
-/// Content of a token that JSON gives as a string or as an object with "content".
-inline std::string token_text(const nlohmann::json& token) {
-  return token.is_object() ? token.at("content").get<std::string>() : token.get<std::string>();
-}
-
 }  // namespace detail
 
 /// T5's tokenizer. Const calls may run in several threads at once.
@@ -193,9 +160,8 @@ class SentencePieceTokenizer {
     if (!fs::exists(model) && !fs::exists(json))
       throw io_error(folder_or_file.string() +
                      ": has neither spiece.model nor tokenizer.json; copy T5's tokenizer into it");
-    nlohmann::json config = nlohmann::json::object();
-    if (fs::exists(config_file)) config = read_json(config_file);
-    interpret(config_file, [&] {
+    const nlohmann::json config = detail::read_tokenizer_json(config_file, true);
+    detail::interpret_json(config_file, [&] {
       clean_up_ = config.value("clean_up_tokenization_spaces", false);
       const int sentinels = config.value("extra_ids", 100);
       if (sentinels < 0)
@@ -209,19 +175,19 @@ class SentencePieceTokenizer {
     });
     std::map<index_t, std::pair<std::string, bool>> added;  // id: text, special
     if (fs::exists(added_file)) {
-      const nlohmann::json tokens = read_json(added_file);
-      interpret(added_file, [&] {
+      const nlohmann::json tokens = detail::read_tokenizer_json(added_file);
+      detail::interpret_json(added_file, [&] {
         for (const auto& [text, id] : tokens.items()) added[id.get<index_t>()] = {text, false};
       });
     }
-    interpret(config_file, [&] {
+    detail::interpret_json(config_file, [&] {
       const auto tokens = config.find("added_tokens_decoder");
       if (tokens == config.end()) return;
       for (const auto& [id, token] : tokens->items())
         added[std::stoll(id)] = {detail::token_text(token), token.value("special", false)};
     });
     for (const auto& [id, token] : added) add(id, token.first, token.second, folder_or_file);
-    interpret(config_file, [&] {
+    detail::interpret_json(config_file, [&] {
       const auto name = [&](const char* key, const char* otherwise) {
         return config.contains(key) ? detail::token_text(config[key]) : std::string(otherwise);
       };
@@ -235,10 +201,7 @@ class SentencePieceTokenizer {
   /// without truncation. O(length).
   std::vector<std::int32_t> encode(std::string_view text, SentencePieceOptions options = {}) const {
     constexpr std::string_view function = "SentencePieceTokenizer::encode";
-    const std::size_t valid = detail::valid_utf8_prefix(text);
-    if (valid != text.size())
-      throw shape_error(std::string(function) + ": text is not UTF-8 at byte " +
-                        std::to_string(valid));
+    detail::require_utf8(text, function);
     const index_t reserved = options.add_eos ? 1 : 0;
     require(options.max_length >= 0, function, "max_length is negative");
 
@@ -326,24 +289,6 @@ class SentencePieceTokenizer {
     std::int32_t id;
   };
 
-  static nlohmann::json read_json(const std::filesystem::path& path) {
-    const MappedFile file(path);
-    return parse_json(file.text(), path.string());
-  }
-
-  /// Runs `read`, which takes values from the JSON of `path`; a value of the wrong type is an io_error with the path.
-  template <class Read>
-  static void interpret(const std::filesystem::path& path, Read read) {
-    try {
-      read();
-    } catch (const nlohmann::json::exception& error) {
-      throw io_error(path.string() + ": " + error.what() + "; correct it or fetch the file again");
-    } catch (const std::logic_error& error) {
-      throw io_error(path.string() + ": " + error.what() +
-                     " is not the number of a token; correct it");
-    }
-  }
-
   void load_model(const std::filesystem::path& path) {
     const MappedFile file(path);
     if (file.text().empty()) throw io_error(path.string() + ": is empty; fetch the file again");
@@ -360,8 +305,8 @@ class SentencePieceTokenizer {
   }
 
   void load_tokenizer_json(const std::filesystem::path& path) {
-    const nlohmann::json json = read_json(path);
-    interpret(path, [&] {
+    const nlohmann::json json = detail::read_tokenizer_json(path);
+    detail::interpret_json(path, [&] {
       const auto& model = json.at("model");
       if (model.value("type", "") != "Unigram")
         throw io_error(path.string() +
