@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <memory>
 
+#include <srformer/models/bart.hpp>
 #include <srformer/models/t5.hpp>
 
 namespace srformer {
@@ -48,21 +49,25 @@ inline T5Config t5_config(const HfCheckpoint& checkpoint) {
   return config;
 }
 
-/// Fills the model's parameters. Those that a variant adds may be absent only if `new_variant`; they
+inline BartConfig bart_config(const HfCheckpoint& checkpoint) {
+  return bart_config_from_json(checkpoint.config(), checkpoint.config_path());
+}
+
+/// Fills the parameters of a T5 or BART. Those that a variant adds may be absent only if `new_variant`; they
 /// keep their values then, and stored ones that the model has no use for are passed over. Anything
 /// else missing, unexpected or misshapen is one io_error that names them all.
-template <class B, class T>
-void load_parameters(T5<B, T>& model, const HfCheckpoint& checkpoint, bool new_variant = false) {
+template <class Model>
+void load_parameters(Model& model, const HfCheckpoint& checkpoint, bool new_variant = false) {
   std::vector<TensorSlot> slots;
   for (auto& p : model.parameters()) {
     slots.push_back(detail::parameter_slot(model.backend(), p));
     const bool added = p.role == Role::scalar || p.name.find(".SNN_kv.") != std::string::npos ||
                        p.name.find(".RNN_") != std::string::npos;
-    if (added && new_variant) slots.back().required = false;
+    if ((added && new_variant) || p.role == Role::constant) slots.back().required = false;
   }
   LoadOptions options;
   options.ignore_unexpected = {
-      "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"};
+      "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", "*.version"};
   if (new_variant) {
     for (const char* name :
          {"*.SNN_kv.weight", "*.leak", "*.threshold", "*.sigma", "*.gate", "*.RNN_*"}) {
@@ -81,10 +86,21 @@ std::unique_ptr<T5<B, T>> load_t5(B& be, const std::filesystem::path& folder) {
   return model;
 }
 
+/// A BART with the weights of a folder.
+template <class T, class B>
+std::unique_ptr<Bart<B, T>> load_bart(B& be, const std::filesystem::path& folder) {
+  const HfCheckpoint checkpoint(folder);
+  auto model = std::make_unique<Bart<B, T>>(be, bart_config(checkpoint));
+  load_parameters(*model, checkpoint);
+  return model;
+}
+
 /// Writes config.json, generation_config.json and model.safetensors, which transformers reads back.
-template <class B, class T>
-void save_model(T5<B, T>& model, const std::filesystem::path& folder, DType dtype,
+template <class Model>
+void save_model(Model& model, const std::filesystem::path& folder, DType dtype,
                 const nlohmann::json& generation_config) {
+  using B = typename Model::backend_type;
+  using T = typename Model::scalar;
   B& be = model.backend();
   SafetensorsWriter writer;
   for (auto& p : model.parameters()) {

@@ -222,4 +222,107 @@ inline nlohmann::json to_json(const T5Config& c) {
   return json;
 }
 
+/// The sizes and choices of a BART. Letters in docs/notation.md.
+struct BartConfig {
+  index_t vocab_size = 0;  ///< V
+  index_t d_model = 0;     ///< E
+  index_t encoder_layers = 0, decoder_layers = 0;
+  index_t encoder_attention_heads = 0, decoder_attention_heads = 0;  ///< H; each divides E
+  index_t encoder_ffn_dim = 0, decoder_ffn_dim = 0;                  ///< F
+  index_t max_position_embeddings = 1024;                            ///< longest source and target
+  double dropout = 0.1, attention_dropout = 0, activation_dropout = 0;
+  double init_std = 0.02;
+  Activation activation = Activation::gelu;
+  bool scale_embedding = false;  ///< by E^1/2
+  std::int32_t pad_token_id = 1, bos_token_id = 0, eos_token_id = 2;
+  std::int32_t decoder_start_token_id = 2;
+  CrossAttentionOptions cross_attention{};
+  nlohmann::json source = nlohmann::json::object();  ///< config.json as read, kept for saving
+};
+
+/// Reads config.json of a BART; io_error says which field is missing, of the wrong type or out of range.
+inline BartConfig bart_config_from_json(const nlohmann::json& json, const std::string& path) {
+  const std::string type = json_field<std::string>(json, "model_type", path);
+  if (type != "bart")
+    throw io_error(path + ": \"model_type\" is \"" + type + "\", expected \"bart\"");
+  BartConfig c;
+  c.source = json;
+  c.vocab_size = json_size(json, "vocab_size", path);
+  c.d_model = json_size(json, "d_model", path);
+  c.encoder_layers = json_size(json, "encoder_layers", path);
+  c.decoder_layers = json_size(json, "decoder_layers", path);
+  c.encoder_attention_heads = json_size(json, "encoder_attention_heads", path);
+  c.decoder_attention_heads = json_size(json, "decoder_attention_heads", path);
+  c.encoder_ffn_dim = json_size(json, "encoder_ffn_dim", path);
+  c.decoder_ffn_dim = json_size(json, "decoder_ffn_dim", path);
+  c.max_position_embeddings =
+      json_size_or(json, "max_position_embeddings", path, c.max_position_embeddings);
+  const auto in_range = [&](const char* key, const nlohmann::json& value, bool fits,
+                            const char* expected) {
+    if (!fits) detail::refuse_field(path, key, value, expected);
+  };
+  for (const auto& [key, heads] : {std::pair{"encoder_attention_heads", c.encoder_attention_heads},
+                                   std::pair{"decoder_attention_heads", c.decoder_attention_heads}})
+    in_range(key, heads, c.d_model % heads == 0, "a divisor of d_model");
+  for (const auto& [key, rate] :
+       {std::pair{"dropout", &c.dropout}, std::pair{"attention_dropout", &c.attention_dropout},
+        std::pair{"activation_dropout", &c.activation_dropout}}) {
+    *rate = json_field_or<double>(json, key, path, *rate);
+    in_range(key, *rate, *rate >= 0 && *rate < 1, "at least 0 and below 1");
+  }
+  for (const char* key : {"encoder_layerdrop", "decoder_layerdrop"}) {
+    const double rate = json_field_or<double>(json, key, path, 0);
+    in_range(key, rate, rate == 0, "0: layers are not dropped here");
+  }
+  in_range("tie_word_embeddings", false,
+           json_field_or<bool>(json, "tie_word_embeddings", path, true),
+           "true: the output of BART is its embedding");
+  c.init_std = json_field_or<double>(json, "init_std", path, c.init_std);
+  c.activation = activation_from_name(
+      detail::json_choice(json, "activation_function", path, {"relu", "gelu", "gelu_new"}, "gelu"));
+  c.scale_embedding = json_field_or<bool>(json, "scale_embedding", path, false);
+  const auto token = [&](const char* key, std::int32_t otherwise) {
+    const auto id = json_field_or<std::int32_t>(json, key, path, otherwise);
+    in_range(key, id, id >= 0 && id < c.vocab_size, "a token id of the vocabulary");
+    return id;
+  };
+  c.pad_token_id = token("pad_token_id", 1);
+  c.bos_token_id = token("bos_token_id", 0);
+  c.eos_token_id = token("eos_token_id", 2);
+  c.decoder_start_token_id = token("decoder_start_token_id", c.eos_token_id);
+  c.cross_attention = cross_attention_from_json(json, path);
+  return c;
+}
+
+/// config.json of a BART: what was read, with the fields of `c` on top.
+inline nlohmann::json to_json(const BartConfig& c) {
+  nlohmann::json json = c.source;
+  json["model_type"] = "bart";
+  json["architectures"] = {"BartForConditionalGeneration"};
+  json["is_encoder_decoder"] = true;
+  json["vocab_size"] = c.vocab_size;
+  json["d_model"] = c.d_model;
+  json["encoder_layers"] = c.encoder_layers;
+  json["decoder_layers"] = c.decoder_layers;
+  json["encoder_attention_heads"] = c.encoder_attention_heads;
+  json["decoder_attention_heads"] = c.decoder_attention_heads;
+  json["encoder_ffn_dim"] = c.encoder_ffn_dim;
+  json["decoder_ffn_dim"] = c.decoder_ffn_dim;
+  json["max_position_embeddings"] = c.max_position_embeddings;
+  json["dropout"] = c.dropout;
+  json["attention_dropout"] = c.attention_dropout;
+  json["activation_dropout"] = c.activation_dropout;
+  json["init_std"] = c.init_std;
+  json["activation_function"] = c.activation == Activation::relu   ? "relu"
+                                : c.activation == Activation::gelu ? "gelu"
+                                                                   : "gelu_new";
+  json["scale_embedding"] = c.scale_embedding;
+  json["pad_token_id"] = c.pad_token_id;
+  json["bos_token_id"] = c.bos_token_id;
+  json["eos_token_id"] = c.eos_token_id;
+  json["decoder_start_token_id"] = c.decoder_start_token_id;
+  json["cross_attention"] = to_json(c.cross_attention);
+  return json;
+}
+
 }  // namespace srformer

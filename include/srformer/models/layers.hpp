@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The sublayers that encoder-decoder models are made of: parameters, and calls into ops and attention.
 //
-//   residual        y = x + dropout(a W^T)
-//   self-attention  a = attention(q, k, v),  [q k v] = h W_qkv^T
+//   residual        y = x + dropout(a W^T + b)
+//   self-attention  a = attention(s q, k, v),  [q k v] = h W_qkv^T + b_qkv
 //   cross-attention the same with k, v from the encoder's output
-//   feed-forward    f(h W_i^T) W_o^T, or (f(h W_0^T) (h W_1^T)) W_o^T
+//   feed-forward    f(h W_i^T + b_i) W_o^T + b_o, or (f(h W_0^T) (h W_1^T)) W_o^T
+//
+// T5 has neither biases nor the scale s of the queries; BART has s = D^-1/2.
 //
 // Each keeps in its Saved what its backward reads; the rest is computed again.
 #pragma once
@@ -12,6 +14,7 @@
 #include <optional>
 
 #include <srformer/attention/cross_attention.hpp>
+#include <srformer/models/initialization.hpp>
 #include <srformer/models/parameters.hpp>
 #include <srformer/ops/activation.hpp>
 #include <srformer/ops/linear.hpp>
@@ -25,25 +28,47 @@ struct AttentionShape {
   index_t inner() const { return heads * head_size; }
 };
 
-/// y = x + dropout(a W^T), and its backward; W is the output projection of a sublayer.
+/// The values and the gradient of a bias that a layer may lack.
+template <class B, class T>
+std::optional<In<B, T, 1>> bias_of(const Parameter<B, T>* p) {
+  return p == nullptr ? std::nullopt : std::optional<In<B, T, 1>>(p->vector());
+}
+template <class B, class T>
+std::optional<Out<B, T, 1>> d_bias_of(const Parameter<B, T>* p) {
+  return p == nullptr ? std::nullopt : std::optional<Out<B, T, 1>>(p->d_vector());
+}
+/// The same of biases that follow each other in memory.
+template <class B, class T>
+std::optional<In<B, T, 1>> stacked_bias(const Parameter<B, T>* first, index_t count) {
+  if (first == nullptr) return std::nullopt;
+  return In<B, T, 1>(first->value, {count});
+}
+template <class B, class T>
+std::optional<Out<B, T, 1>> d_stacked_bias(const Parameter<B, T>* first, index_t count) {
+  if (first == nullptr) return std::nullopt;
+  return Out<B, T, 1>(first->gradient, {count});
+}
+
+/// y = x + dropout(a W^T + b), and its backward; W and b are the output projection of a sublayer.
 template <class B, class T>
 struct Residual {
   static Tensor<B, T, 2> forward(B& be, const Parameter<B, T>& weight, In<B, T, 2> x, In<B, T, 2> a,
-                                 const Dropout& dropout) {
+                                 const Dropout& dropout, const Parameter<B, T>* bias = nullptr) {
     Tensor<B, T, 2> y = clone<B, const T, 2>(be, x);
     if (dropout.active()) {
       Tensor<B, T, 2> branch(be, x.extents);
-      linear_forward(be, a, weight.matrix(), std::nullopt, branch.view());
+      linear_forward(be, a, weight.matrix(), bias_of(bias), branch.view());
       dropout_forward(be, branch, y.view(), dropout);
     } else {
-      linear_forward(be, a, weight.matrix(), std::nullopt, y.view(), {.add_to_output = true});
+      linear_forward(be, a, weight.matrix(), bias_of(bias), y.view(), {.add_to_output = true});
     }
     return y;
   }
 
   /// Returns d_a; d_y is the gradient of x as well and stays as it is.
   static Tensor<B, T, 2> backward(B& be, const Parameter<B, T>& weight, In<B, T, 2> a,
-                                  In<B, T, 2> d_y, const Dropout& dropout) {
+                                  In<B, T, 2> d_y, const Dropout& dropout,
+                                  const Parameter<B, T>* bias = nullptr) {
     Tensor<B, T, 2> d_a = zeros<T, 2>(be, a.extents);
     Tensor<B, T, 2> d_branch;
     In<B, T, 2> d = d_y;
@@ -52,15 +77,44 @@ struct Residual {
       dropout_in_place(be, d_branch.view(), dropout);
       d = d_branch.view().as_const();
     }
-    linear_backward(be, a, weight.matrix(), d, d_a.view(), weight.d_matrix());
+    linear_backward(be, a, weight.matrix(), d, d_a.view(), weight.d_matrix(), d_bias_of(bias));
     return d_a;
   }
 };
+
+namespace detail {
+
+/// The first `columns` of every row, times a factor.
+template <class T>
+struct ScaleColumns {
+  T* x;
+  index_t row_stride, columns;
+  compute_t<T> factor;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void*) const {
+    using C = compute_t<T>;
+    T* at = x + row * row_stride;
+    const C f = factor;
+    team.for_each(columns, [=](index_t c) { at[c] = T(f * C(at[c])); });
+  }
+};
+
+/// Queries, or their gradients, times s; nothing where s is 1.
+template <class B, class T>
+void scale_queries(B& be, View<T, 2, typename B::space> x, index_t columns, double factor) {
+  if (factor == 1) return;
+  be.for_each_row(x.extent(0), 0,
+                  ScaleColumns<T>{x.data, x.stride(0), columns, compute_t<T>(factor)});
+}
+
+}  // namespace detail
 
 /// Multi-head attention of a sequence to itself. q, k and v lie one after another in memory.
 template <class B, class T>
 struct SelfAttention {
   Parameter<B, T>*q, *k, *v, *o;
+  Parameter<B, T>*q_bias = nullptr, *o_bias = nullptr;  ///< those of k and v follow that of q
+  double query_scale = 1;
 
   struct Saved {
     Tensor<B, T, 2> qkv;  ///< [B*M, 3*H*D]
@@ -72,7 +126,9 @@ struct SelfAttention {
                const AttendContext<compute_t<T>, typename B::space>& context, Saved& saved) const {
     saved.qkv = Tensor<B, T, 2>(be, {h.extent(0), 3 * s.inner()});
     saved.a = Tensor<B, T, 2>(be, {h.extent(0), s.inner()});
-    linear_forward(be, h, stacked(*q, 3 * s.inner()), std::nullopt, saved.qkv.view());
+    linear_forward(be, h, stacked(*q, 3 * s.inner()), stacked_bias(q_bias, 3 * s.inner()),
+                   saved.qkv.view());
+    detail::scale_queries<B, T>(be, saved.qkv.view(), s.inner(), query_scale);
     full_attention_forward(be, part(s, saved.qkv, 0), part(s, saved.qkv, 1), part(s, saved.qkv, 2),
                            context, as_heads(saved.a.view(), s.batch, s.heads, s.head_size));
   }
@@ -86,7 +142,9 @@ struct SelfAttention {
     full_attention_backward(be, part(s, saved.qkv, 0), part(s, saved.qkv, 1), part(s, saved.qkv, 2),
                             context, as_heads<const T>(d_a, s.batch, s.heads, s.head_size),
                             part(s, d_qkv, 0), part(s, d_qkv, 1), part(s, d_qkv, 2), d_relative);
-    linear_backward(be, h, stacked(*q, 3 * s.inner()), d_qkv, d_h, d_stacked(*q, 3 * s.inner()));
+    detail::scale_queries<B, T>(be, d_qkv.view(), s.inner(), query_scale);
+    linear_backward(be, h, stacked(*q, 3 * s.inner()), d_qkv, d_h, d_stacked(*q, 3 * s.inner()),
+                    d_stacked_bias(q_bias, 3 * s.inner()));
   }
 
  private:
@@ -100,6 +158,8 @@ struct SelfAttention {
 template <class B, class T>
 struct CrossAttention {
   Parameter<B, T>*q, *k, *v, *o;
+  Parameter<B, T>*q_bias = nullptr, *k_bias = nullptr, *o_bias = nullptr;  ///< v's follows k's
+  double query_scale = 1;
   Parameter<B, T>*weight = nullptr, *leak = nullptr, *threshold = nullptr;
   Parameter<B, T>*sigma = nullptr, *gate = nullptr;
   /// weight_ih, weight_hh, bias_ih, bias_hh of the RNNs of transformer_xl.
@@ -117,9 +177,13 @@ struct CrossAttention {
     return collect([](const Parameter<B, T>* p) { return p == nullptr ? nullptr : p->gradient; });
   }
 
+  void queries(B& be, In<B, T, 2> h, View<T, 2, typename B::space> out) const {
+    linear_forward(be, h, q->matrix(), bias_of(q_bias), out);
+    detail::scale_queries<B, T>(be, out, out.extent(1), query_scale);
+  }
   void keys_and_values(B& be, const AttentionShape& s, In<B, T, 2> source,
                        View<T, 2, typename B::space> kv) const {
-    linear_forward(be, source, stacked(*k, 2 * s.inner()), std::nullopt, kv);
+    linear_forward(be, source, stacked(*k, 2 * s.inner()), stacked_bias(k_bias, 2 * s.inner()), kv);
   }
 
   /// a = attention of h [B*M,E] to source [B*N,E], kept in saved.
@@ -129,7 +193,7 @@ struct CrossAttention {
     saved.q = Tensor<B, T, 2>(be, {h.extent(0), s.inner()});
     saved.kv = Tensor<B, T, 2>(be, {source.extent(0), 2 * s.inner()});
     saved.a = Tensor<B, T, 2>(be, {h.extent(0), s.inner()});
-    linear_forward(be, h, q->matrix(), std::nullopt, saved.q.view());
+    queries(be, h, saved.q.view());
     keys_and_values(be, s, source, saved.kv.view());
     const auto keys = heads(s, saved.kv), values = heads(s, saved.kv, s.inner());
     if (options.has_memory()) saved.memory = Tensor<B, T, 4>(be, memory_shape(options, keys));
@@ -148,9 +212,54 @@ struct CrossAttention {
         be, heads(s, saved.q), heads(s, saved.kv), heads(s, saved.kv, s.inner()), parameters(),
         context, options, as_heads<const T>(d_a, s.batch, s.heads, s.head_size), heads(s, d_q),
         heads(s, d_kv), heads(s, d_kv, s.inner()), d_parameters(), saved.memory);
-    linear_backward(be, h, q->matrix(), d_q, d_h, q->d_matrix());
+    detail::scale_queries<B, T>(be, d_q.view(), s.inner(), query_scale);
+    linear_backward(be, h, q->matrix(), d_q, d_h, q->d_matrix(), d_bias_of(q_bias));
     linear_backward(be, source, stacked(*k, 2 * s.inner()), d_kv, d_source,
-                    d_stacked(*k, 2 * s.inner()));
+                    d_stacked(*k, 2 * s.inner()), d_stacked_bias(k_bias, 2 * s.inner()));
+  }
+
+  /// Adds what the variant learns to the model's parameters, under the names of the authors' code.
+  void add_variant(Parameters<B, T>& parameters, const std::string& name,
+                   const CrossAttentionOptions& options, index_t heads, index_t head_size) {
+    const index_t D = head_size, inner = heads * head_size;
+    if (options.has_recurrent_parameters()) {
+      weight = &parameters.add(name + ".SNN_kv.weight", Role::weight, {D, D});
+      leak = &parameters.add(name + ".leak", Role::scalar, {1});
+      threshold = &parameters.add(name + ".threshold", Role::scalar, {1});
+      if (options.sigma) sigma = &parameters.add(name + ".sigma", Role::scalar, {1});
+      if (options.gate) gate = &parameters.add(name + ".gate", Role::scalar, {heads});
+    }
+    if (options.has_memory()) {
+      const auto rnn = [&](const std::string& which) {
+        return std::array{
+            &parameters.add(name + which + ".weight_ih_l0", Role::weight, {inner, inner}),
+            &parameters.add(name + which + ".weight_hh_l0", Role::weight, {inner, inner}),
+            &parameters.add(name + which + ".bias_ih_l0", Role::bias, {inner}),
+            &parameters.add(name + which + ".bias_hh_l0", Role::bias, {inner})};
+      };
+      rnn_key = rnn(".RNN_key");
+      rnn_value = rnn(".RNN_value");
+    }
+  }
+
+  /// Initial values of what the variant learns: W uniform in +-D^-1/2 times scale, the RNNs as
+  /// torch.nn.RNN, sigma 0.5, gate 0.
+  void initialize_variant(B& be, const RandomStream& random, double scale, double initial_leak,
+                          double initial_threshold) const {
+    const auto within = [&](Parameter<B, T>& p, double factor) {
+      fill_uniform(be, p, random, factor / std::sqrt(static_cast<double>(p.shape.back())));
+    };
+    if (weight != nullptr) {
+      within(*weight, scale);
+      be.fill(leak->value, 1, T(compute_t<T>(initial_leak)));
+      be.fill(threshold->value, 1, T(compute_t<T>(initial_threshold)));
+    }
+    for (const auto& rnn : {rnn_key, rnn_value}) {
+      for (Parameter<B, T>* p : rnn)
+        if (p != nullptr) within(*p, 1);
+    }
+    if (sigma != nullptr) be.fill(sigma->value, 1, T(compute_t<T>(0.5)));
+    if (gate != nullptr) be.fill(gate->value, gate->count, T(compute_t<T>(0.0)));
   }
 
   template <class Matrix>
@@ -169,10 +278,11 @@ struct CrossAttention {
   }
 };
 
-/// The position-wise network of T5, plain or gated, without biases.
+/// The position-wise network, plain or gated.
 template <class B, class T>
 struct FeedForward {
-  Parameter<B, T>*wi_0, *wi_1 = nullptr, *wo = nullptr;  ///< wi_1 where gated
+  Parameter<B, T>*wi_0, *wi_1 = nullptr, *wo = nullptr;   ///< wi_1 where gated
+  Parameter<B, T>*wi_bias = nullptr, *wo_bias = nullptr;  ///< where plain
   Activation activation = Activation::relu;
 
   struct Saved {
@@ -184,7 +294,7 @@ struct FeedForward {
   In<B, T, 2> forward(B& be, In<B, T, 2> h, const Dropout& dropout, Saved& saved) const {
     const std::array shape{h.extent(0), wi_0->shape.at(0)};
     saved.pre = Tensor<B, T, 2>(be, shape);
-    linear_forward(be, h, wi_0->matrix(), std::nullopt, saved.pre.view());
+    linear_forward(be, h, wi_0->matrix(), bias_of(wi_bias), saved.pre.view());
     if (wi_1 != nullptr) {
       saved.gate = Tensor<B, T, 2>(be, shape);
       linear_forward(be, h, wi_1->matrix(), std::nullopt, saved.gate.view());
@@ -222,7 +332,7 @@ struct FeedForward {
     } else {
       activation_backward(be, activation, saved.pre, d_hidden, d_pre.view());
     }
-    linear_backward(be, h, wi_0->matrix(), d_pre, d_h, wi_0->d_matrix());
+    linear_backward(be, h, wi_0->matrix(), d_pre, d_h, wi_0->d_matrix(), d_bias_of(wi_bias));
   }
 
  private:

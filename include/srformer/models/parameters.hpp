@@ -12,8 +12,9 @@
 
 namespace srformer {
 
-/// What a parameter is for; weight decay and initialisation go by it.
-enum class Role { weight, bias, norm, embedding, scalar };
+/// What a parameter is for; weight decay and initialisation go by it. A constant is stored with the
+/// model and has no gradient.
+enum class Role { weight, bias, norm, embedding, scalar, constant };
 
 /// One parameter: a name as Hugging Face has it, a shape, and where value and gradient lie.
 template <class B, class T>

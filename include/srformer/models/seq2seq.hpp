@@ -13,6 +13,8 @@ struct LossOptions {
   double label_smoothing = 0;
   double scale = 1;  ///< gradients are those of scale times the sum of the token losses
   double dropout_rate = 0;
+  double attention_dropout = 0;   ///< of BART's attention weights; T5 has one rate for all
+  double activation_dropout = 0;  ///< of BART's hidden units
   RandomStream random{};  ///< of this step; every place of dropout takes its own stream of it
 };
 
@@ -22,8 +24,9 @@ namespace detail {
 struct DropoutSites {
   double rate = 0;
   RandomStream random{};
-  Dropout at(index_t site) const {
-    return {rate, random.substream(static_cast<std::uint64_t>(site))};
+  Dropout at(index_t site) const { return at(site, rate); }
+  Dropout at(index_t site, double other_rate) const {
+    return {other_rate, random.substream(static_cast<std::uint64_t>(site))};
   }
 };
 

@@ -14,8 +14,8 @@
 #include <srformer/attention/decode.hpp>
 #include <srformer/models/config.hpp>
 #include <srformer/models/layers.hpp>
+#include <srformer/models/output.hpp>
 #include <srformer/models/seq2seq.hpp>
-#include <srformer/ops/cross_entropy.hpp>
 #include <srformer/ops/embedding.hpp>
 
 namespace srformer {
@@ -72,17 +72,17 @@ class T5 {
       if (p.role == Role::norm) {
         be_.fill(p.value, p.count, T(f));
       } else if (p.role == Role::embedding) {
-        fill_normal(p, random, f);
+        fill_normal(be_, p, random, f);
       } else if (ends(".q.weight")) {
-        fill_normal(p, random, f / std::sqrt(E * D));
+        fill_normal(be_, p, random, f / std::sqrt(E * D));
       } else if (ends(".k.weight") || ends(".v.weight") || ends(".wi.weight") ||
                  ends(".wi_0.weight") || ends(".wi_1.weight") ||
                  ends(".relative_attention_bias.weight")) {
-        fill_normal(p, random, f / std::sqrt(E));
+        fill_normal(be_, p, random, f / std::sqrt(E));
       } else if (ends(".o.weight")) {
-        fill_normal(p, random, f / std::sqrt(inner));
+        fill_normal(be_, p, random, f / std::sqrt(inner));
       } else if (ends(".wo.weight")) {
-        fill_normal(p, random, f / std::sqrt(F));
+        fill_normal(be_, p, random, f / std::sqrt(F));
       }
     }
     initialize_recurrence(random, recurrence_init_scale);
@@ -90,23 +90,8 @@ class T5 {
 
   /// Only what the variant adds: for a checkpoint that was trained without it.
   void initialize_recurrence(RandomStream random, double scale) {
-    for (const DecoderLayer& layer : decoder_) {
-      const CrossAttention<B, T>& a = layer.cross;
-      if (a.weight != nullptr) {
-        const double bound = scale / std::sqrt(static_cast<double>(config_.d_kv));
-        fill_uniform(*a.weight, random, bound);
-        be_.fill(a.leak->value, 1, T(0.1));
-        be_.fill(a.threshold->value, 1, T(0.1));
-      }
-      for (const auto& rnn : {a.rnn_key, a.rnn_value}) {
-        for (Parameter<B, T>* p : rnn) {  // as torch.nn.RNN
-          if (p != nullptr)
-            fill_uniform(*p, random, 1 / std::sqrt(static_cast<double>(config_.inner())));
-        }
-      }
-      if (a.sigma != nullptr) be_.fill(a.sigma->value, 1, T(0.5));
-      if (a.gate != nullptr) be_.fill(a.gate->value, a.gate->count, T(0.0));
-    }
+    for (const DecoderLayer& layer : decoder_)
+      layer.cross.initialize_variant(be_, random, scale, 0.1, 0.1);
   }
 
   /// Logits [B,M,V] with the labels, shifted right, as the decoder's input; no dropout.
@@ -116,7 +101,7 @@ class T5 {
     decode(run, nullptr);
     Tensor<B, T, 3> z(be_, {batch.rows, batch.target_width, config_.vocab_size});
     const index_t rows = batch.rows * batch.target_width;
-    project(run.decoded, View<T, 2, Space>(z.data(), {rows, config_.vocab_size}));
+    output().forward(be_, run.decoded, View<T, 2, Space>(z.data(), {rows, config_.vocab_size}));
     return z;
   }
 
@@ -126,7 +111,7 @@ class T5 {
     Run run = begin("T5::add_loss", batch, {.label_smoothing = label_smoothing});
     encode(run, nullptr);
     decode(run, nullptr);
-    loss_head(run, loss_sum, nullptr);
+    loss(run, loss_sum, nullptr);
   }
 
   /// loss_sum[0] += the sum of the token losses; the parameters' gradients += options.scale times
@@ -140,7 +125,7 @@ class T5 {
     encode(run, &encoder);
     decode(run, &decoder);
     Matrix d_decoded = zeros<T, 2>(be_, run.decoded.view().extents);
-    loss_head(run, loss_sum, &d_decoded);
+    loss(run, loss_sum, d_decoded.data());
     Matrix d_encoded = zeros<T, 2>(be_, run.encoded.view().extents);
     decode_backward(run, decoder, d_decoded, d_encoded);
     encode_backward(run, encoder, d_encoded);
@@ -228,7 +213,7 @@ class T5 {
                                   none);
     }
     Matrix z(be_, {state.batch, config_.vocab_size});
-    project(normed(*decoder_norm_, x), z.view());
+    output().forward(be_, normed(*decoder_norm_, x), z.view());
     ++state.step;
     return z;
   }
@@ -288,7 +273,7 @@ class T5 {
     hidden = 4,
     feed_branch = 5
   };
-  static constexpr index_t embeddings = 0, output = 1, layers = 8, decoder_side = 1 << 20;
+  static constexpr index_t embeddings = 0, outputs = 1, layers = 8, decoder_side = 1 << 20;
   static index_t site(index_t layer, Site place) { return layers + 8 * layer + place; }
   static index_t decoder_site(index_t layer, Site place) {
     return decoder_side + site(layer, place);
@@ -343,36 +328,13 @@ class T5 {
       const std::string cross = block + "1.EncDecAttention";
       layer.cross = {weight(cross + ".q", inner, E), weight(cross + ".k", inner, E),
                      weight(cross + ".v", inner, E), weight(cross + ".o", E, inner)};
-      register_variant(cross, layer.cross);
+      layer.cross.add_variant(parameters_, cross, c.cross_attention, H, c.d_kv);
       layer.cross_norm = norm(block + "1.layer_norm");
       layer.feed = feed(block + "2.DenseReluDense");
       layer.feed_norm = norm(block + "2.layer_norm");
       decoder_.push_back(layer);
     }
     decoder_norm_ = norm("decoder.final_layer_norm");
-  }
-
-  void register_variant(const std::string& name, CrossAttention<B, T>& a) {
-    const CrossAttentionOptions& o = config_.cross_attention;
-    const index_t D = config_.d_kv, inner = config_.inner();
-    if (o.has_recurrent_parameters()) {
-      a.weight = &parameters_.add(name + ".SNN_kv.weight", Role::weight, {D, D});
-      a.leak = &parameters_.add(name + ".leak", Role::scalar, {1});
-      a.threshold = &parameters_.add(name + ".threshold", Role::scalar, {1});
-      if (o.sigma) a.sigma = &parameters_.add(name + ".sigma", Role::scalar, {1});
-      if (o.gate) a.gate = &parameters_.add(name + ".gate", Role::scalar, {config_.num_heads});
-    }
-    if (o.has_memory()) {
-      const auto rnn = [&](const std::string& which) {
-        return std::array{
-            &parameters_.add(name + which + ".weight_ih_l0", Role::weight, {inner, inner}),
-            &parameters_.add(name + which + ".weight_hh_l0", Role::weight, {inner, inner}),
-            &parameters_.add(name + which + ".bias_ih_l0", Role::bias, {inner}),
-            &parameters_.add(name + which + ".bias_hh_l0", Role::bias, {inner})};
-      };
-      a.rnn_key = rnn(".RNN_key");
-      a.rnn_value = rnn(".RNN_value");
-    }
   }
 
   // ---- one pass ------------------------------------------------------------------------------
@@ -499,7 +461,7 @@ class T5 {
       if (saved != nullptr) saved->layers.push_back(std::move(s));
     }
     run.encoded = normed(*encoder_norm_, x);
-    dropout_in_place(be_, run.encoded.view(), run.dropout.at(output));
+    dropout_in_place(be_, run.encoded.view(), run.dropout.at(outputs));
     if (saved != nullptr) saved->x = std::move(x);
   }
 
@@ -508,7 +470,7 @@ class T5 {
     Tensor<B, C, 2> d_relative = zeros<C, 2>(be_, run.encoder_relative.view().extents);
     Matrix d_x = zeros<T, 2>(be_, saved.x.view().extents);
     // encoded = dropout(norm(x))
-    dropout_in_place(be_, d_encoded.view(), run.dropout.at(output));
+    dropout_in_place(be_, d_encoded.view(), run.dropout.at(outputs));
     normed_backward(*encoder_norm_, saved.x, d_encoded, d_x.view());
     for (index_t l = config_.num_layers - 1; l >= 0; --l) {
       const EncoderLayer& layer = encoder_[static_cast<std::size_t>(l)];
@@ -570,7 +532,7 @@ class T5 {
       if (saved != nullptr) saved->layers.push_back(std::move(s));
     }
     run.decoded = normed(*decoder_norm_, x);
-    dropout_in_place(be_, run.decoded.view(), run.dropout.at(decoder_side + output));
+    dropout_in_place(be_, run.decoded.view(), run.dropout.at(decoder_side + outputs));
     if (saved != nullptr) saved->x = std::move(x);
   }
 
@@ -582,7 +544,7 @@ class T5 {
     Tensor<B, C, 2> d_relative = zeros<C, 2>(be_, run.decoder_relative.view().extents);
     Matrix d_x = zeros<T, 2>(be_, saved.x.view().extents);
     // decoded = dropout(norm(x))
-    dropout_in_place(be_, d_decoded.view(), run.dropout.at(decoder_side + output));
+    dropout_in_place(be_, d_decoded.view(), run.dropout.at(decoder_side + outputs));
     normed_backward(*decoder_norm_, saved.x, d_decoded, d_x.view());
     for (index_t l = config_.num_decoder_layers - 1; l >= 0; --l) {
       const DecoderLayer& layer = decoder_[static_cast<std::size_t>(l)];
@@ -615,45 +577,14 @@ class T5 {
     embedding_backward(be_, run.decoder_ids, d_x, shared_->d_matrix());
   }
 
-  // ---- output --------------------------------------------------------------------------------
-
-  C output_scale() const {
-    return C(config_.scale_decoder_outputs ? 1 / std::sqrt(static_cast<double>(config_.d_model))
-                                           : 1);
+  void loss(Run& run, View<accumulate_t<T>, 1, Space> loss_sum, T* d_decoded) const {
+    output().loss(be_, run.decoded, run.batch.labels, run.options.label_smoothing,
+                  run.options.scale, loss_sum, d_decoded);
   }
 
-  /// z = scale x W^T.
-  void project(In<B, T, 2> x, View<T, 2, Space> z) const {
-    const index_t E = config_.d_model, V = config_.vocab_size;
-    be_.gemm(Op::none, Op::transpose, x.extent(0), V, E, output_scale(), x.data, x.stride(0),
-             static_cast<const T*>(output_->value), E, C(0), z.data, V);
-  }
-
-  /// Adds the loss and, where asked, the gradients of the output projection and of run.decoded. A
-  /// chunk of rows at a time, so that the logits of all rows are never in memory.
-  void loss_head(Run& run, View<accumulate_t<T>, 1, Space> loss_sum, Matrix* d_decoded) const {
-    const index_t rows = run.decoded.extent(0), E = config_.d_model, V = config_.vocab_size;
-    const double smoothing = run.options.label_smoothing;
-    const auto labels = from_host<std::int32_t, 1>(be_, {rows}, run.batch.labels);
-    const index_t chunk = std::max<index_t>(1, std::min<index_t>(rows, (index_t{1} << 23) / V));
-    Matrix logits(be_, {chunk, V});
-    Tensor<B, C, 1> lse(be_, {chunk});
-    for (index_t first = 0; first < rows; first += chunk) {
-      const index_t count = std::min(chunk, rows - first);
-      const auto z = logits.view().slice(0, 0, count);
-      const auto x = run.decoded.view().slice(0, first, count);
-      const auto y = labels.view().slice(0, first, count);
-      const auto l = lse.view().slice(0, 0, count);
-      project(x, z);
-      cross_entropy_forward(be_, z.as_const(), y, smoothing, l, loss_sum);
-      if (d_decoded == nullptr) continue;
-      cross_entropy_backward_in_place(be_, z, y, smoothing, l, run.options.scale);
-      // z = scale x W^T
-      be_.gemm(Op::none, Op::none, count, E, V, output_scale(), static_cast<const T*>(z.data), V,
-               static_cast<const T*>(output_->value), E, C(1), d_decoded->data() + first * E, E);
-      be_.gemm(Op::transpose, Op::none, V, E, count, output_scale(), static_cast<const T*>(z.data),
-               V, static_cast<const T*>(x.data), E, C(1), output_->gradient, E);
-    }
+  OutputProjection<B, T> output() const {
+    const double scale = 1 / std::sqrt(static_cast<double>(config_.d_model));
+    return {output_, config_.scale_decoder_outputs ? scale : 1};
   }
 
   // ---- decoding ------------------------------------------------------------------------------
@@ -678,28 +609,6 @@ class T5 {
     const index_t H = cache.extent(1), D = cache.extent(3);
     be_.for_each(cache.extent(0) * H * D, CopyToCache{qkv.data() + first_column, cache.data(),
                                                       qkv.extent(1), H, cache.extent(2), D, step});
-  }
-
-  // ---- initial values ------------------------------------------------------------------------
-
-  /// Each parameter has its own stream, named by a hash of its name.
-  template <class F>
-  void fill_with(Parameter<B, T>& p, const RandomStream& random, F value) {
-    std::uint64_t hash = 0xCBF29CE484222325ULL;  // FNV-1a
-    for (const char c : p.name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
-    const RandomStream own = random.substream(hash);
-    std::vector<T> values(static_cast<std::size_t>(p.count));
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] = T(static_cast<C>(value(own, i)));
-    be_.from_host(p.value, values.data(), p.count);
-  }
-  void fill_uniform(Parameter<B, T>& p, const RandomStream& random, double bound) {
-    fill_with(p, random, [=](const RandomStream& r, std::uint64_t i) {
-      return bound * (2 * uniform(r, i) - 1);
-    });
-  }
-  void fill_normal(Parameter<B, T>& p, const RandomStream& random, double deviation) {
-    fill_with(p, random,
-              [=](const RandomStream& r, std::uint64_t i) { return deviation * normal(r, i); });
   }
 
   B& be_;

@@ -2,6 +2,10 @@
 // Rows of a table by token id.
 //
 //   y_r = table[ids_r],   d_table[v] += sum over r with ids_r = v of dy_r, in the order of r
+//
+// Learned positions of sequences of M tokens, as BART has them:
+//
+//   y_(b,i) = scale y_(b,i) + positions[first + i],   d_positions[first + i] += sum_b dy_(b,i),   dy = scale dy
 #pragma once
 
 #include <algorithm>
@@ -78,10 +82,11 @@ void embedding_forward(B& be, std::span<const std::int32_t> ids, In<B, T, 2> tab
 }
 
 /// d_table += the gradient through embedding_forward; rows of one id are summed in order.
+///   padding_id  gets no gradient, as torch's padding_idx; -1: there is none
 template <class B, class T>
 requires BackendFor<B, T>
 void embedding_backward(B& be, std::span<const std::int32_t> ids, In<B, T, 2> d_y,
-                        View<T, 2, typename B::space> d_table) {
+                        View<T, 2, typename B::space> d_table, std::int32_t padding_id = -1) {
   const auto rows = static_cast<index_t>(ids.size());
   check_shape("embedding_backward", "d_y", "[R,E]", d_y.extents,
               std::array{rows, d_table.extent(1)});
@@ -89,21 +94,97 @@ void embedding_backward(B& be, std::span<const std::int32_t> ids, In<B, T, 2> d_
   std::vector<std::int32_t> order(ids.size()), starts;
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return ids[a] < ids[b]; });
-  for (index_t i = 0; i < rows; ++i) {
+  std::erase_if(order, [&](auto i) { return ids[i] == padding_id; });
+  const auto counted = static_cast<index_t>(order.size());
+  for (index_t i = 0; i < counted; ++i) {
     if (i == 0 || ids[order[i]] != ids[order[i - 1]])
       starts.push_back(static_cast<std::int32_t>(i));
   }
   const auto distinct = static_cast<index_t>(starts.size());
-  starts.push_back(static_cast<std::int32_t>(rows));
+  starts.push_back(static_cast<std::int32_t>(counted));
   Tensor<B, std::int32_t, 1> device(be, {2 * rows + distinct + 1});
   std::int32_t* p = device.data();
   be.from_host(p, ids.data(), rows);
-  be.from_host(p + rows, order.data(), rows);
+  be.from_host(p + rows, order.data(), counted);
   be.from_host(p + 2 * rows, starts.data(), distinct + 1);
   const index_t columns = d_table.extent(1);
   be.for_each_row(
       distinct, columns * static_cast<index_t>(sizeof(compute_t<T>)),
       detail::ScatterRows<T>{d_y.data, d_table.data, p, p + rows, p + 2 * rows, columns});
+}
+
+namespace detail {
+
+template <class T>
+struct AddPositions {
+  T* y;
+  const T* positions;
+  index_t length, columns;
+  compute_t<T> scale;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void*) const {
+    using C = compute_t<T>;
+    T* out = y + row * columns;
+    const T* add = positions + row % length * columns;
+    const C s = scale;
+    team.for_each(columns, [=](index_t c) { out[c] = T(s * C(out[c]) + C(add[c])); });
+  }
+};
+
+template <class T>
+struct AddPositionsBackward {
+  T *d_y, *d_positions;
+  index_t sequences, length, columns;
+  compute_t<T> scale;
+  SRF_HD void operator()(index_t i) const {
+    using C = compute_t<T>;
+    C sum = C(d_positions[i]);
+    for (index_t b = 0; b < sequences; ++b) {
+      T& d = d_y[b * length * columns + i];
+      sum = sum + C(d);
+      d = T(scale * C(d));
+    }
+    d_positions[i] = T(sum);
+  }
+};
+
+template <class Space, class T>
+void check_positions(const char* function, const View<T, 2, Space>& y, index_t length,
+                     const View<const std::remove_const_t<T>, 2, Space>& positions, index_t first) {
+  require(length >= 1 && y.extent(0) % length == 0, function,
+          std::to_string(y.extent(0)) + " rows are not sequences of " + std::to_string(length));
+  require(y.contiguous() && positions.contiguous(), function, "y and positions must be contiguous");
+  check_shape(function, "positions", "[P,E]", positions.extents,
+              std::array{positions.extent(0), y.extent(1)});
+  require(first >= 0 && first + length <= positions.extent(0), function,
+          "position " + std::to_string(first + length - 1) + " is beyond the table of " +
+              std::to_string(positions.extent(0)));
+}
+
+}  // namespace detail
+
+/// y = scale y + positions, for sequences of `length` rows that begin at row `first` of the table.
+///   y [B*length,E], positions [P,E], contiguous
+template <class B, class T>
+requires BackendFor<B, T>
+void add_positions_forward(B& be, index_t length, In<B, T, 2> positions, index_t first,
+                           double scale, View<T, 2, typename B::space> y) {
+  detail::check_positions("add_positions_forward", y, length, positions, first);
+  be.for_each_row(y.extent(0), 0,
+                  detail::AddPositions<T>{y.data, positions.data + first * y.extent(1), length,
+                                          y.extent(1), compute_t<T>(scale)});
+}
+
+/// d_positions += the gradient through add_positions_forward; d_y becomes that of the y before it.
+template <class B, class T>
+requires BackendFor<B, T>
+void add_positions_backward(B& be, index_t length, Out<B, T, 2> d_positions, index_t first,
+                            double scale, View<T, 2, typename B::space> d_y) {
+  detail::check_positions("add_positions_backward", d_y, length, d_positions.as_const(), first);
+  const index_t columns = d_y.extent(1);
+  be.for_each(length * columns, detail::AddPositionsBackward<T>{
+                                    d_y.data, d_positions.data + first * columns,
+                                    d_y.extent(0) / length, length, columns, compute_t<T>(scale)});
 }
 
 }  // namespace srformer

@@ -6,6 +6,10 @@
 //   dx_c = r w_c dy_c - x_c r^3 / E sum_e w_e dy_e x_e,  dw_c = sum over rows of dy_c r x_c
 // Backward recomputes r: nothing is saved but x.
 //
+// Layer norm, as BART has it:
+//   m = mean_c x_c,  r = (mean_c (x_c - m)^2 + eps)^-1/2,  h_c = r (x_c - m),  y_c = w_c h_c + b_c
+//   g_c = w_c dy_c,  dx_c = r (g_c - mean(g) - h_c mean(g h)),  dw_c = sum over rows of dy_c h_c,  db_c = of dy_c
+//
 // transformers takes the mean of squares in float32 whatever the type of x, and torch sums it in an
 // order of its own. `transformers_statistics` does the same for double, digit for digit, so that
 // results in double can be compared with it beyond seven digits (docs/differences.md).
@@ -151,6 +155,121 @@ void rms_norm_backward(B& be, In<B, T, 2> x, In<B, T, 1> weight, In<B, T, 2> d_y
       parts, 0,
       Backward{x.data, weight.data, d_y.data, d_x.data, partial.data(), rows, columns, options});
   be.for_each(columns, detail::AddPartials<T>{partial.data(), d_weight.data, parts, columns});
+}
+
+namespace detail {
+
+/// m and r of one row; the mean is taken off before squares are summed.
+template <class Team, class T, class C>
+SRF_HD void row_statistics(const Team& team, const T* x, index_t n, double epsilon, C& mean,
+                           C& inverse) {
+  const C share = C(1) / C(static_cast<double>(n));
+  const C m = share * team.template sum<C>(n, [=](index_t c) { return C(x[c]); });
+  const C variance = share * team.template sum<C>(n, [=](index_t c) {
+    const C d = C(x[c]) - m;
+    return d * d;
+  });
+  mean = m;
+  inverse = C(1) / math::sqrt(variance + C(epsilon));
+}
+
+template <class T>
+struct LayerNormForward {
+  const T *x, *weight, *bias;
+  T* y;
+  index_t columns;
+  double epsilon;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void*) const {
+    using C = compute_t<T>;
+    const T *in = x + row * columns, *w = weight, *b = bias;
+    T* out = y + row * columns;
+    C m, r;
+    row_statistics<Team, T, C>(team, in, columns, epsilon, m, r);
+    team.for_each(columns,
+                  [=](index_t c) { out[c] = T(C(w[c]) * ((C(in[c]) - m) * r) + C(b[c])); });
+  }
+};
+
+/// One chunk of rows: d_x of each, and the chunk's share of d_weight and d_bias.
+template <class T>
+struct LayerNormBackward {
+  static constexpr index_t rows_each = 32;
+  const T *x, *weight, *d_y;
+  T* d_x;
+  compute_t<T>*d_weight_partial, *d_bias_partial;
+  index_t rows, columns;
+  double epsilon;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t part, void*) const {
+    using C = compute_t<T>;
+    const T* w = weight;
+    C *d_w = d_weight_partial + part * columns, *d_b = d_bias_partial + part * columns;
+    team.for_each(columns, [=](index_t c) { d_w[c] = d_b[c] = C(0); });
+    const index_t first = part * rows_each;
+    const index_t last = first + rows_each < rows ? first + rows_each : rows;
+    const C share = C(1) / C(static_cast<double>(columns));
+    for (index_t row = first; row < last; ++row) {
+      const T *in = x + row * columns, *d_out = d_y + row * columns;
+      T* d_in = d_x + row * columns;
+      C m, r;
+      row_statistics<Team, T, C>(team, in, columns, epsilon, m, r);
+      const C mean_g =
+          share * team.template sum<C>(columns, [=](index_t c) { return C(w[c]) * C(d_out[c]); });
+      const C mean_gh = share * team.template sum<C>(columns, [=](index_t c) {
+        return C(w[c]) * C(d_out[c]) * ((C(in[c]) - m) * r);
+      });
+      team.for_each(columns, [=](index_t c) {
+        const C h = (C(in[c]) - m) * r, dy = C(d_out[c]);
+        d_in[c] = T(C(d_in[c]) + r * (C(w[c]) * dy - mean_g - h * mean_gh));
+        d_w[c] = d_w[c] + dy * h;
+        d_b[c] = d_b[c] + dy;
+      });
+    }
+  }
+};
+
+}  // namespace detail
+
+/// Layer norm of every row (Ba et al. 2016).
+///   x, y [R,E] contiguous, weight, bias [E]; backward needs x
+/// Cost O(RE).
+template <class B, class T>
+requires BackendFor<B, T>
+void layer_norm_forward(B& be, In<B, T, 2> x, In<B, T, 1> weight, In<B, T, 1> bias,
+                        View<T, 2, typename B::space> y, double epsilon = 1e-5) {
+  check_shape("layer_norm_forward", "weight", "[E]", weight.extents, std::array{x.extent(1)});
+  check_shape("layer_norm_forward", "bias", "[E]", bias.extents, std::array{x.extent(1)});
+  check_shape("layer_norm_forward", "y", "[R,E]", y.extents, x.extents);
+  require(x.contiguous() && y.contiguous(), "layer_norm_forward", "x and y must be contiguous");
+  be.for_each_row(
+      x.extent(0), 0,
+      detail::LayerNormForward<T>{x.data, weight.data, bias.data, y.data, x.extent(1), epsilon});
+}
+
+/// d_x, d_weight, d_bias += the gradients through layer_norm_forward. Deterministic.
+template <class B, class T>
+requires BackendFor<B, T>
+void layer_norm_backward(B& be, In<B, T, 2> x, In<B, T, 1> weight, In<B, T, 2> d_y,
+                         View<T, 2, typename B::space> d_x, View<T, 1, typename B::space> d_weight,
+                         View<T, 1, typename B::space> d_bias, double epsilon = 1e-5) {
+  check_shape("layer_norm_backward", "weight", "[E]", weight.extents, std::array{x.extent(1)});
+  check_shape("layer_norm_backward", "d_y", "[R,E]", d_y.extents, x.extents);
+  check_shape("layer_norm_backward", "d_x", "[R,E]", d_x.extents, x.extents);
+  check_shape("layer_norm_backward", "d_weight", "[E]", d_weight.extents, weight.extents);
+  check_shape("layer_norm_backward", "d_bias", "[E]", d_bias.extents, weight.extents);
+  require(x.contiguous() && d_y.contiguous() && d_x.contiguous(), "layer_norm_backward",
+          "x, d_y and d_x must be contiguous");
+  using Backward = detail::LayerNormBackward<T>;
+  const index_t rows = x.extent(0), columns = x.extent(1);
+  const index_t parts = (rows + Backward::rows_each - 1) / Backward::rows_each;
+  Tensor<B, compute_t<T>, 3> partial(be, {2, parts, columns});
+  compute_t<T>*d_w = partial.data(), *d_b = d_w + parts * columns;
+  be.for_each_row(
+      parts, 0,
+      Backward{x.data, weight.data, d_y.data, d_x.data, d_w, d_b, rows, columns, epsilon});
+  be.for_each(columns, detail::AddPartials<T>{d_w, d_weight.data, parts, columns});
+  be.for_each(columns, detail::AddPartials<T>{d_b, d_bias.data, parts, columns});
 }
 
 }  // namespace srformer

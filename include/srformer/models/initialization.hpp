@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// Initial values of parameters. Each has a stream of its own, named by a hash of its name, so that the
+// same seed gives the same values whatever else a model has.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <srformer/core/random.hpp>
+#include <srformer/models/parameters.hpp>
+
+namespace srformer {
+
+namespace detail {
+
+template <class B, class T, class F>
+void fill_with(B& be, Parameter<B, T>& p, const RandomStream& random, F value) {
+  std::uint64_t hash = 0xCBF29CE484222325ULL;  // FNV-1a
+  for (const char c : p.name) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3ULL;
+  const RandomStream own = random.substream(hash);
+  std::vector<T> values(static_cast<std::size_t>(p.count));
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = T(static_cast<compute_t<T>>(value(own, i)));
+  be.from_host(p.value, values.data(), p.count);
+}
+
+}  // namespace detail
+
+/// Values uniform in [-bound, bound).
+template <class B, class T>
+void fill_uniform(B& be, Parameter<B, T>& p, const RandomStream& random, double bound) {
+  detail::fill_with(be, p, random, [=](const RandomStream& r, std::uint64_t i) {
+    return bound * (2 * uniform(r, i) - 1);
+  });
+}
+
+/// Normal values of mean 0.
+template <class B, class T>
+void fill_normal(B& be, Parameter<B, T>& p, const RandomStream& random, double deviation) {
+  detail::fill_with(be, p, random, [=](const RandomStream& r, std::uint64_t i) {
+    return deviation * normal(r, i);
+  });
+}
+
+}  // namespace srformer
