@@ -275,3 +275,63 @@ TEST_CASE("GPT-2's folder has no tokens around a text") {
   CHECK(tokenizer.pad_id() == -1);
   CHECK(tokenizer.decode(Ids{44, 500}) == "H");
 }
+
+TEST_CASE("a vocabulary is trained as by hand") {
+  TemporaryFolder folder;
+  // Words: "ab" 3, " ab" 3, " abc" 2, "x" 1. Pairs: ab 8, then (space)ab 5, then (space)ab c 2.
+  const std::vector<std::string> texts{"ab ab abc", "ab ab", "ab ab abc", "x"};
+  const auto train = [&](srformer::index_t size, srformer::ByteBpeTraining options) {
+    srformer::train_byte_bpe(texts, size, folder.path, options);
+    return ByteBpeTokenizer(folder.path);
+  };
+  const auto tokenizer = train(1000, {});
+  CHECK(tokenizer.size() == 261 + 3);
+  CHECK(tokenizer.piece(0) == "<s>");
+  CHECK(tokenizer.piece(4) == "<mask>");
+  CHECK(tokenizer.piece(5) == "!");
+  CHECK(tokenizer.piece(260) == "\u0143");
+  CHECK(tokenizer.piece(261) == "ab");
+  CHECK(tokenizer.piece(262) == "\u0120ab");
+  CHECK(tokenizer.piece(263) == "\u0120abc");
+  CHECK(tokenizer.encode("ab abc\u00e9") ==
+        Ids{0, 261, 263, *tokenizer.id("\u00c3"), *tokenizer.id("\u00a9"), 2});
+  CHECK(tokenizer.encode("ab <mask>") == Ids{0, 261, 4, 2});  // the mask takes the space
+  CHECK(train(262, {}).size() == 262);
+  CHECK(train(1000, {.min_frequency = 4}).size() == 263);
+  const auto prefixed = train(1000, {.min_frequency = 4, .add_prefix_space = true});
+  CHECK(prefixed.encode("ab") == prefixed.encode(" ab"));
+  fs::remove(folder.path / "tokenizer.json");
+  CHECK(ByteBpeTokenizer(folder.path).encode("ab abc <mask>") == prefixed.encode("ab abc <mask>"));
+
+  write(folder.path / "text", "ab ab abc\nab ab\nab ab abc\nx");
+  srformer::train_byte_bpe(folder.path / "text", 1000, folder.path);
+  CHECK(ByteBpeTokenizer(folder.path).size() == 264);
+}
+
+TEST_CASE("runs of one letter are merged in pairs from the left") {
+  TemporaryFolder folder;
+  srformer::train_byte_bpe(std::vector<std::string>{"aaaaa", "aaaaa"}, 264, folder.path,
+                           {.min_frequency = 0});
+  const ByteBpeTokenizer tokenizer(folder.path);
+  CHECK(tokenizer.piece(261) == "aa");
+  CHECK(tokenizer.piece(262) == "aaa");
+  CHECK(tokenizer.piece(263) == "aaaaa");
+}
+
+TEST_CASE("what cannot be trained to a byte vocabulary is refused, and nothing is written") {
+  TemporaryFolder folder;
+  using Texts = std::vector<std::string>;
+  const auto fails = [&](const Texts& texts, srformer::index_t size, const std::string& why) {
+    CHECK_THROWS_MATCHES(srformer::train_byte_bpe(texts, size, folder.path), srformer::shape_error,
+                         MessageMatches(ContainsSubstring(why)));
+  };
+  fails({}, 300, "empty");
+  fails({"", ""}, 300, "empty");
+  fails({"a"}, 260, "261");
+  fails({"a", "\xff"}, 300, "text 2");
+  CHECK_THROWS_AS(srformer::train_byte_bpe(Texts{"a"}, 300, folder.path, {.min_frequency = -1}),
+                  srformer::shape_error);
+  CHECK(folder.entries() == 0);
+  CHECK_THROWS_AS(srformer::train_byte_bpe(Texts{"a"}, 300, folder.path / "missing"),
+                  srformer::io_error);
+}

@@ -13,6 +13,7 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <initializer_list>
 #include <limits>
 #include <map>
@@ -686,5 +687,248 @@ class ByteBpeTokenizer {
   std::int32_t bos_id_ = -1, eos_id_ = -1, unk_id_ = -1, sep_id_ = -1, pad_id_ = -1, cls_id_ = -1,
                mask_id_ = -1;
 };
+
+struct ByteBpeTraining {
+  index_t min_frequency = 2;      ///< occurrences of a pair below which it is not merged
+  bool add_prefix_space = false;  ///< begin every text as a word after a space
+};
+
+namespace detail {
+
+/// Learns merges from words, as tokenizers' BpeTrainer: the most frequent pair first and, among equals, that of the
+/// lowest ids; a pair's frequency is looked up again when it comes to the top.
+class MergeLearner {
+ public:
+  explicit MergeLearner(std::vector<std::string> tokens) : tokens_(std::move(tokens)) {
+    for (std::size_t i = 0; i < tokens_.size(); ++i) ids_.emplace(tokens_[i], std::int32_t(i));
+  }
+
+  void add_word(std::string_view word, index_t count, std::span<const std::int32_t> byte_ids) {
+    Word& entry = words_.emplace_back();
+    entry.count = count;
+    for (const char byte : word) entry.ids.push_back(byte_ids[std::uint8_t(byte)]);
+  }
+
+  void learn(index_t vocab_size, index_t min_frequency) {
+    for (std::size_t w = 0; w < words_.size(); ++w)
+      for (std::size_t i = 1; i < words_[w].ids.size(); ++i)
+        change(words_[w].ids[i - 1], words_[w].ids[i], words_[w].count, w);
+    queue_changed();
+    while (std::ssize(tokens_) < vocab_size && !queue_.empty()) {
+      std::pop_heap(queue_.begin(), queue_.end());
+      Pair best = std::move(queue_.back());
+      queue_.pop_back();
+      if (const index_t now = counts_[best.key]; now != best.count) {
+        best.count = now;
+        push(std::move(best));
+        continue;
+      }
+      if (best.count < std::max<index_t>(min_frequency, 1)) break;
+      const auto left = std::int32_t(best.key >> 32), right = std::int32_t(best.key & 0xffffffff);
+      const std::string text = tokens_[std::size_t(left)] + tokens_[std::size_t(right)];
+      const auto [merged, fresh] = ids_.try_emplace(text, std::int32_t(tokens_.size()));
+      merges_.push_back(tokens_[std::size_t(left)] + " " + tokens_[std::size_t(right)]);
+      if (fresh) tokens_.push_back(text);
+      for (const std::size_t w : best.words) merge_in_word(w, left, right, merged->second);
+      queue_changed();
+    }
+  }
+
+  const std::vector<std::string>& tokens() const { return tokens_; }
+  const std::vector<std::string>& merges() const { return merges_; }
+
+ private:
+  struct Word {
+    std::vector<std::int32_t> ids;
+    index_t count;
+  };
+  struct Pair {
+    std::uint64_t key;
+    index_t count;
+    std::vector<std::size_t> words;
+    bool operator<(const Pair& other) const {
+      return count != other.count ? count < other.count : key > other.key;
+    }
+  };
+
+  void push(Pair pair) {
+    queue_.push_back(std::move(pair));
+    std::push_heap(queue_.begin(), queue_.end());
+  }
+
+  void change(std::int32_t left, std::int32_t right, index_t count, std::size_t word) {
+    const std::uint64_t key = pair_key(left, right);
+    counts_[key] += count;
+    if (count <= 0) return;
+    auto& words = changed_[key];
+    if (words.empty() || words.back() != word) words.push_back(word);
+  }
+
+  void queue_changed() {
+    for (auto& [key, words] : changed_)
+      if (const index_t count = counts_[key]; count > 0) push({key, count, std::move(words)});
+    changed_.clear();
+  }
+
+  void merge_in_word(std::size_t w, std::int32_t left, std::int32_t right, std::int32_t merged) {
+    auto& [ids, count] = words_[w];
+    std::size_t kept = 0;
+    for (std::size_t i = 0; i < ids.size(); ++i, ++kept) {
+      if (ids[i] != left || i + 1 == ids.size() || ids[i + 1] != right) {
+        ids[kept] = ids[i];
+        continue;
+      }
+      if (kept > 0) {
+        change(ids[kept - 1], left, -count, w);
+        change(ids[kept - 1], merged, count, w);
+      }
+      ++i;
+      if (i + 1 < ids.size()) {
+        change(right, ids[i + 1], -count, w);
+        change(merged, ids[i + 1], count, w);
+      }
+      ids[kept] = merged;
+    }
+    ids.resize(kept);
+  }
+
+  std::vector<std::string> tokens_, merges_;
+  std::unordered_map<std::string, std::int32_t> ids_;
+  std::vector<Word> words_;
+  std::unordered_map<std::uint64_t, index_t, PairHash> counts_;
+  std::unordered_map<std::uint64_t, std::vector<std::size_t>, PairHash> changed_;
+  std::vector<Pair> queue_;  // a heap
+};
+
+/// Replaces the files of a folder that ByteBpeTokenizer and transformers' BartTokenizer read.
+inline void write_byte_bpe(const std::filesystem::path& folder,
+                           std::span<const std::string> special, const MergeLearner& learner,
+                           bool add_prefix_space) {
+  using Json = nlohmann::ordered_json;
+  Json vocabulary = Json::object(), added = Json::array(), decoder = Json::object();
+  for (std::size_t id = 0; id < learner.tokens().size(); ++id)
+    vocabulary.get_ref<Json::object_t&>().emplace_back(learner.tokens()[id], id);
+  for (std::size_t id = 0; id < special.size(); ++id) {
+    Json token{
+        {"content", special[id]}, {"single_word", false}, {"lstrip", special[id] == "<mask>"},
+        {"rstrip", false},        {"normalized", false},  {"special", true}};
+    decoder[std::to_string(id)] = token;
+    token["id"] = id;
+    added.push_back(std::move(token));
+  }
+  const Json names{{"bos_token", "<s>"},  {"eos_token", "</s>"},  {"unk_token", "<unk>"},
+                   {"sep_token", "</s>"}, {"pad_token", "<pad>"}, {"cls_token", "<s>"}};
+  Json config = names, map = names;
+  config["mask_token"] = "<mask>";
+  map["mask_token"] = decoder.back();
+  map["mask_token"].erase("special");
+  config["add_prefix_space"] = add_prefix_space;
+  config["added_tokens_decoder"] = decoder;
+  config["clean_up_tokenization_spaces"] = false;
+  config["tokenizer_class"] = "BartTokenizer";
+  const Json byte_level{{"type", "ByteLevel"},
+                        {"add_prefix_space", add_prefix_space},
+                        {"trim_offsets", true},
+                        {"use_regex", true}};
+  const Json whole{{"version", "1.0"},
+                   {"truncation", nullptr},
+                   {"padding", nullptr},
+                   {"added_tokens", added},
+                   {"normalizer", nullptr},
+                   {"pre_tokenizer", byte_level},
+                   {"post_processor",
+                    {{"type", "RobertaProcessing"},
+                     {"sep", {"</s>", vocabulary["</s>"]}},
+                     {"cls", {"<s>", vocabulary["<s>"]}},
+                     {"trim_offsets", true},
+                     {"add_prefix_space", add_prefix_space}}},
+                   {"decoder", byte_level},
+                   {"model",
+                    {{"type", "BPE"},
+                     {"dropout", nullptr},
+                     {"unk_token", nullptr},
+                     {"continuing_subword_prefix", ""},
+                     {"end_of_word_suffix", ""},
+                     {"fuse_unk", false},
+                     {"byte_fallback", false},
+                     {"ignore_merges", false},
+                     {"vocab", vocabulary},
+                     {"merges", learner.merges()}}}};
+  std::string merges = "#version: 0.2\n";
+  for (const std::string& merge : learner.merges()) merges += merge + "\n";
+
+  std::vector<ReplacementFile> files;
+  const auto add = [&](const char* name, const std::string& text) {
+    files.emplace_back(folder / name).write(text);
+  };
+  add("vocab.json", vocabulary.dump() + "\n");
+  add("merges.txt", merges);
+  add("tokenizer.json", whole.dump(1) + "\n");
+  add("special_tokens_map.json", map.dump(2) + "\n");
+  add("tokenizer_config.json", config.dump(2) + "\n");
+  commit_together(files);
+}
+
+}  // namespace detail
+
+/// Trains a byte-level vocabulary on UTF-8 texts (<s> 0, <pad> 1, </s> 2, <unk> 3, <mask> 4, the 256 bytes, then merges) and
+/// replaces vocab.json, merges.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json in a folder; the vocabulary is
+/// that of tokenizers' ByteLevelBPETokenizer.train. Fewer than vocab_size tokens result when no pair is frequent enough.
+/// Throws shape_error when the texts are empty or vocab_size is below 261, io_error when a file cannot be written.
+inline void train_byte_bpe(std::span<const std::string> texts, index_t vocab_size,
+                           const std::filesystem::path& folder, ByteBpeTraining options = {}) {
+  constexpr std::string_view function = "train_byte_bpe";
+  const std::vector<std::string> special{"<s>", "<pad>", "</s>", "<unk>", "<mask>"};
+  require(vocab_size >= std::ssize(special) + 256, function,
+          "vocab_size is below 261, the special tokens and the bytes");
+  require(std::in_range<std::int32_t>(vocab_size), function, "vocab_size is not below 2^31");
+  require(options.min_frequency >= 0, function, "min_frequency is negative");
+  std::map<std::string, index_t, std::less<>> counts;
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    std::string_view text = texts[i];
+    if (detail::valid_utf8_prefix(text) != text.size())
+      throw shape_error("train_byte_bpe: text " + std::to_string(i + 1) + " is not UTF-8");
+    std::string prefixed;
+    if (options.add_prefix_space && !text.starts_with(' ') && !text.empty())
+      text = prefixed = " " + texts[i];
+    detail::for_each_word(text, [&](std::string_view word) {
+      const auto found = counts.find(word);
+      if (found != counts.end())
+        ++found->second;
+      else
+        counts.emplace(word, 1);
+    });
+  }
+  require(!counts.empty(), function, "the texts are empty");
+
+  std::array<std::size_t, 256> bytes{};  // in the order of their characters
+  for (std::size_t b = 0; b < 256; ++b) bytes[b] = b;
+  const auto characters = detail::make_byte_characters();
+  std::ranges::sort(bytes, {}, [&](std::size_t b) { return characters[b]; });
+  std::vector<std::string> tokens = special;
+  std::array<std::int32_t, 256> byte_ids{};
+  const auto byte_tokens = detail::byte_tokens();
+  for (const std::size_t b : bytes) {
+    byte_ids[b] = std::int32_t(tokens.size());
+    tokens.push_back(byte_tokens[b]);
+  }
+  detail::MergeLearner learner(std::move(tokens));
+  for (const auto& [word, count] : counts) learner.add_word(word, count, byte_ids);
+  learner.learn(vocab_size, options.min_frequency);
+  detail::write_byte_bpe(folder, special, learner, options.add_prefix_space);
+}
+
+/// The same from a file, one line of text each.
+inline void train_byte_bpe(const std::filesystem::path& text_file, index_t vocab_size,
+                           const std::filesystem::path& folder, ByteBpeTraining options = {}) {
+  const MappedFile file(text_file);
+  std::vector<std::string> lines;
+  for (std::string_view rest = file.text(); !rest.empty();) {
+    const std::size_t end = std::min(rest.find('\n'), rest.size());
+    lines.emplace_back(rest.substr(0, end));
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  train_byte_bpe(lines, vocab_size, folder, options);
+}
 
 }  // namespace srformer
