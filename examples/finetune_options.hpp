@@ -31,7 +31,8 @@ struct FinetuneOptions {
   AdamWOptions adamw{.max_grad_norm = 1};
   std::uint64_t seed = 42;
   bool overwrite = false, group_by_length = false, skip_nonfinite = false;
-  std::optional<bool> generate;
+  bool generate_flag = false;
+  std::optional<bool> generate;  ///< what the flag said, if it was given
   CrossAttentionFlags cross_attention;
   bool recurrence_scale_given = false;
 
@@ -87,7 +88,7 @@ struct FinetuneOptions {
     number("--logging_steps", logging_steps, "Steps between two logs")->check(above_zero);
     number("--eval_steps", eval_steps, "Steps between two evaluations; 0: at the end alone")
         ->check(not_negative);
-    app.add_flag("--predict_with_generate", generate,
+    app.add_flag("--predict_with_generate", generate_flag,
                  "Generate and score in every evaluation; =false: in none; else: in the last");
     number("--save_steps", save_steps, "Steps between two checkpoints; 0: none")
         ->check(not_negative);
@@ -125,6 +126,7 @@ struct FinetuneOptions {
     if (overwrite && !resume.empty())
       throw usage_error("--overwrite_output_dir and --resume_from_checkpoint exclude each other");
     recurrence_scale_given = app.count("--recurrence_init_scale") > 0;
+    if (app.count("--predict_with_generate") > 0) generate = generate_flag;
   }
 
   /// Throws usage_error for flags that the variant has no use for.

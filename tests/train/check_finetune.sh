@@ -112,6 +112,15 @@ check "training lowers the loss" awk -F'"loss":' '
   /"loss":/ { split($2, a, ","); if (!n++) first = a[1]; last = a[1] }
   END { exit !(last < 0.8 * first) }' all/metrics.jsonl
 
+# ---- summaries are generated at the end unless it is told not to --------------------------------
+for flag in "" --predict_with_generate=false; do
+  run 0 "${base[@]}" ${flag:+"$flag"} --output_dir last${flag:+_not} --max_steps 2 --eval_steps 1 \
+    --validation_file validation.jsonl --overwrite_output_dir
+done
+check "one evaluation with ROUGE, the last" test "$(grep -c '"eval_rouge1"' last/metrics.jsonl)" -eq 1
+check "ROUGE of the last in all_results.json" grep -q '"eval_rouge1"' last/all_results.json
+check "no ROUGE where none was wanted" test -z "$(grep -l rouge last_not/*.json*)"
+
 # ---- without gnuplot: a line, and no failure ---------------------------------------------------
 checks=$((checks + 1))
 PATH=/nowhere "$finetune" "${base[@]}" --output_dir plain --max_steps 1 --save_steps 0 \
