@@ -117,6 +117,28 @@ TEMPLATE_TEST_CASE("ops in narrow scalars", "", Eigen::half, Eigen::bfloat16) {
     CHECK(d_x.error() < bound<T>);
     CHECK(d_weight.error() < bound<T>);
   }
+  SECTION("layer norm") {
+    Pair<T> weight(1, I, 3), bias(1, I, 4), normed = zero<T>(R, I), d(R, I, 5, 0.1, 1);
+    Pair<T> d_weight = zero<T>(1, I), d_bias = zero<T>(1, I);
+    both<T>([&]<class U>(U) {
+      layer_norm_forward<EigenBackend, U>(be, x.template as<U>(), weight.template row<U>(),
+                                          bias.template row<U>(), normed.template as<U>());
+      layer_norm_backward<EigenBackend, U>(be, x.template as<U>(), weight.template row<U>(),
+                                           d.template as<U>(), d_x.template as<U>(),
+                                           d_weight.template row<U>(), d_bias.template row<U>());
+    });
+    for (const auto* found : {&normed, &d_x, &d_weight, &d_bias}) CHECK(found->error() < bound<T>);
+  }
+  SECTION("positions") {
+    Pair<T> positions(5, I, 3), d_positions = zero<T>(5, I), d(R, I, 5, 0.1, 1);
+    both<T>([&]<class U>(U) {
+      add_positions_forward<EigenBackend, U>(be, 3, positions.template as<U>(), 2, 3.5,
+                                             x.template as<U>());
+      add_positions_backward<EigenBackend, U>(be, 3, d_positions.template as<U>(), 2, 3.5,
+                                              d.template as<U>());
+    });
+    for (const auto* found : {&x, &d, &d_positions}) CHECK(found->error() < bound<T>);
+  }
   SECTION("softmax over a long row") {
     Pair<T> scores(2, R, 3, 3), p = zero<T>(2, R), d_p(2, R, 5), d = zero<T>(2, R);
     both<T>([&]<class U>(U) {
