@@ -50,6 +50,8 @@ class Bart {
         be_.fill(p.value, p.count, T(C(1)));
       } else if (p.role == Role::weight || p.role == Role::embedding) {
         fill_normal(be_, p, random, config_.init_std);
+      } else {
+        be_.fill(p.value, p.count, T(C(0)));
       }
     }
     be_.fill(shared_->value + config_.pad_token_id * config_.d_model, config_.d_model, T(C(0)));
@@ -167,9 +169,8 @@ class Bart {
   void register_parameters() {
     const BartConfig& c = config_;
     const index_t E = c.d_model;
-    // Older files lack the "model." before the names.
     const auto add = [&](const std::string& name, Role role, std::vector<index_t> shape) {
-      return &parameters_.add("model." + name, role, std::move(shape), {name});
+      return &parameters_.add("model." + name, role, std::move(shape));
     };
     const auto weight = [&](const std::string& name, index_t rows, index_t columns) {
       return add(name + ".weight", Role::weight, {rows, columns});
@@ -216,10 +217,9 @@ class Bart {
       return f;
     };
 
-    shared_ = &parameters_.add(
-        "model.shared.weight", Role::embedding, {c.vocab_size, E},
-        {"shared.weight", "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight",
-         "encoder.embed_tokens.weight", "decoder.embed_tokens.weight", "lm_head.weight"});
+    shared_ = &parameters_.add("model.shared.weight", Role::embedding, {c.vocab_size, E},
+                               {"model.encoder.embed_tokens.weight",
+                                "model.decoder.embed_tokens.weight", "lm_head.weight"});
     encoder_embedding_ = embedding("encoder");
     for (index_t l = 0; l < c.encoder_layers; ++l) {
       const std::string name = "encoder.layers." + std::to_string(l);

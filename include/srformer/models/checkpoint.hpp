@@ -66,6 +66,7 @@ void load_parameters(Model& model, const HfCheckpoint& checkpoint, bool new_vari
     if ((added && new_variant) || p.role == Role::constant) slots.back().required = false;
   }
   LoadOptions options;
+  options.optional_prefix = "model.";  // of BART's names; older files and base models lack it
   options.ignore_unexpected = {
       "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", "*.version"};
   if (new_variant) {

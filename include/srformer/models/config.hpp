@@ -289,7 +289,7 @@ inline BartConfig bart_config_from_json(const nlohmann::json& json, const std::s
   c.pad_token_id = token("pad_token_id", 1);
   c.bos_token_id = token("bos_token_id", 0);
   c.eos_token_id = token("eos_token_id", 2);
-  c.decoder_start_token_id = token("decoder_start_token_id", c.eos_token_id);
+  c.decoder_start_token_id = token("decoder_start_token_id", 2);
   c.cross_attention = cross_attention_from_json(json, path);
   return c;
 }
