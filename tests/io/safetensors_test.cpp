@@ -446,10 +446,11 @@ TEST_CASE("an open file outlives its replacement", "[safetensors]") {
 }
 
 TEST_CASE("Python reads what is written, and the reverse", "[safetensors][python]") {
-  const std::string python = std::getenv("SRF_PYTHON") ? std::getenv("SRF_PYTHON") : "python3";
+  const std::string python =
+      std::getenv("SRFORMER_PYTHON") ? std::getenv("SRFORMER_PYTHON") : "python3";
   const std::string quiet = " >/dev/null 2>&1";
   if (std::system((python + " -c 'import safetensors.numpy'" + quiet).c_str()) != 0) {
-    WARN("skipped: " << python << " lacks safetensors; set SRF_PYTHON to one that has it");
+    WARN("skipped: " << python << " lacks safetensors; set SRFORMER_PYTHON to one that has it");
     SUCCEED("skipped");
     return;
   }

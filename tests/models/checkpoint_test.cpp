@@ -8,6 +8,7 @@
 #include <set>
 
 #include "io/temporary_folder.hpp"
+#include "models/tiny_bart.hpp"
 #include "models/tiny_t5.hpp"
 #include "support/catch.hpp"
 
@@ -28,7 +29,8 @@ struct Weights {
   };
   std::map<std::string, Tensor> tensors;
 
-  explicit Weights(Model& model) {
+  template <class AnyModel>
+  explicit Weights(AnyModel& model) {
     for (auto& p : model.parameters()) tensors[p.name] = {p.shape, {p.value, p.value + p.count}};
   }
 
@@ -43,35 +45,36 @@ struct Weights {
 };
 
 /// A folder with config.json of `config` and these weights.
-void write_folder(const std::filesystem::path& folder, const T5Config& config,
+template <class Config>
+void write_folder(const std::filesystem::path& folder, const Config& config,
                   const Weights& weights) {
   write_json_file(folder / "config.json", to_json(config));
   weights.write(folder / "model.safetensors");
 }
 
-std::vector<double> values_of(Model& model) {
+template <class AnyModel>
+std::vector<double> values_of(AnyModel& model) {
   return to_host(model.backend(), model.parameters().values());
 }
 
 template <class Call>
 std::string io_refusal(Call call) {
-  try {
-    call();
-  } catch (const io_error& error) {
-    return error.what();
-  }
-  return "accepted";
+  return refusal_of<io_error>(call);
 }
 
 /// A random model and its weights, for one configuration.
-struct Original {
+template <class AnyModel>
+struct OriginalOf {
   EigenBackend be{1};
-  Model model;
+  AnyModel model;
   Weights weights;
 
-  explicit Original(const T5Config& config, std::uint64_t seed = 3)
+  template <class Config>
+  explicit OriginalOf(const Config& config, std::uint64_t seed = 3)
       : model(be, config), weights((randomize(model, seed), model)) {}
 };
+using Original = OriginalOf<Model>;
+using OriginalBart = OriginalOf<Bart<EigenBackend, double>>;
 
 const std::string shared = "shared.weight", head = "lm_head.weight";
 
@@ -283,15 +286,222 @@ TEST_CASE("another variant's weights are refused, and passed over when the varia
              ContainsSubstring("decoder.final_layer_norm.weight"));
 }
 
-TEST_CASE("transformers loads a saved folder and computes the same logits", "[python]") {
-  const char* chosen = std::getenv("SRF_PYTHON");
-  const std::string python = chosen != nullptr ? chosen : "python3";
-  if (std::system((python + " -c 'import torch, transformers' >/dev/null 2>&1").c_str()) != 0) {
-    WARN("skipped: " << python
-                     << " lacks torch or transformers; set SRF_PYTHON to one that has them");
-    SUCCEED("nothing to compare with");
-    return;
+TEST_CASE("a saved BART comes back, to the precision of what it is stored in") {
+  const std::pair<DType, double> kinds[] = {{DType::f64, 0}, {DType::f32, 0x1p-24}};
+  for (const auto& [name, config] : bart_variant_configs()) {
+    CAPTURE(name);
+    for (const auto& [dtype, rounding] : kinds) {
+      OriginalBart original(config);
+      const TemporaryFolder folder;
+      save_model(original.model, folder.path / "saved", dtype, json{{"num_beams", 4}});
+      const auto loaded = load_bart<double>(original.be, folder.path / "saved");
+      const auto a = values_of(original.model), b = values_of(*loaded);
+      REQUIRE(a.size() == b.size());
+      double worst = 0;
+      for (std::size_t i = 0; i < a.size(); ++i) {
+        REQUIRE(a[i] != 0);  // each has a value of its own to lose
+        worst = std::max(worst, std::abs(a[i] - b[i]) / std::abs(a[i]));
+      }
+      CHECK(worst <= rounding);
+      CHECK((dtype == DType::f64 || worst > 0));
+      CHECK(to_json(loaded->config()) == to_json(bart_config(HfCheckpoint(folder.path / "saved"))));
+      CHECK(to_json(loaded->config().cross_attention) == to_json(config.cross_attention));
+    }
   }
+}
+
+namespace {
+
+const std::string model_shared = "model.shared.weight";
+
+/// What a BART of these weights is when it is loaded from a folder, or why it is not.
+std::pair<std::vector<double>, std::string> loaded_bart(const BartConfig& config,
+                                                        const Weights& weights) {
+  EigenBackend be(1);
+  const TemporaryFolder folder;
+  write_folder(folder.path, config, weights);
+  std::vector<double> values;
+  const std::string said =
+      io_refusal([&] { values = values_of(*load_bart<double>(be, folder.path)); });
+  return {values, said};
+}
+
+}  // namespace
+
+TEST_CASE("BART's names may lack \"model.\"") {
+  const BartConfig config = tiny_bart_config(cross_options(Variant::segmented_recurrent));
+  OriginalBart original(config);
+  Weights weights = original.weights;
+  weights.tensors.clear();
+  for (const auto& [name, tensor] : original.weights.tensors)
+    weights.tensors[name.starts_with("model.") ? name.substr(6) : name] = tensor;
+  REQUIRE(weights.tensors.contains("decoder.layers.1.encoder_attn.k_proj.bias"));
+  const auto [values, said] = loaded_bart(config, weights);
+  CHECK(said == "accepted");
+  CHECK(values == values_of(original.model));
+}
+
+TEST_CASE("BART's embedding is found under each name it has had, and copies must agree") {
+  const BartConfig config = tiny_bart_config();
+  OriginalBart original(config);
+  const auto stored = original.weights.tensors.at(model_shared);
+  const std::vector<std::vector<std::string>> spellings{
+      {model_shared},
+      {"shared.weight"},
+      {"model.encoder.embed_tokens.weight"},
+      {"model.decoder.embed_tokens.weight"},
+      {"encoder.embed_tokens.weight"},
+      {"decoder.embed_tokens.weight"},
+      {"lm_head.weight"},
+      {model_shared, "lm_head.weight"},
+      {"model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight"},
+      {model_shared, "model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight",
+       "lm_head.weight"},
+      {"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}};
+  for (const auto& names : spellings) {
+    CAPTURE(names.front(), names.size());
+    Weights weights = original.weights;
+    weights.tensors.erase(model_shared);
+    for (const std::string& name : names) weights.tensors[name] = stored;
+    CHECK(loaded_bart(config, weights).first == values_of(original.model));
+    for (const std::string& changed : names) {
+      if (names.size() == 1) break;
+      Weights differing = weights;
+      differing.tensors[changed].values[5] += 1;
+      CHECK_THAT(
+          loaded_bart(config, differing).second,
+          ContainsSubstring("copies of one tensor that differ") && ContainsSubstring(changed));
+    }
+  }
+}
+
+TEST_CASE("a BART without final_logits_bias has zeros there, other absent weights are refused") {
+  const BartConfig config = tiny_bart_config();
+  OriginalBart original(config);
+  Weights weights = original.weights;
+  weights.tensors.erase("final_logits_bias");
+  auto expected = values_of(original.model);
+  std::fill_n(expected.begin() + original.model.parameters().at("final_logits_bias").offset,
+              config.vocab_size, 0.0);
+  CHECK(loaded_bart(config, weights).first == expected);
+
+  const std::string bias = "model.decoder.layers.0.encoder_attn.v_proj.bias",
+                    positions = "model.encoder.embed_positions.weight",
+                    fc1 = "model.encoder.layers.1.fc1.weight";
+  weights.tensors.erase(bias);
+  weights.tensors[positions] = {{30, 12}, std::vector<double>(360)};
+  std::swap(weights.tensors[fc1].shape[0], weights.tensors[fc1].shape[1]);
+  weights.tensors["model.decoder.layers.2.fc1.bias"] = {{7}, std::vector<double>(7)};
+  weights.tensors["model.encoder.version"] = {{1}, {2}};  // of old files: means nothing
+  const std::string said = loaded_bart(config, weights).second;
+  CHECK_THAT(said, ContainsSubstring("missing: " + bias) &&
+                       ContainsSubstring("unexpected: model.decoder.layers.2.fc1.bias;") &&
+                       ContainsSubstring(positions + ": expected [32,12], got [30,12]") &&
+                       ContainsSubstring(fc1 + ": expected [10,12], got [12,10]"));
+}
+
+TEST_CASE("a variant takes the weights of a BART without it, or its own") {
+  OriginalBart full(tiny_bart_config());
+  const TemporaryFolder folder;
+  save_model(full.model, folder.path, DType::f64, json::object());
+  const HfCheckpoint checkpoint(folder.path);
+  CrossAttentionOptions cross = cross_options(Variant::segmented_recurrent);
+  cross.gate = cross.sigma = true;
+  for (const CrossAttentionOptions& wanted : {cross, cross_options(Variant::transformer_xl)}) {
+    OriginalBart variant(tiny_bart_config(wanted), 4);
+    Bart<EigenBackend, double> model(full.be, tiny_bart_config(wanted));
+    const std::string said = io_refusal([&] { load_parameters(model, checkpoint); });
+    for (auto& p : model.parameters()) {
+      CAPTURE(p.name);
+      CHECK((said.find(p.name) != std::string::npos) == !full.weights.tensors.contains(p.name));
+      full.be.fill(p.value, p.count, 7.0);
+    }
+    load_parameters(model, checkpoint, true);
+    for (auto& p : model.parameters()) {
+      CAPTURE(p.name);
+      const std::vector<double> got(p.value, p.value + p.count);
+      const auto stored = full.weights.tensors.find(p.name);
+      CHECK(got == (stored == full.weights.tensors.end() ? std::vector<double>(got.size(), 7.0)
+                                                         : stored->second.values));
+    }
+    // stored ones are taken where they are, even if they might be new
+    const TemporaryFolder own;
+    save_model(variant.model, own.path, DType::f64, json::object());
+    load_parameters(model, HfCheckpoint(own.path), true);
+    CHECK(values_of(model) == values_of(variant.model));
+    Bart<EigenBackend, double> without(full.be, tiny_bart_config());
+    CHECK_THAT(io_refusal([&] { load_parameters(without, HfCheckpoint(own.path)); }),
+               ContainsSubstring("unexpected: model.decoder.layers.0.encoder_attn."));
+    load_parameters(without, HfCheckpoint(own.path), true);
+  }
+}
+
+TEST_CASE("a BART that is not tied, or a T5, is not loaded as a BART") {
+  EigenBackend be(1);
+  OriginalBart original(tiny_bart_config());
+  const TemporaryFolder folder;
+  write_folder(folder.path, tiny_bart_config(), original.weights);
+  json config = to_json(tiny_bart_config());
+  config["tie_word_embeddings"] = false;
+  write_json_file(folder.path / "config.json", config);
+  CHECK_THAT(io_refusal([&] { load_bart<double>(be, folder.path); }),
+             ContainsSubstring("config.json: \"tie_word_embeddings\" is false"));
+  write_json_file(folder.path / "config.json", to_json(tiny_config()));
+  CHECK_THAT(io_refusal([&] { load_bart<double>(be, folder.path); }),
+             ContainsSubstring("\"model_type\" is \"t5\", expected \"bart\""));
+}
+
+namespace {
+
+/// A Python that has torch and transformers, or nothing.
+std::string python_with_transformers() {
+  const char* chosen = std::getenv("SRFORMER_PYTHON");
+  const std::string python = chosen != nullptr ? chosen : "python3";
+  const std::string look =
+      " -c 'from importlib.util import find_spec as f; exit(not (f(\"torch\") and "
+      "f(\"transformers\")))' >/dev/null 2>&1";
+  if (std::system((python + look).c_str()) == 0) return python;
+  WARN("skipped: " << python
+                   << " lacks torch or transformers; set SRFORMER_PYTHON to one that has them");
+  SUCCEED("nothing to compare with");
+  return "";
+}
+
+/// The logits that transformers computes for a batch with the model of a folder, whose weights it makes if
+/// `make` says so.
+std::vector<double> transformers_logits(const std::string& python,
+                                        const std::filesystem::path& folder, const Batch& batch,
+                                        const std::string& make = "") {
+  json ids = json::array(), mask = json::array(), labels = json::array();
+  for (index_t b = 0; b < batch.rows; ++b) {
+    const auto source = batch.source_ids.begin() + b * batch.source_width;
+    const auto target = batch.labels.begin() + b * batch.target_width;
+    ids.push_back(std::vector<int>(source, source + batch.source_width));
+    labels.push_back(std::vector<int>(target, target + batch.target_width));
+    std::vector<int> present(static_cast<std::size_t>(batch.source_width), 0);
+    std::fill_n(present.begin(), batch.source_lengths[static_cast<std::size_t>(b)], 1);
+    mask.push_back(present);
+  }
+  write_json_file(folder / "batch.json",
+                  {{"input_ids", ids}, {"attention_mask", mask}, {"labels", labels}});
+  const std::string command = python + " " SRF_TESTS_DIR "/models/load_with_transformers.py " +
+                              folder.string() + " " + make + " >" + (folder / "said").string() +
+                              " 2>&1";
+  const bool loaded = std::system(command.c_str()) == 0;
+  std::ifstream said(folder / "said");
+  INFO(std::string(std::istreambuf_iterator<char>(said), {}));
+  REQUIRE(loaded);
+  std::ifstream file(folder / "logits.txt");
+  std::vector<double> logits;
+  for (double z = 0; file >> z;) logits.push_back(z);
+  return logits;
+}
+
+}  // namespace
+
+TEST_CASE("transformers loads a saved folder and computes the same logits", "[python]") {
+  const std::string python = python_with_transformers();
+  if (python.empty()) return;
   const auto check = [&](const char* name, const std::function<void(T5Config&)>& change) {
     CAPTURE(name);
     T5Config config = tiny_config();
@@ -305,33 +515,62 @@ TEST_CASE("transformers loads a saved folder and computes the same logits", "[py
     const TemporaryFolder folder;
     save_model(original.model, folder.path, DType::f64, json{{"max_length", 20}});
     const Batch batch = random_batch(config, {9, 5}, {6, 6}, 42);
-    json ids = json::array(), mask = json::array(), labels = json::array();
-    for (index_t b = 0; b < batch.rows; ++b) {
-      const auto source = batch.source_ids.begin() + b * batch.source_width;
-      const auto target = batch.labels.begin() + b * batch.target_width;
-      ids.push_back(std::vector<int>(source, source + batch.source_width));
-      labels.push_back(std::vector<int>(target, target + batch.target_width));
-      std::vector<int> present(static_cast<std::size_t>(batch.source_width), 0);
-      std::fill_n(present.begin(), batch.source_lengths[static_cast<std::size_t>(b)], 1);
-      mask.push_back(present);
-    }
-    write_json_file(folder.path / "batch.json",
-                    {{"input_ids", ids}, {"attention_mask", mask}, {"labels", labels}});
-    const std::string command = python + " " SRF_TESTS_DIR "/models/load_with_transformers.py " +
-                                folder.path.string() + " >" + (folder.path / "said").string() +
-                                " 2>&1";
-    const bool loaded = std::system(command.c_str()) == 0;
-    std::ifstream said(folder.path / "said");
-    INFO(std::string(std::istreambuf_iterator<char>(said), {}));
-    REQUIRE(loaded);
-    std::ifstream file(folder.path / "logits.txt");
-    std::vector<double> expected;
-    for (double z = 0; file >> z;) expected.push_back(z);
-    CHECK(relative_difference(expected, logits_of(same, batch)) < 1e-9);
+    CHECK(relative_difference(transformers_logits(python, folder.path, batch),
+                              logits_of(same, batch)) < 1e-9);
   };
   check("tied", [](T5Config&) {});
   check("gated and untied", [](T5Config& c) {
     c.gated = true, c.activation = Activation::gelu_new;
     c.tie_word_embeddings = c.scale_decoder_outputs = false;
   });
+}
+
+TEST_CASE("transformers loads a saved BART and computes the same logits", "[python]") {
+  const std::string python = python_with_transformers();
+  if (python.empty()) return;
+  for (const bool other : {false, true}) {
+    CAPTURE(other);
+    BartConfig config = tiny_bart_config();
+    if (other) {
+      config.activation = Activation::gelu_new, config.scale_embedding = true;
+      config.pad_token_id = 4, config.decoder_start_token_id = 0;
+    }
+    OriginalBart original(config);
+    const TemporaryFolder folder;
+    save_model(original.model, folder.path, DType::f64, json{{"max_length", 20}});
+    const Batch batch = random_batch(config, {9, 5}, {6, 4}, 42, 0, config.pad_token_id);
+    CHECK(relative_difference(transformers_logits(python, folder.path, batch),
+                              logits_of(original.model, batch)) < 1e-12);
+  }
+}
+
+TEST_CASE("a BART that transformers has written computes the same logits here", "[python]") {
+  const std::string python = python_with_transformers();
+  if (python.empty()) return;
+  for (const char* make : {"make", "make_base"}) {
+    CAPTURE(make);
+    // what is not said is as transformers has it
+    const json config{{"model_type", "bart"},
+                      {"vocab_size", 41},
+                      {"d_model", 24},
+                      {"encoder_layers", 1},
+                      {"decoder_layers", 2},
+                      {"encoder_attention_heads", 4},
+                      {"decoder_attention_heads", 3},
+                      {"encoder_ffn_dim", 20},
+                      {"decoder_ffn_dim", 28},
+                      {"init_std", 0.4}};
+    const TemporaryFolder folder;
+    write_json_file(folder.path / "config.json", config);
+    const Batch batch =
+        random_batch(bart_config_from_json(config, "config.json"), {9, 5}, {6, 4}, 42, 0, 1);
+    const auto expected = transformers_logits(python, folder.path, batch, make);
+    EigenBackend be(1);
+    const auto model = load_bart<double>(be, folder.path);
+    CHECK(relative_difference(expected, logits_of(*model, batch)) < 1e-12);
+    const auto& bias = model->parameters().at("final_logits_bias");
+    const bool zero =
+        std::all_of(bias.value, bias.value + bias.count, [](double x) { return x == 0; });
+    CHECK(zero == (std::string(make) == "make_base"));
+  }
 }

@@ -19,6 +19,15 @@ json small() {
 
 T5Config read(const json& config) { return t5_config_from_json(config, path); }
 
+/// The least that a BART needs.
+json small_bart() {
+  return {{"model_type", "bart"},         {"vocab_size", 40},      {"d_model", 12},
+          {"encoder_layers", 2},          {"decoder_layers", 3},   {"encoder_attention_heads", 4},
+          {"decoder_attention_heads", 6}, {"encoder_ffn_dim", 20}, {"decoder_ffn_dim", 24}};
+}
+
+BartConfig read_bart(const json& config) { return bart_config_from_json(config, path); }
+
 template <class Call>
 std::string io_refusal(Call call) {
   try {
@@ -41,6 +50,16 @@ std::string refusal(const char* key, const json& value) {
 
 std::string cross_refusal(const char* key, const json& value) {
   return refusal("cross_attention", {{"variant", "segmented_recurrent"}, {key, value}});
+}
+
+std::string bart_refusal(const json& config) {
+  return io_refusal([&] { read_bart(config); });
+}
+
+std::string bart_refusal(const char* key, const json& value) {
+  json config = small_bart();
+  config[key] = value;
+  return bart_refusal(config);
 }
 
 }  // namespace
@@ -305,4 +324,163 @@ TEST_CASE("an untied output stays untied when it is saved") {
   CHECK(saved.at("tie_word_embeddings") == false);
   CHECK_FALSE(read(saved).scale_decoder_outputs);
   CHECK_FALSE(read(saved).tie_word_embeddings);
+}
+
+TEST_CASE("what a BART's config.json leaves out is as in transformers") {
+  const BartConfig c = read_bart(small_bart());
+  CHECK(c.vocab_size == 40);
+  CHECK(c.d_model == 12);
+  CHECK(c.encoder_layers == 2);
+  CHECK(c.decoder_layers == 3);
+  CHECK(c.encoder_attention_heads == 4);
+  CHECK(c.decoder_attention_heads == 6);
+  CHECK(c.encoder_ffn_dim == 20);
+  CHECK(c.decoder_ffn_dim == 24);
+  // the defaults of BartConfig in transformers 5.23
+  CHECK(c.max_position_embeddings == 1024);
+  CHECK(c.dropout == 0.1);
+  CHECK(c.attention_dropout == 0);
+  CHECK(c.activation_dropout == 0);
+  CHECK(c.init_std == 0.02);
+  CHECK(c.activation == Activation::gelu);
+  CHECK_FALSE(c.scale_embedding);
+  CHECK(c.pad_token_id == 1);
+  CHECK(c.bos_token_id == 0);
+  CHECK(c.eos_token_id == 2);
+  CHECK(c.decoder_start_token_id == 2);
+  CHECK(c.cross_attention.variant == Variant::full);
+  json other_end = small_bart();
+  other_end["eos_token_id"] = 5;
+  CHECK(read_bart(other_end).decoder_start_token_id == 2);
+}
+
+TEST_CASE("every field of a BART's config.json is read") {
+  json config = small_bart();
+  config.update({{"max_position_embeddings", 77},
+                 {"dropout", 0.25},
+                 {"attention_dropout", 0.125},
+                 {"activation_dropout", 0.5},
+                 {"init_std", 0.3},
+                 {"activation_function", "relu"},
+                 {"scale_embedding", true},
+                 {"pad_token_id", 3},
+                 {"bos_token_id", 4},
+                 {"eos_token_id", 5},
+                 {"decoder_start_token_id", 6},
+                 {"encoder_layerdrop", 0.0},
+                 {"tie_word_embeddings", true},
+                 {"cross_attention",
+                  {{"variant", "segmented_recurrent"}, {"segment_size", 16}, {"clamp", 2}}}});
+  const BartConfig c = read_bart(config);
+  CHECK(c.max_position_embeddings == 77);
+  CHECK(c.dropout == 0.25);
+  CHECK(c.attention_dropout == 0.125);
+  CHECK(c.activation_dropout == 0.5);
+  CHECK(c.init_std == 0.3);
+  CHECK(c.activation == Activation::relu);
+  CHECK(c.scale_embedding);
+  CHECK(c.pad_token_id == 3);
+  CHECK(c.bos_token_id == 4);
+  CHECK(c.eos_token_id == 5);
+  CHECK(c.decoder_start_token_id == 6);
+  CHECK(c.cross_attention.variant == Variant::segmented_recurrent);
+  CHECK(c.cross_attention.segment_size == 16);
+  CHECK(c.cross_attention.clamp == 2);
+}
+
+TEST_CASE("a missing field of a BART is named with its file") {
+  const json whole = small_bart();
+  json config = whole;
+  for (const auto& [key, value] : whole.items()) {
+    config.erase(key);
+    CHECK_THAT(bart_refusal(config), ContainsSubstring(path + ": has no \"" + key + "\""));
+    config[key] = value;
+  }
+  CHECK_THAT(bart_refusal("model_type", "t5"),
+             ContainsSubstring("\"model_type\" is \"t5\", expected \"bart\""));
+}
+
+TEST_CASE("a value that a BART cannot have is refused by its name") {
+  for (const char* key : {"vocab_size", "d_model", "encoder_layers", "decoder_layers",
+                          "encoder_attention_heads", "decoder_attention_heads", "encoder_ffn_dim",
+                          "decoder_ffn_dim", "max_position_embeddings"}) {
+    const std::string name = "\"" + std::string(key) + "\"";
+    CHECK_THAT(bart_refusal(key, 0), ContainsSubstring(name + " is 0, expected at least 1"));
+    CHECK_THAT(bart_refusal(key, -3), ContainsSubstring(name + " is -3, expected at least 1"));
+    CHECK_THAT(bart_refusal(key, "12"),
+               ContainsSubstring(name + " is \"12\", expected an integer"));
+    CHECK_THAT(bart_refusal(key, 2.5), ContainsSubstring(name + " is 2.5, expected an integer"));
+  }
+  for (const char* key : {"encoder_attention_heads", "decoder_attention_heads"}) {
+    for (const int heads : {5, 24}) {
+      CHECK_THAT(bart_refusal(key, heads),
+                 ContainsSubstring("\"" + std::string(key) + "\" is " + std::to_string(heads) +
+                                   ", expected a divisor of d_model"));
+    }
+    CHECK(bart_refusal(key, 12) == "accepted");
+  }
+  for (const char* key : {"dropout", "attention_dropout", "activation_dropout"}) {
+    for (const double rate : {-0.1, 1.0}) {
+      CHECK_THAT(bart_refusal(key, rate),
+                 ContainsSubstring(key) && ContainsSubstring("at least 0 and below 1"));
+    }
+    CHECK_THAT(bart_refusal(key, "0.1"), ContainsSubstring("expected a number"));
+  }
+  for (const char* key : {"encoder_layerdrop", "decoder_layerdrop"}) {
+    CHECK_THAT(bart_refusal(key, 0.1),
+               ContainsSubstring("\"" + std::string(key) + "\" is 0.1, expected 0: layers are"));
+    CHECK(bart_refusal(key, nullptr) == "accepted");
+  }
+  for (const char* key :
+       {"pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"}) {
+    for (const int id : {40, -1}) {
+      CHECK_THAT(bart_refusal(key, id),
+                 ContainsSubstring(key) && ContainsSubstring("of the vocabulary"));
+    }
+    CHECK_THAT(bart_refusal(key, json::array({2})), ContainsSubstring("expected an integer"));
+  }
+  CHECK_THAT(bart_refusal("tie_word_embeddings", false),
+             ContainsSubstring("\"tie_word_embeddings\" is false, expected true: the output"));
+  CHECK_THAT(bart_refusal("tie_word_embeddings", 1), ContainsSubstring("expected true or false"));
+  CHECK_THAT(bart_refusal("scale_embedding", "yes"), ContainsSubstring("expected true or false"));
+  CHECK_THAT(bart_refusal("activation_function", "swish"),
+             ContainsSubstring("\"activation_function\" is \"swish\", expected one of relu, gelu"));
+  CHECK_THAT(bart_refusal("cross_attention", {{"variant", "sparse"}}),
+             ContainsSubstring("\"variant\" is \"sparse\""));
+}
+
+TEST_CASE("a BART's configuration comes back from what is saved, and unknown fields stay") {
+  json config = small_bart();
+  config.update({{"max_position_embeddings", 77},
+                 {"dropout", 0.25},
+                 {"attention_dropout", 0.125},
+                 {"activation_dropout", 0.5},
+                 {"init_std", 0.3},
+                 {"scale_embedding", true},
+                 {"pad_token_id", 3},
+                 {"bos_token_id", 4},
+                 {"eos_token_id", 5},
+                 {"decoder_start_token_id", 6},
+                 {"forced_eos_token_id", 5},
+                 {"classifier_dropout", 0.0},
+                 {"task_specific_params", {{"summarization", {{"num_beams", 4}}}}}});
+  for (const char* activation : {"relu", "gelu", "gelu_new"}) {
+    config["activation_function"] = activation;
+    const json saved = to_json(read_bart(config));
+    for (const auto& [key, value] : config.items()) {
+      CAPTURE(key);
+      CHECK(saved.at(key) == value);
+    }
+    CHECK(saved.at("cross_attention").at("variant") == "full");
+    CHECK(saved.at("architectures") == json({"BartForConditionalGeneration"}));
+    CHECK(saved.at("is_encoder_decoder") == true);
+    CHECK(to_json(read_bart(saved)) == saved);
+  }
+  // what is changed after reading is what is saved
+  BartConfig changed = read_bart(config);
+  changed.cross_attention.variant = Variant::segmented;
+  changed.dropout = 0.75;
+  const json saved = to_json(changed);
+  CHECK(saved.at("cross_attention").at("variant") == "segmented");
+  CHECK(saved.at("dropout") == 0.75);
 }

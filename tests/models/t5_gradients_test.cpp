@@ -1,61 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gradients of a whole T5 against dual numbers: the loss of a model whose parameters are value plus
-// slope e has the derivative along e, in every parameter by itself.
-#include <srformer/core/dual.hpp>
-
+// Gradients of a whole T5 against dual numbers.
+#include "models/model_gradients.hpp"
 #include "models/tiny_t5.hpp"
-#include "support/catch.hpp"
 
 using namespace srformer;
 using namespace srformer::testing;
 
 namespace {
 
-using Number = Dual<double>;
+using Found = GradientsFound;
 
-struct Found {
-  double worst = 0;  ///< error over the sum of the magnitudes of what is added
-  std::string worst_name;
-  std::vector<std::string> zero;  ///< parameters without gradient
-  index_t compared = 0;
-};
-
-/// Compares the gradient along one random direction in each parameter.
 Found check_gradients(const T5Config& config, const Batch& batch, const LossOptions& options) {
-  EigenBackend be(1);
-  T5<EigenBackend, double> model(be, config);
-  randomize(model, 5);
-  const double loss = train_loss_of(model, batch, options);
-  REQUIRE(std::isfinite(loss));
-
-  T5<EigenBackend, Number> dual(be, config);
-  const index_t size = model.parameters().size();
-  for (index_t i = 0; i < size; ++i) {
-    dual.parameters().values().data[i] = Number(model.parameters().values().data[i], 0.0);
-  }
-  Found found;
-  std::uint64_t use = 0;
-  for (auto& p : model.parameters()) {
-    const RandomStream random = RandomStream{3, 41}.substream(use++);
-    Number* at = dual.parameters().values().data + p.offset;
-    double by_hand = 0, magnitude = 0;
-    for (index_t i = 0; i < p.count; ++i) {
-      at[i].slope = normal(random, static_cast<std::uint64_t>(i));
-      by_hand += options.scale == 0 ? 0 : p.gradient[i] / options.scale * at[i].slope;
-      magnitude += std::abs(p.gradient[i] / options.scale * at[i].slope);
-    }
-    const Number sum = train_loss_of(dual, batch, options);
-    for (index_t i = 0; i < p.count; ++i) at[i].slope = 0;
-    REQUIRE(std::abs(sum.value - loss) <= 1e-12 * std::abs(loss));
-    if (magnitude == 0 && sum.slope == 0) {
-      found.zero.push_back(p.name);
-      continue;
-    }
-    const double error = std::abs(sum.slope - by_hand) / std::max(magnitude, std::abs(sum.slope));
-    if (!(error <= found.worst)) found.worst = error, found.worst_name = p.name;
-    ++found.compared;
-  }
-  return found;
+  using DualModel = T5<EigenBackend, DualNumber>;
+  return testing::check_gradients<T5<EigenBackend, double>, DualModel>(config, batch, options);
 }
 
 const std::vector<std::string> none;

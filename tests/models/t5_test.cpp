@@ -14,31 +14,11 @@ using Model = T5<EigenBackend, double>;
 
 template <class Call>
 std::string shape_refusal(Call call) {
-  try {
-    call();
-  } catch (const shape_error& error) {
-    return error.what();
-  }
-  return "accepted";
-}
-
-/// Rows of logits [M,V] of a batch at source b, up to the target's own length.
-std::vector<double> rows_of(const std::vector<double>& logits, const Batch& batch, index_t b,
-                            index_t count, index_t vocabulary) {
-  const auto first = logits.begin() + b * batch.target_width * vocabulary;
-  return {first, first + count * vocabulary};
+  return refusal_of<shape_error>(call);
 }
 
 /// The configurations whose results do not depend on what else is in a batch.
-std::vector<NamedConfig> masked_configs() {
-  std::vector<NamedConfig> list;
-  for (NamedConfig& c : variant_configs()) {
-    if (c.config.cross_attention.padding != Padding::masked) continue;
-    c.config.cross_attention.horizon = 6;
-    list.push_back(c);
-  }
-  return list;
-}
+std::vector<NamedConfig> masked_configs() { return with_masked_padding(variant_configs()); }
 
 }  // namespace
 
