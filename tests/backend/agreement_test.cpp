@@ -30,6 +30,12 @@ TEMPLATE_LIST_TEST_CASE("ops agree on all backends", "", tests::HostBackends) {
   compare_backends<TestType>("linear", 1e-12, [](auto& be) { return trace_linear<double>(be); });
   compare_backends<TestType>("rms_norm", 1e-12,
                              [](auto& be) { return trace_rms_norm<double>(be); });
+  compare_backends<TestType>("layer_norm", 1e-12,
+                             [](auto& be) { return trace_layer_norm<double>(be); });
+  compare_backends<TestType>("embedding", 1e-12,
+                             [](auto& be) { return trace_embedding<double>(be); });
+  compare_backends<TestType>("positions", 1e-12,
+                             [](auto& be) { return trace_positions<double>(be); });
   compare_backends<TestType>("elementwise", 1e-12,
                              [](auto& be) { return trace_elementwise<double>(be); });
   compare_backends<TestType>("raf", 1e-12, [](auto& be) { return trace_raf<double>(be); });

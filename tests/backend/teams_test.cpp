@@ -80,9 +80,11 @@ TEST_CASE("row functors of ops agree on teams of one and four") {
   using namespace tests;
   compare_teams("linear", 1e-12, [](auto& be) { return trace_linear<double>(be); });
   compare_teams("rms_norm", 1e-12, [](auto& be) { return trace_rms_norm<double>(be); });
+  compare_teams("layer_norm", 1e-12, [](auto& be) { return trace_layer_norm<double>(be); });
   compare_teams("softmax", 1e-12, [](auto& be) { return trace_softmax<double>(be); });
   compare_teams("cross_entropy", 1e-12, [](auto& be) { return trace_cross_entropy<double>(be); });
   compare_teams("embedding", 1e-12, [](auto& be) { return trace_embedding<double>(be); });
+  compare_teams("positions", 1e-12, [](auto& be) { return trace_positions<double>(be); });
   compare_teams("raf", 1e-12, [](auto& be) { return trace_raf<double>(be); });
 }
 
@@ -111,6 +113,7 @@ TEST_CASE("functors that store bfloat16 and compute in float agree on teams of o
   using namespace tests;
   using Narrow = Eigen::bfloat16;
   compare_teams("rms_norm", 0.02, [](auto& be) { return trace_rms_norm<Narrow>(be); });
+  compare_teams("layer_norm", 0.02, [](auto& be) { return trace_layer_norm<Narrow>(be); });
   compare_teams("full", 0.02, [](auto& be) { return trace_full_attention<Narrow>(be); });
   const RecurrentCase folded = recurrent_cases().front();
   compare_teams("segmented recurrent", 0.05,

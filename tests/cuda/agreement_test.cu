@@ -85,10 +85,12 @@ TEST_CASE("ops on a device agree with the host") {
   on_device([](CudaBackend& cuda) {
     compare_device(cuda, "linear", 1e-5, [](auto& be) { return trace_linear<float>(be); });
     compare_device(cuda, "rms_norm", 1e-4, [](auto& be) { return trace_rms_norm<float>(be); });
+    compare_device(cuda, "layer_norm", 1e-4, [](auto& be) { return trace_layer_norm<float>(be); });
     compare_device(cuda, "softmax", 1e-5, [](auto& be) { return trace_softmax<float>(be); });
     compare_device(cuda, "cross_entropy", 1e-4,
                    [](auto& be) { return trace_cross_entropy<float>(be); });
     compare_device(cuda, "embedding", 1e-5, [](auto& be) { return trace_embedding<float>(be); });
+    compare_device(cuda, "positions", 1e-5, [](auto& be) { return trace_positions<float>(be); });
     compare_device(cuda, "elementwise", 1e-4,
                    [](auto& be) { return trace_elementwise<float>(be); });
     compare_device(cuda, "raf", 1e-3, [](auto& be) { return trace_raf<float>(be); });

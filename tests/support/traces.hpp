@@ -117,6 +117,19 @@ std::vector<double> trace_rms_norm(B& be) {
 }
 
 template <class T, class B>
+std::vector<double> trace_layer_norm(B& be) {
+  Run<B, T> run(be);
+  const auto x = run.random({67, 37}, 1, 3), d_y = run.random({67, 37});
+  const auto w = run.template random<T>({37}), b = run.template random<T>({37});
+  auto y = run.random({67, 37}), d_x = run.random({67, 37});
+  auto d_w = run.template random<T>({37}), d_b = run.template random<T>({37});
+  layer_norm_forward<B, T>(be, x, w, b, y);
+  layer_norm_backward<B, T>(be, x, w, d_y, d_x, d_w, d_b);
+  run.record(y, d_x, d_w, d_b);
+  return run.take();
+}
+
+template <class T, class B>
 std::vector<double> trace_softmax(B& be) {
   Run<B, T> run(be);
   for (const index_t columns : {1, 5, 130}) {
@@ -155,6 +168,19 @@ std::vector<double> trace_embedding(B& be) {
   embedding_forward<B, T>(be, ids, table, y);
   embedding_backward<B, T>(be, ids, d_y, d_table);
   run.record(y, d_table);
+  embedding_backward<B, T>(be, ids, d_y, d_table, 3);
+  run.record(d_table);
+  return run.take();
+}
+
+template <class T, class B>
+std::vector<double> trace_positions(B& be) {
+  Run<B, T> run(be);
+  const auto positions = run.random({9, 37});
+  auto y = run.random({20, 37}), d_y = run.random({20, 37}), d_positions = run.random({9, 37});
+  add_positions_forward<B, T>(be, 5, positions, 2, 3.5, y);
+  add_positions_backward<B, T>(be, 5, d_positions, 2, 3.5, d_y);
+  run.record(y, d_y, d_positions);
   return run.take();
 }
 
