@@ -148,6 +148,13 @@ TEST_CASE("marks after a compatibility character stay, as in SentencePiece") {
   CHECK(tokenizer.encode("\ufb01\u0301") == expected);
 }
 
+TEST_CASE("a token in full-width letters is that token, as in transformers") {
+  const auto tokenizer = plain();
+  const auto ids = [&](const char* text) { return tokenizer.encode(text, {.add_eos = false}); };
+  CHECK(ids("\uff1cpad\uff1e").back() == tokenizer.pad_id());
+  CHECK(ids("\uff1cextra_id_0\uff1e").back() == 399);
+}
+
 TEST_CASE("a tokenizer that cannot be read is named") {
   TemporaryFolder folder;
   const auto fails = [](const fs::path& path, const std::string& why) {

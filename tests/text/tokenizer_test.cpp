@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which tokenizer a folder gets, that it passes on what is asked, and that two languages' worth of text agree with
 // transformers where Python has it (tokenizers_peer.py).
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
@@ -73,6 +75,15 @@ TEST_CASE("a folder gets the tokenizer of its files") {
   CHECK_THROWS_AS(Tokenizer(folder.path / "missing"), srformer::io_error);
 }
 
+TEST_CASE("the tokenizer of a folder is used as documented") {
+  for (const fs::path& folder : {bart, data / "t5/plain"}) {
+    const Tokenizer tokenizer(folder);
+    const auto ids = tokenizer.encode("a long text", {.max_length = 1024, .truncation = true});
+    const std::string text = tokenizer.decode(ids);
+    CHECK(text == "a long text");
+  }
+}
+
 TEST_CASE("both tokenizers do what is asked through the one interface") {
   const auto check = [](const Tokenizer& tokenizer, const auto& own, const Ids& before) {
     const std::string text = "Hello, the segment world";
@@ -135,8 +146,12 @@ TEST_CASE("ids and texts equal those of transformers with vocabularies trained h
     const auto expected = read_json(folder.path / name / "expected.json");
     REQUIRE(expected.at("ids").size() == texts.size());
     CHECK(tokenizer.size() == expected.at("size"));
-    // Two segmentations of equal score, and marks after compatibility characters: docs/text.md.
+    // transformers loses marks and joiners after some characters: docs/text.md.
     const bool t5 = std::string_view(name).starts_with("t5");
+    const auto loses = [&](const std::string& text) {
+      return t5 && std::ranges::any_of(std::array{"\u0301", "\u200c", "\u200d"},
+                                       [&](const char* c) { return text.find(c) != text.npos; });
+    };
     int other_ids = 0, other_texts = 0;
     for (std::size_t i = 0; i < texts.size(); ++i) {
       INFO(name << ": " << texts[i].substr(0, 300));
@@ -146,11 +161,11 @@ TEST_CASE("ids and texts equal those of transformers with vocabularies trained h
                         tokenizer.decode(ids, false) == expected["with_special"][i];
       other_ids += !same;
       other_texts += !back;
-      if (!t5) CHECK(same);
+      if (!loses(texts[i])) CHECK(same);
       CHECK(back);
     }
     INFO(name);
-    CHECK(other_ids <= (t5 ? int(texts.size() / 100) : 0));
+    CHECK(other_ids < int(texts.size() / 10));
     if (of_texts)
       WARN(name << ": " << texts.size() << " texts, " << other_ids << " with other ids, "
                 << other_texts << " decoded otherwise");

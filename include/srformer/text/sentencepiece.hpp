@@ -29,6 +29,7 @@
 #include <srformer/core/error.hpp>
 #include <srformer/io/file.hpp>
 #include <srformer/text/tokenizer_folder.hpp>
+#include <srformer/text/unigram.hpp>
 
 namespace srformer {
 
@@ -295,12 +296,17 @@ class SentencePieceTokenizer {
     load_serialized(file.text(), path);
   }
 
-  void load_serialized(std::string_view model, const std::filesystem::path& path) {
+  /// `scores`: of the pieces, where a file has them in more digits than the model.
+  void load_serialized(std::string_view model, const std::filesystem::path& path,
+                       std::span<const double> scores = {}) {
     if (!detail::has_normalizer_spec(model) || !model_->LoadFromSerializedProto(model).ok())
       throw io_error(path.string() + ": is not a whole SentencePiece model; fetch the file again");
     for (int id = 0; id < model_->GetPieceSize(); ++id) {
       special_.push_back(model_->IsControl(id) || model_->IsUnknown(id));
       if (special_.back()) added_.push_back({model_->IdToPiece(id), id});
+      byte_fallback_ = byte_fallback_ || model_->IsByte(id);
+      pieces_.add(model_->IdToPiece(id),
+                  scores.empty() ? double(model_->GetScore(id)) : scores[std::size_t(id)]);
     }
   }
 
@@ -329,16 +335,18 @@ class SentencePieceTokenizer {
       const auto unk = model.at("unk_id").get<std::uint32_t>();
       detail::ModelWriter writer;
       std::uint32_t id = 0;
+      std::vector<double> scores;
       for (const auto& entry : model.at("vocab")) {
         using Kind = detail::ModelWriter::Kind;
         const auto text = entry.at(0).get<std::string>();
-        writer.piece(text, entry.at(1).get<float>(),
+        scores.push_back(entry.at(1).get<double>());
+        writer.piece(text, float(scores.back()),
                      id == unk              ? Kind::unknown
                      : special.contains(id) ? Kind::control
                                             : Kind::normal);
         ++id;
       }
-      load_serialized(writer.finish(unk, charsmap), path);
+      load_serialized(writer.finish(unk, charsmap), path, scores);
       for (const auto& token : added)
         add(token.at("id").get<index_t>(), token.at("content").get<std::string>(),
             token.value("special", false), path);
@@ -346,7 +354,10 @@ class SentencePieceTokenizer {
   }
 
   void add_sentinels(int count) {
-    for (int i = count - 1; i >= 0; --i) append("<extra_id_" + std::to_string(i) + ">", true);
+    for (int i = count - 1; i >= 0; --i) {
+      append("<extra_id_" + std::to_string(i) + ">", true);
+      pieces_.add(beyond_.back(), 0);
+    }
   }
 
   void append(std::string text, bool special) {
@@ -398,14 +409,23 @@ class SentencePieceTokenizer {
     return longest;
   }
 
-  /// Text without added tokens, word by word, so that rounding in one word cannot change the next.
+  /// Text without added tokens, word by word: SentencePiece normalises, and its pieces together are the normalised word,
+  /// of which `pieces_` finds the segmentation of transformers.
   void encode_plain(std::string_view text, std::vector<std::int32_t>& ids) const {
-    std::vector<int> pieces;
+    std::vector<std::string> pieces;
+    detail::UnigramPieces::Work work;
+    std::string normalised;
     const auto encode_word = [&](std::string_view word) {
       if (word.empty()) return;
       const auto status = model_->Encode(word, &pieces);
       require(status.ok(), "SentencePieceTokenizer::encode", status.ok() ? "" : status.message());
-      ids.insert(ids.end(), pieces.begin(), pieces.end());
+      if (byte_fallback_) {
+        for (const std::string& piece : pieces) ids.push_back(model_->PieceToId(piece));
+        return;
+      }
+      normalised.clear();
+      for (const std::string& piece : pieces) normalised += piece;
+      pieces_.segment(normalised, model_->unk_id(), ids, work);
     };
     std::size_t begin = 0;
     for (std::size_t i = 0; i < text.size();) {
@@ -443,7 +463,9 @@ class SentencePieceTokenizer {
   std::vector<std::string> beyond_;  // tokens after the model's pieces
   std::vector<bool> special_;        // by id
   std::vector<Added> added_;         // what is recognised in raw text
-  bool added_elsewhere_ = false;     // one of them does not begin with '<'
+  detail::UnigramPieces pieces_;
+  bool byte_fallback_ = false;    // then the pieces of a word are not its text
+  bool added_elsewhere_ = false;  // one of them does not begin with '<'
   bool clean_up_ = false;
   std::int32_t pad_id_ = 0, eos_id_ = 1, unk_id_ = 2;
 };
