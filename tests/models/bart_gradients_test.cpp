@@ -120,7 +120,7 @@ TEST_CASE("gradients of a BART agree for one token, one segment and a horizon of
   CHECK(worst({17, 9}, {5, 1}) < 1e-10);
 }
 
-TEST_CASE("the pad token of a source has no gradient, but its row of the output has") {
+TEST_CASE("BART's pad token has no gradient as a source, but its row of the output has") {
   EigenBackend be(1);
   CrossAttentionOptions cross = cross_options(Variant::segmented_recurrent);
   cross.padding = Padding::upstream;  // what stands in the padding enters the loss

@@ -199,6 +199,40 @@ TEST_CASE("each kind of BART's dropout depends on its stream alone, not on the n
   CHECK(run(1, {.random = random}) == run(2, {.random = other}));
 }
 
+TEST_CASE("BART drops attention weights, hidden units, branches and embeddings, each by its rate") {
+  EigenBackend be(1);
+  const BartConfig config = tiny_bart_config();
+  const Batch batch = random_batch(config, {6, 4}, {5, 2}, 25);
+  const double all = 1 - 1e-9;
+  const auto dropped = [&](const LossOptions& options) {
+    Model model(be, config);
+    randomize(model, 7);
+    return train_loss_of(model, batch, options);
+  };
+  /// The loss without dropout where these parameters are zero.
+  const auto without = [&](const std::vector<std::string>& zero) {
+    Model model(be, config);
+    randomize(model, 7);
+    std::size_t found = 0;
+    for (auto& p : model.parameters()) {
+      if (ends_of(p.name, zero).empty()) continue;
+      be.fill(p.value, p.count, 0.0);
+      ++found;
+    }
+    REQUIRE(found >= 4);
+    return loss_of(model, batch);
+  };
+  const RandomStream random{4, 9};
+  CHECK(dropped({.attention_dropout = all, .random = random}) ==
+        Approx(without({".out_proj.weight"})).epsilon(1e-12));
+  CHECK(dropped({.activation_dropout = all, .random = random}) ==
+        Approx(without({".fc2.weight"})).epsilon(1e-12));
+  CHECK(dropped({.dropout_rate = all, .random = random}) ==
+        Approx(without({".out_proj.weight", ".out_proj.bias", ".fc2.weight", ".fc2.bias",
+                        ".layernorm_embedding.weight", ".layernorm_embedding.bias"}))
+            .epsilon(1e-12));
+}
+
 TEST_CASE("loss and logits of BART know no dropout") {
   EigenBackend be(1);
   BartConfig config = tiny_bart_config();
