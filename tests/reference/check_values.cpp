@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// check_values VALUES REPLAY attention|models DTYPE [DEVICE] [--no-steps]: runs REPLAY on the inputs of
-// every reference file below VALUES and compares what it computed; --no-steps leaves out the parameters
-// after the optimizer's steps. Fails for a file that is in neither list below, for one that is absent,
+// check_values VALUES REPLAY attention|models DTYPE [DEVICE] [--no-steps|--rounded]: runs REPLAY on the
+// inputs of every reference file below VALUES and compares what it computed. --no-steps leaves out the
+// parameters after the optimizer's steps, --rounded what 16 bits make of unrounded inputs. Fails for a file that is in neither list below, for one that is absent,
 // and for one of `not_yet` that REPLAY can run after all.
 //
 // In float64 and float32 everything is compared with the reference. In bfloat16 and float16 outputs,
-// logits and losses are, and with the gradients once more against float64 on the same rounded inputs.
+// logits and losses are (not if --rounded), and with the gradients once more against float64 on the same
+// rounded inputs.
 #include <cstdlib>
 #include <fstream>
 #include <iostream>
@@ -83,9 +84,6 @@ bool not_known(const std::string& said) {
   return said.find("\"model_type\" is ") != std::string::npos;
 }
 
-/// The generate calls that there are so far.
-const std::vector<std::string> generate_calls{"greedy"};
-
 std::string quoted(const fs::path& path) {
   std::string text = "'";
   for (const char c : path.string()) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
@@ -105,6 +103,7 @@ struct Task {
   bool models;
   std::string dtype, device = "cpu";
   bool steps = true;
+  bool unrounded = true;
 
   bool narrow() const { return dtype == "bfloat16" || dtype == "float16"; }
   std::optional<DType> stored() const {
@@ -160,9 +159,7 @@ Run run(const Task& task, const fs::path& reference) {
   rules.tolerance = task.narrow() ? 3e-2 : task.dtype == "float64" ? 1e-9 : 1e-4;
   rules.steps = task.steps && !task.narrow();
   rules.gradients = !task.narrow();
-  if (task.models) {
-    rules.generate = task.narrow() ? std::vector<std::string>{} : generate_calls;
-  }
+  if (task.models && task.narrow()) rules.generate = std::vector<std::string>{};
   result.comparison = compare(SafetensorsFile(expected), SafetensorsFile(out), rules);
   if (!task.narrow()) return result;
 
@@ -173,7 +170,9 @@ Run run(const Task& task, const fs::path& reference) {
   if (task.models && !smooth_models.contains(reference.filename()))
     rules.whole_gradient = near_kinks;
   Comparison rounded = compare(SafetensorsFile(exact), SafetensorsFile(out), rules);
-  for (const std::string& miss : result.comparison->misses) rounded.misses.push_back(miss);
+  if (task.unrounded) {
+    for (const std::string& miss : result.comparison->misses) rounded.misses.push_back(miss);
+  }
   result.comparison = rounded;
   return result;
 }
@@ -236,21 +235,22 @@ int check(const Task& task) {
 
 int main(int argc, char** argv) {
   std::vector<std::string> arguments(argv + 1, argv + argc);
-  const bool steps = arguments.empty() || arguments.back() != "--no-steps";
-  if (!steps) arguments.pop_back();
+  const std::string last = arguments.empty() ? "" : arguments.back();
+  if (last == "--no-steps" || last == "--rounded") arguments.pop_back();
   const std::set<std::string> kinds{"attention", "models"},
       dtypes{"float64", "float32", "bfloat16", "float16"};
   if (arguments.size() < 4 || arguments.size() > 5 || !kinds.contains(arguments[2]) ||
       !dtypes.contains(arguments[3])) {
     std::cerr << "usage: check_values VALUES REPLAY attention|models "
-                 "float64|float32|bfloat16|float16 [DEVICE] [--no-steps]\n";
+                 "float64|float32|bfloat16|float16 [DEVICE] [--no-steps|--rounded]\n";
     return 2;
   }
   try {
     srformer::reference::Task task{arguments[0], arguments[1], arguments[2] == "models",
                                    arguments[3]};
     if (arguments.size() == 5) task.device = arguments[4];
-    task.steps = steps;
+    task.steps = last != "--no-steps";
+    task.unrounded = last != "--rounded";
     return srformer::reference::check(task);
   } catch (const std::exception& error) {
     std::cerr << "check_values: " << error.what() << '\n';

@@ -7,7 +7,8 @@
 //   deallocate(p, n)          gives it back, usually to be handed out again
 //   fill(p, n, value)         n elements
 //   copy(to, from, n)         n elements within this backend's memory, converting the type
-//   to_host, from_host        the same across spaces; they synchronise
+//   to_host                   the same to the host; it waits until all is there
+//   from_host                 the same from the host; it returns when the host memory was read
 //   for_each(n, f)            f(i), independent, f trivially copyable
 //   for_each_row(rows, scratch, f)   f(team, row, p): see backend/team.hpp; p is `scratch` bytes of
 //                             the team's own, aligned to 64, shared by no two teams at work

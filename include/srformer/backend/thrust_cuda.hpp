@@ -286,10 +286,11 @@ class ThrustBackend<thrust_cuda> {
     move(host, p, n, cudaMemcpyDeviceToHost);
     synchronize();
   }
+  /// Returns when `host` was read, which for ordinary memory is before the copy has arrived; memory that
+  /// is page-locked must stay as it is until synchronize().
   template <class T>
   void from_host(T* p, const T* host, index_t n) {
     move(p, host, n, cudaMemcpyHostToDevice);
-    synchronize();
   }
 
   template <class F>
