@@ -215,8 +215,9 @@ std::optional<Evaluation> evaluate(AnyModel& model, const TextSet& set, bool gen
   for (index_t i = 0; i < order.steps(); ++i) {
     const auto indices = order.batch(i);
     const Batch batch = make_batch(examples, indices, pad);
-    const auto outputs = model.greedy_search(batch.source_ids, batch.source_lengths,
-                                             {.max_length = options.max_target_length + 1});
+    GenerationConfig greedy;
+    greedy.max_new_tokens = options.max_target_length;
+    const auto outputs = model.generate(batch.source_ids, batch.source_lengths, greedy).sequences;
     for (std::size_t row = 0; row < outputs.size(); ++row) {
       evaluation.predictions[static_cast<std::size_t>(indices[row])] =
           tokenizer.decode(outputs[row]);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Summaries of texts, one a line or in JSON lines, by greedy decoding.
+// Summaries of texts, one a line or in JSON lines, by greedy or beam search or sampling.
 //
 //   summarize --model_name_or_path model --input_file test.jsonl --output_file summaries.txt
 //   echo "A long text." | summarize --model_name_or_path model
@@ -16,6 +16,7 @@
 #include <srformer/text/sentencepiece.hpp>
 
 #include "device/device.hpp"
+#include "generation_flags.hpp"
 
 namespace {
 
@@ -27,9 +28,10 @@ using Ids = std::vector<std::int32_t>;
 struct Options {
   std::string model, input = "-", output = "-", input_format = "text", output_format = "text";
   std::string text_column = "text", source_prefix;
-  std::optional<index_t> max_source_length, max_target_length, max_length;
-  index_t generation_horizon = 0, batch_size = 16, num_beams = 1;
+  std::optional<index_t> max_source_length, max_target_length;
+  index_t batch_size = 16;
   bool truncation = false;
+  srformer::program::GenerationFlags generation;
   srformer::program::DeviceFlags device;
 };
 
@@ -112,16 +114,25 @@ void encode_sources(std::vector<Source>& sources, const Options& options,
                  *options.max_source_length);
 }
 
-/// Tokens of the output at most, the start token included.
-index_t longest_output(const Options& options, const srformer::HfCheckpoint& checkpoint) {
-  if (options.max_length) return *options.max_length;
-  if (options.max_target_length) return *options.max_target_length + 1;
-  const auto& stored = checkpoint.generation_config();
-  const std::string path = checkpoint.generation_config_path();
-  if (const auto fresh = srformer::json_optional<index_t>(stored, "max_new_tokens", path))
-    return *fresh + 1;
-  return srformer::json_field_or<index_t>(stored, "max_length", path, 129);
+/// What generation goes by.
+srformer::GenerationConfig generation_of(const Options& options,
+                                         const srformer::HfCheckpoint& checkpoint) {
+  srformer::program::GenerationFlags flags = options.generation;
+  if (options.max_target_length) {
+    if (flags.max_length || flags.max_new_tokens)
+      throw usage_error(
+          "--max_target_length says the same as --max_length and --max_new_tokens; give one of "
+          "them");
+    flags.max_new_tokens = options.max_target_length;
+  }
+  return flags.over(checkpoint, 129);
 }
+
+/// One output, and how probable it is: see srformer::Generation.
+struct Output {
+  Ids ids;
+  double score = 0;
+};
 
 /// A line on a terminal that is written over; nothing elsewhere.
 class Progress {
@@ -144,14 +155,15 @@ class Progress {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-/// The tokens of every source, in the order of the sources; batches are of similar length.
-std::vector<Ids> generate(srformer::program::AnyModel& model, const std::vector<Source>& sources,
-                          index_t batch_size, const srformer::GenerationOptions& generation) {
+/// The outputs of every source, in the order of the sources; batches are of similar length.
+std::vector<Output> generate(srformer::program::AnyModel& model, const std::vector<Source>& sources,
+                             index_t batch_size, const srformer::GenerationConfig& generation) {
+  const auto each = static_cast<std::size_t>(generation.num_return_sequences);
   std::vector<std::size_t> order(sources.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::ranges::stable_sort(order, std::greater{},
                            [&](std::size_t i) { return sources[i].ids.size(); });
-  std::vector<Ids> outputs(sources.size());
+  std::vector<Output> outputs(sources.size() * each);
   Progress progress(sources.size());
   for (std::size_t first = 0; first < order.size();) {
     const std::size_t rows = std::min(static_cast<std::size_t>(batch_size), order.size() - first);
@@ -163,11 +175,12 @@ std::vector<Ids> generate(srformer::program::AnyModel& model, const std::vector<
       std::ranges::copy(source, ids.begin() + static_cast<std::ptrdiff_t>(r * width));
       lengths.push_back(std::ssize(source));
     }
-    std::vector<Ids> batch = model.greedy_search(ids, lengths, generation);
+    auto batch = model.generate(ids, lengths, generation, first);
     std::size_t tokens = 0;
-    for (std::size_t r = 0; r < rows; ++r) {
-      tokens += batch[r].size() - 1;
-      outputs[order[first + r]] = std::move(batch[r]);
+    for (std::size_t i = 0; i < rows * each; ++i) {
+      tokens += batch.sequences[i].size() - 1;
+      outputs[order[first + i / each] * each + i % each] = {std::move(batch.sequences[i]),
+                                                            batch.scores[i]};
     }
     first += rows;
     progress.add(rows, tokens);
@@ -176,16 +189,16 @@ std::vector<Ids> generate(srformer::program::AnyModel& model, const std::vector<
 }
 
 /// One line per output.
-std::string as_lines(const std::vector<Ids>& outputs, const Options& options,
+std::string as_lines(const std::vector<Output>& outputs, const Options& options,
                      const srformer::SentencePieceTokenizer* tokenizer) {
   std::string lines;
-  for (const Ids& ids : outputs) {
+  for (const auto& [ids, score] : outputs) {
     std::string text = tokenizer != nullptr ? tokenizer->decode(ids) : "";
     if (options.output_format == "text") {
       std::ranges::replace(text, '\n', ' ');
       lines += text;
     } else {
-      nlohmann::ordered_json line{{"output_ids", ids}};
+      nlohmann::ordered_json line{{"output_ids", ids}, {"score", score}};
       if (tokenizer != nullptr) line["text"] = std::move(text);
       lines += line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
     }
@@ -210,7 +223,7 @@ void write_lines(const std::string& path, const std::string& lines) {
 int main(int argc, char** argv) {
   return srformer::program::run([&] {
     Options options;
-    CLI::App app("Summaries of texts by greedy decoding");
+    CLI::App app("Summaries of texts");
     const auto at_least_one = CLI::Range(index_t{1}, index_t{1} << 40);
     app.add_option("--model_name_or_path", options.model, "Checkpoint folder")->required();
     app.add_option("--input_file", options.input, "File to read; - is standard input")
@@ -221,8 +234,9 @@ int main(int argc, char** argv) {
                    "text: one a line; jsonl: JSON lines; ids: {\"input_ids\": [...]}; jsonl for "
                    "files that end in .jsonl")
         ->check(CLI::IsMember({"text", "jsonl", "ids"}));
-    app.add_option("--output_format", options.output_format,
-                   "text: one a line; jsonl: {\"output_ids\": [...], \"text\": ...}")
+    app.add_option(
+           "--output_format", options.output_format,
+           "text: one a line; jsonl: {\"output_ids\": [...], \"score\": ..., \"text\": ...}")
         ->capture_default_str()
         ->check(CLI::IsMember({"text", "jsonl"}));
     app.add_option("--text_column", options.text_column, "Of JSON lines")->capture_default_str();
@@ -233,28 +247,18 @@ int main(int argc, char** argv) {
     app.add_option("--max_target_length", options.max_target_length,
                    "Tokens of a summary at most; else as generation_config.json says, or 128")
         ->check(at_least_one);
-    app.add_option("--max_length", options.max_length,
-                   "The same with the start token counted, as transformers does")
-        ->check(CLI::Range(index_t{2}, index_t{1} << 40));
-    app.add_option("--generation_horizon", options.generation_horizon,
-                   "Decoder steps over the source; else as config.json says")
-        ->check(at_least_one);
     app.add_option("--batch_size,--per_device_eval_batch_size", options.batch_size,
                    "Sources decoded together")
         ->capture_default_str()
         ->check(at_least_one);
-    app.add_option("--num_beams", options.num_beams, "1: greedy; more is not there yet");
+    options.generation.add_to(app);
     options.device.add_to(app);
     srformer::program::parse(app, argc, argv);
-    if (options.num_beams != 1)
-      throw usage_error("--num_beams " + std::to_string(options.num_beams) +
-                        ": there is no beam search yet, only greedy decoding; leave it out");
-    if (options.max_length && options.max_target_length)
-      throw usage_error("--max_length and --max_target_length say the same; give one of them");
     if (app.count("--input_format") == 0 && options.input.ends_with(".jsonl"))
       options.input_format = "jsonl";
 
     const srformer::HfCheckpoint checkpoint(options.model);
+    const srformer::GenerationConfig generation = generation_of(options, checkpoint);
     std::optional<srformer::SentencePieceTokenizer> tokenizer;
     const bool ids_alone = options.input_format == "ids" && options.output_format == "jsonl";
     if (const auto& folder = checkpoint.folder();
@@ -269,9 +273,7 @@ int main(int argc, char** argv) {
     const srformer::T5Config& config = model->config();
     const srformer::SentencePieceTokenizer* words = tokenizer ? &*tokenizer : nullptr;
     encode_sources(sources, options, words, config.vocab_size, config.eos_token_id);
-    const auto outputs = generate(
-        *model, sources, options.batch_size,
-        {.max_length = longest_output(options, checkpoint), .horizon = options.generation_horizon});
+    const auto outputs = generate(*model, sources, options.batch_size, generation);
     write_lines(options.output, as_lines(outputs, options, words));
   });
 }

@@ -57,9 +57,9 @@ class AnyModel {
   /// Over the labels of all examples, as srformer::mean_loss.
   virtual double mean_loss(std::span<const Example> examples, index_t batch_size,
                            double label_smoothing, bool (*keep_going)()) = 0;
-  virtual std::vector<Ids> greedy_search(std::span<const std::int32_t> ids,
-                                         std::span<const index_t> lengths,
-                                         const GenerationOptions& options) = 0;
+  /// As srformer::generate.
+  virtual Generation generate(std::span<const std::int32_t> ids, std::span<const index_t> lengths,
+                              const GenerationConfig& options, std::uint64_t first_source = 0) = 0;
   /// Throws usage_error for a scalar that is too narrow to be trained in.
   virtual std::unique_ptr<AnyTraining> train(std::span<const Example> examples,
                                              const TrainingOptions& options) = 0;

@@ -70,10 +70,9 @@ class ModelOf final : public AnyModel {
     return srformer::mean_loss(model_, examples, batch_size, label_smoothing,
                                model_.config().pad_token_id, keep_going);
   }
-  std::vector<Ids> greedy_search(std::span<const std::int32_t> ids,
-                                 std::span<const index_t> lengths,
-                                 const GenerationOptions& options) override {
-    return srformer::greedy_search(model_, ids, lengths, options);
+  Generation generate(std::span<const std::int32_t> ids, std::span<const index_t> lengths,
+                      const GenerationConfig& options, std::uint64_t first_source) override {
+    return srformer::generate(model_, ids, lengths, options, first_source);
   }
   std::unique_ptr<AnyTraining> train(std::span<const Example> examples,
                                      const TrainingOptions& options) override {

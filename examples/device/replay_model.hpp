@@ -34,7 +34,7 @@ inline Batch reference_batch(const SafetensorsFile& file) {
 }
 
 /// Runs the model in `folder` on its reference batch and writes what reference.safetensors holds of
-/// results: logits, loss, smoothed_loss, grad/PARAM, losses, step/PARAM, generate/greedy.
+/// results: logits, loss, smoothed_loss, grad/PARAM, losses, step/PARAM, generate/NAME.
 template <class T, class B>
 void replay_model(B& be, const std::filesystem::path& folder,
                   const std::filesystem::path& out_path) {
@@ -72,11 +72,16 @@ void replay_model(B& be, const std::filesystem::path& folder,
     results.add("grad/" + p.name, p.shape, host(p, p.gradient));
 
   const index_t horizon = json_size(reference, "horizon", json_path);
-  const index_t max_length = json_size(reference, "max_length", json_path);
-  results.add_ids("generate/greedy",
-                  greedy_search(model, batch.source_ids, batch.source_lengths,
-                                {.max_length = max_length, .horizon = horizon}),
-                  config.pad_token_id);
+  const nlohmann::json stored = generation_options(checkpoint);
+  for (const auto& [name, options] : reference.at("generate").items()) {
+    nlohmann::json asked = stored;
+    asked["max_length"] = reference.at("max_length");
+    asked.update(options);
+    GenerationConfig call = generation_config_from_json(asked, json_path);
+    call.horizon = horizon;
+    const Generation generated = generate(model, batch.source_ids, batch.source_lengths, call);
+    results.add_ids("generate/" + name, generated.sequences, generated.filling);
+  }
 
   const nlohmann::json& o = reference.at("optimizer");
   AdamW<B, T> optimizer(be, model.parameters(),

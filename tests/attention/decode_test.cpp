@@ -90,13 +90,100 @@ TEST_CASE("another horizon than the one of training gives other steps where segm
   }
 }
 
-TEST_CASE("a step refuses more than one query") {
-  AttentionCase c{.B = 1, .H = 1, .M = 2, .N = 5, .D = 3};
+TEST_CASE("the queries of a group are at one step, and are given what each is given alone") {
+  const Padding padding = GENERATE(Padding::masked, Padding::upstream);
+  const std::vector<std::int32_t> sources{1, 0, 1, 2};
+  constexpr index_t K = 3;
+  EigenBackend be(1);
+  for (const CrossAttentionOptions& options : all_options()) {
+    AttentionCase c{.B = 3, .H = 2, .M = 9, .N = 13, .D = 3, .options = options};
+    c.options.segment_size = 4, c.options.padding = padding, c.options.generation_horizon = 9;
+    c.lengths = {13, 6, 9};
+    INFO(c.text());
+    const AttentionValues x = draw_values(c, 0);
+    const Biases<double> biases(c, x);
+    const Learned<double> learned(c);
+    const CaseViews in(c, x);
+    auto context = biases.context(c);
+    const auto prepared = prepare_cross_attention<EigenBackend, double>(
+        be, in.k, in.v, learned.parameters(), context, c.options, 0, c.M);
+    const auto groups = static_cast<index_t>(sources.size());
+    const Values q = draw(groups * c.H * K * c.D, {77, 1});
+    const View<const double, 4> queries(q.data(), {groups, c.H, K, c.D});
+    for (const index_t step : {0, 4, 8}) {
+      Values together(q.size(), std::nan("")), apart(q.size(), std::nan(""));
+      const View<double, 4> out(together.data(), queries.extents);
+      const View<double, 4> expected(apart.data(), queries.extents);
+      cross_attention_step<EigenBackend, double>(be, queries, in.k, in.v, learned.parameters(),
+                                                 context, c.options, 0, step, prepared, out,
+                                                 sources.data());
+      for (index_t g = 0; g < groups; ++g) {
+        for (index_t r = 0; r < K; ++r) {
+          cross_attention_step<EigenBackend, double>(
+              be, queries.slice(0, g, 1).slice(2, r, 1), in.k, in.v, learned.parameters(), context,
+              c.options, 0, step, prepared, expected.slice(0, g, 1).slice(2, r, 1), &sources[g]);
+        }
+      }
+      CHECK(relative_error(together, apart) < 1e-12);
+    }
+  }
+}
+
+TEST_CASE("self-attention goes back to the rows that a row comes from") {
+  // Three steps of up to four rows: every row's sequence of places is written out.
+  EigenBackend be(1);
+  constexpr index_t H = 2, D = 3, most = 4, inner = H * D;
+  using Ids = std::vector<std::int32_t>;
+  DecodeRows<EigenBackend> rows(be, 2, most, 3);
+  const Values values = draw(3 * most * 3 * inner, {5, 1});
+  const View<const double, 3> qkv(values.data(), {3, most, 3 * inner});
+  const std::vector<std::vector<index_t>> paths[] = {
+      {{0}, {1}}, {{0, 0}, {0, 1}, {1, 2}, {1, 3}}, {{1, 3, 0}, {1, 2, 1}, {0, 1, 2}, {0, 1, 3}}};
+  const Values bias = draw(H * 5, {5, 2});
+  for (index_t step = 0; step < 3; ++step) {
+    if (step == 0) rows.go_on(be, step, {});
+    if (step == 1) rows.go_on(be, step, {Ids{0, 0, 1, 1}, Ids{0, 1}});
+    if (step == 2) rows.go_on(be, step, {Ids{3, 2, 1, 1}, Ids{1, 0}});
+    const auto& path = paths[step];
+    REQUIRE(rows.rows() == std::ssize(path));
+    ScoreMask<double, host_space> mask;
+    mask.relative = View<const double, 2>(bias.data(), {H, 5});
+    mask.relative_zero = 2 - step;
+    Values out(path.size() * inner, std::nan("")), expected(path.size() * inner, 0);
+    self_attention_step<EigenBackend, double>(
+        be, qkv, rows, step, H, mask, View<double, 2>(out.data(), {std::ssize(path), inner}));
+    for (std::size_t r = 0; r < path.size(); ++r) {
+      for (index_t h = 0; h < H; ++h) {
+        Values weights;
+        double total = 0;
+        for (index_t s = 0; s <= step; ++s) {
+          double score = bias[h * 5 + 2 - step + s];
+          for (index_t c = 0; c < D; ++c)
+            score += qkv(step, static_cast<index_t>(r), h * D + c) *
+                     qkv(s, path[r][s], inner + h * D + c);
+          weights.push_back(std::exp(score)), total += weights.back();
+        }
+        for (index_t s = 0; s <= step; ++s) {
+          for (index_t c = 0; c < D; ++c)
+            expected[r * inner + h * D + c] +=
+                weights[s] / total * qkv(s, path[r][s], 2 * inner + h * D + c);
+        }
+      }
+    }
+    CHECK(relative_error(out, expected) < 1e-12);
+  }
+}
+
+TEST_CASE("a step refuses groups without sources, and shapes that do not go together") {
+  AttentionCase c{.B = 2, .H = 1, .M = 2, .N = 5, .D = 3};
   const AttentionValues x = draw_values(c, 0);
   const CaseViews in(c, x);
   EigenBackend be(1);
   auto out = zeros<double, 4>(be, {1, 1, 2, 3});
-  CHECK_THROWS_WITH((cross_attention_step<EigenBackend, double>(be, in.q, in.k, in.v, {}, {},
-                                                                c.options, 0, 0, {}, out.view())),
-                    ContainsSubstring("q holds more than one query per source"));
+  const auto step = [&](const auto& q, const auto& to) {
+    cross_attention_step<EigenBackend, double>(be, q, in.k, in.v, {}, {}, c.options, 0, 0, {}, to);
+  };
+  CHECK_THROWS_WITH(step(in.q.slice(0, 0, 1), out.view()),
+                    ContainsSubstring("1 groups for 2 sources"));
+  CHECK_THROWS_WITH(step(in.q, out.view()), ContainsSubstring("out is [1,1,2,3]"));
 }

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Decoding one step at a time against teacher forcing, which computes the same in another way.
+// Decoding one step at a time, and greedy search, against teacher forcing, which computes the same in
+// another way.
 #include <srformer/decode/search.hpp>
 
-#include <deque>
-
+#include "decode/formula_model.hpp"
 #include "models/tiny_t5.hpp"
-#include "support/catch.hpp"
 
 using namespace srformer;
 using namespace srformer::testing;
@@ -61,8 +60,14 @@ std::vector<Ids> greedy_by_teacher_forcing(Model& model, const Batch& sources, i
   return outputs;
 }
 
-std::vector<Ids> greedy(Model& model, const Batch& batch, const GenerationOptions& options) {
-  return greedy_search(model, batch.source_ids, batch.source_lengths, options);
+GenerationConfig up_to(index_t max_length, index_t horizon = 0) {
+  GenerationConfig config;
+  config.max_length = max_length, config.horizon = horizon;
+  return config;
+}
+
+std::vector<Ids> greedy(Model& model, const Batch& batch, const GenerationConfig& config) {
+  return generate(model, batch.source_ids, batch.source_lengths, config).sequences;
 }
 
 /// Upstream padding makes a source see its padding: then only batches without any are comparable.
@@ -70,40 +75,6 @@ std::vector<index_t> lengths_for(const T5Config& config) {
   return config.cross_attention.padding == Padding::upstream ? std::vector<index_t>{19, 19, 19}
                                                              : std::vector<index_t>{19, 1, 7, 12};
 }
-
-/// A model that answers with logits from a list.
-struct Scripted {
-  using scalar = float;
-  using backend_type = EigenBackend;
-  struct Config {
-    std::int32_t decoder_start_token_id = 0, eos_token_id = 1, pad_token_id = 3;
-  };
-  struct State {
-    index_t rows = 0;
-  };
-
-  EigenBackend& be;
-  std::deque<std::vector<float>> answers;
-  Config settings{};
-  std::vector<Ids> asked{};
-  index_t max_steps = 0, horizon = 0;
-
-  EigenBackend& backend() { return be; }
-  const Config& config() const { return settings; }
-  State start_decoding(std::span<const std::int32_t>, std::span<const index_t> lengths,
-                       index_t steps, index_t over) {
-    max_steps = steps, horizon = over;
-    return {static_cast<index_t>(lengths.size())};
-  }
-  Tensor<EigenBackend, float, 2> decode_step(State& state, std::span<const std::int32_t> ids) {
-    asked.emplace_back(ids.begin(), ids.end());
-    REQUIRE_FALSE(answers.empty());
-    const auto answer = answers.front();
-    answers.pop_front();
-    return from_host<float, 2>(be, {state.rows, static_cast<index_t>(answer.size()) / state.rows},
-                               answer);
-  }
-};
 
 }  // namespace
 
@@ -149,7 +120,7 @@ TEST_CASE("greedy search takes the best token of teacher forcing at every step")
       const Batch batch = random_batch(base, lengths, std::vector<index_t>(lengths.size(), 1), 32,
                                        2 * (base.cross_attention.padding == Padding::masked), 4);
       const auto expected = greedy_by_teacher_forcing(model, batch, 12);
-      CHECK(greedy(model, batch, {.max_length = 12}) == expected);
+      CHECK(greedy(model, batch, up_to(12)) == expected);
       for (const Ids& row : expected) {
         longest = std::max(longest, row.size()), shortest = std::min(shortest, row.size());
       }
@@ -166,7 +137,7 @@ TEST_CASE("every token that search chose is the best after those before it") {
   Model model(be, config);
   randomize(model, 10);
   const Batch sources = random_batch(config, {11, 4, 19}, {1, 1, 1}, 33);
-  const auto outputs = greedy(model, sources, {.max_length = 10});
+  const auto outputs = greedy(model, sources, up_to(10));
   const Batch batch = teacher(sources, outputs, config.pad_token_id);
   const auto z = logits_of(model, batch);
   std::size_t tokens = 0;
@@ -188,9 +159,9 @@ TEST_CASE("a source in a batch is given the tokens that it is given alone") {
     Model model(be, config);
     randomize(model, 11);
     const Batch batch = random_batch(config, {17, 1, 24, 8}, {1, 1, 1, 1}, 34, 3, 6);
-    const auto together = greedy(model, batch, {.max_length = 9, .horizon = 7});
+    const auto together = greedy(model, batch, up_to(9, 7));
     for (index_t b = 0; b < batch.rows; ++b) {
-      CHECK(greedy(model, single(batch, b), {.max_length = 9, .horizon = 7}).front() ==
+      CHECK(greedy(model, single(batch, b), up_to(9, 7)).front() ==
             together[static_cast<std::size_t>(b)]);
     }
   }
@@ -226,7 +197,7 @@ TEST_CASE("search does not depend on the number of threads") {
     EigenBackend be(threads);
     Model model(be, config);
     randomize(model, 11);
-    return greedy(model, random_batch(config, {17, 3, 24}, {1, 1, 1}, 34), {.max_length = 9});
+    return greedy(model, random_batch(config, {17, 3, 24}, {1, 1, 1}, 34), up_to(9));
   };
   CHECK(run(1) == run(2));
 }
@@ -238,46 +209,110 @@ TEST_CASE("more steps than were asked for, other counts of ids and unknown ids a
   randomize(model, 11);
   const Batch batch = random_batch(config, {7, 3}, {1, 1}, 34);
   auto state = model.start_decoding(batch.source_ids, batch.source_lengths, 1);
-  CHECK_THROWS_WITH(model.decode_step(state, Ids{0}), ContainsSubstring("1 ids for 2 sources"));
+  CHECK_THROWS_WITH(model.decode_step(state, Ids{0}), ContainsSubstring("1 ids for 2 rows"));
   CHECK_THROWS_WITH(model.decode_step(state, Ids{0, 23}), ContainsSubstring("23"));
   model.decode_step(state, Ids{0, 0});
   CHECK_THROWS_WITH(model.decode_step(state, Ids{0, 0}), ContainsSubstring("no more steps"));
   CHECK_THROWS_AS(model.start_decoding(batch.source_ids, batch.source_lengths, 0), shape_error);
   CHECK_THROWS_AS(model.start_decoding({}, {}, 4), shape_error);
-  CHECK_THROWS_WITH(greedy(model, batch, {.max_length = 1}),
+  CHECK_THROWS_WITH(greedy(model, batch, up_to(1)),
                     ContainsSubstring("max_length must be at least 2"));
 }
 
-TEST_CASE("a row ends at the end token and is asked with padding from then on") {
+TEST_CASE("rows that go on are a state's own, with the sources that they are said to have") {
   EigenBackend be(1);
-  Scripted model{be,
-                 {{0, 9, 0, 0, 0, 0, 9, 0}, {0, 0, 9, 0, 0, 0, 9, 0}, {0, 0, 9, 0, 0, 9, 0, 0}}};
-  const Ids ids{5, 6};
-  const std::vector<index_t> lengths{1, 1};
-  const auto out = greedy_search(model, ids, lengths, {.max_length = 9, .horizon = 4});
-  CHECK(out == std::vector<Ids>{{0, 1}, {0, 2, 2, 1}});
-  CHECK(model.asked == std::vector<Ids>{{0, 0}, {1, 2}, {3, 2}});
-  CHECK(model.answers.empty());
-  CHECK(model.max_steps >= 8);
+  for (const auto& [name, config] : variant_configs()) {
+    CAPTURE(name);
+    Model model(be, with_horizon(config, 6));
+    randomize(model, 11);
+    const bool upstream = config.cross_attention.padding == Padding::upstream;
+    const Batch batch =
+        random_batch(config, {upstream ? 17 : 9, upstream ? 17 : 5, 17}, {1, 1, 1}, 36);
+    auto state = model.start_decoding(batch.source_ids, batch.source_lengths, 4, 0, 2);
+    const Ids start(3, config.decoder_start_token_id);
+    model.decode_step(state, start);
+    // two rows each for the last and the first source, then they change places, then one is left
+    const Ids parents[] = {{2, 2, 0, 0}, {1, 0, 2, 3}, {0}}, sources[] = {{2, 0}, {2, 0}, {2}};
+    const Ids tokens[] = {{5, 6, 7, 8}, {9, 10, 11, 12}, {13}};
+    std::vector<double> z;
+    for (int t = 0; t < 3; ++t) {
+      z = to_host(be, model.decode_step(state, tokens[t], {parents[t], sources[t]}));
+    }
+    Batch alone = single(batch, 2);
+    alone.labels = {6, 9, 13, 1}, alone.target_width = 4;
+    const auto expected = logits_of(model, alone);
+    CHECK(relative_difference({expected.end() - config.vocab_size, expected.end()}, z) < 1e-12);
+  }
+}
+
+TEST_CASE("rows that cannot go on are refused") {
+  EigenBackend be(1);
+  const T5Config config = tiny_config();
+  Model model(be, config);
+  randomize(model, 11);
+  const Batch batch = random_batch(config, {7, 3}, {1, 1}, 34);
+  auto state = model.start_decoding(batch.source_ids, batch.source_lengths, 4, 0, 2);
+  const Ids two{0, 0}, one{0}, three{0, 1, 1}, missing{2, 0}, five(5, 0), pair{0, 1};
+  CHECK_THROWS_WITH(model.decode_step(state, two, {two, pair}), ContainsSubstring("first step"));
+  model.decode_step(state, two);
+  CHECK_THROWS_WITH(model.decode_step(state, two, {missing, pair}), ContainsSubstring("parent"));
+  CHECK_THROWS_WITH(model.decode_step(state, two, {two, missing}), ContainsSubstring("source"));
+  CHECK_THROWS_WITH(model.decode_step(state, three, {three, pair}),
+                    ContainsSubstring("3 rows in 2 groups"));
+  CHECK_THROWS_WITH(model.decode_step(state, five, {five, one}),
+                    ContainsSubstring("4 rows at most"));
+  CHECK_THROWS_WITH(model.start_decoding(batch.source_ids, batch.source_lengths, 4, 0, 0),
+                    ContainsSubstring("rows_per_source"));
+}
+
+TEST_CASE("a row ends at the end token and is not asked again") {
+  EigenBackend be(1);
+  FormulaModel<> model{be, {4}, [](std::int32_t source, const TokenIds& sequence) {
+                         std::vector<double> z(4, 0);
+                         const bool over = std::ssize(sequence) > source;
+                         z[over ? 1 : 2] = 9;
+                         return z;
+                       }};
+  const auto out = generate_for(model, {3, 1, 2}, up_to(9, 4));
+  CHECK(out.sequences == std::vector<Ids>{{0, 2, 2, 2, 1}, {0, 2, 1}, {0, 2, 2, 1}});
+  CHECK(model.rows_asked == std::vector<index_t>{3, 3, 2, 1});
   CHECK(model.horizon == 4);
+  CHECK(out.padded() == Ids{0, 2, 2, 2, 1, 0, 2, 1, 0, 0, 0, 2, 2, 1, 0});
 }
 
 TEST_CASE("a search of two tokens asks once, and one without an end goes on to the length") {
   EigenBackend be(1);
-  const Ids ids{5};
-  const std::vector<index_t> lengths{1};
-  Scripted once{be, {{0, 0, 9, 0}}};
-  CHECK(greedy_search(once, ids, lengths, {.max_length = 2}) == std::vector<Ids>{{0, 2}});
-  Scripted endless{be, {{0, 9, 0, 0}, {0, 9, 0, 0}, {9, 0, 0, 0}}};
-  CHECK(greedy_search(endless, ids, lengths, {.max_length = 4, .stop_at_eos = false}) ==
-        std::vector<Ids>{{0, 1, 1, 0}});
+  FormulaModel<> model{be, {4}, [](std::int32_t, const TokenIds&) {
+                         return std::vector<double>{0, 9, 0, 0};
+                       }};
+  GenerationConfig config = up_to(2);
+  CHECK(generate_for(model, {5}, config).sequences == std::vector<Ids>{{0, 1}});
+  CHECK(model.rows_asked.size() == 1);
+  config = up_to(4), config.eos_token_id = Ids{};
+  CHECK(generate_for(model, {5}, config).sequences == std::vector<Ids>{{0, 1, 1, 1}});
+  config = {}, config.eos_token_id = Ids{};
+  CHECK(generate_for(model, {5}, config).sequences.front().size() == 21);
 }
 
 TEST_CASE("of equal logits the first counts") {
   EigenBackend be(1);
-  const Ids ids{5, 5, 5};
-  const std::vector<index_t> lengths{1, 1, 1};
-  Scripted model{be, {{2, 7, 7, 7, -5, -5, -5, -5, -3, -2, -9, -2}}};
-  const auto out = greedy_search(model, ids, lengths, {.max_length = 2});
-  CHECK(out == std::vector<Ids>{{0, 1}, {0, 0}, {0, 1}});
+  const std::vector<double> answers[] = {{2, 7, 7, 7}, {-5, -5, -5, -5}, {-3, -2, -9, -2}};
+  FormulaModel<> model{
+      be, {4}, [&](std::int32_t source, const TokenIds&) { return answers[source]; }};
+  CHECK(generate_for(model, {0, 1, 2}, up_to(2)).sequences ==
+        std::vector<Ids>{{0, 1}, {0, 0}, {0, 1}});
+}
+
+TEST_CASE("scores of greedy search are mean log-probabilities") {
+  EigenBackend be(1);
+  FormulaModel<> model{be, {9}, mixed_logits(9)};
+  const Generation got = generate_for(model, {4}, up_to(5));
+  const Ids& tokens = got.sequences.front();
+  double sum = 0;
+  for (std::size_t t = 1; t < tokens.size(); ++t) {
+    const auto p = log_softmax(mixed_logits(9)(4, Ids(tokens.begin(), tokens.begin() + t)));
+    CHECK(got.token_log_probs[0][t - 1] == Approx(p[static_cast<std::size_t>(tokens[t])]));
+    sum += p[static_cast<std::size_t>(tokens[t])];
+  }
+  CHECK(got.scores[0] == Approx(sum / static_cast<double>(tokens.size() - 1)));
 }

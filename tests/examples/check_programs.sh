@@ -126,7 +126,17 @@ cp lines.txt input.txt
 run 0 summarize --model_name_or_path "$model" --max_source_length 10 --truncation --max_length 4
 check "sources that are cut are counted" grep -q '^3 of 3 sources were cut to 10 tokens$' err.txt
 refused 1 "input:1: has" summarize --model_name_or_path "$model" --max_source_length 10
-refused 2 "beam" summarize --model_name_or_path "$model" --num_beams 4
+run 0 summarize --model_name_or_path "$model" --output_format jsonl --max_length 12 --dtype float64 --num_beams 3 --num_return_sequences 2
+check "beams have as many outputs as asked for" test "$(wc -l <out.txt)" -eq 6
+check "and their scores" test "$(grep -c '"score":-' out.txt)" -eq 6
+run 0 summarize --model_name_or_path "$model" --max_length 12 --dtype float64 --do_sample --seed 3 --batch_size 1
+cp out.txt drawn.txt
+run 0 summarize --model_name_or_path "$model" --max_length 12 --dtype float64 --do_sample --seed 3
+check "what is drawn does not depend on the batch" cmp out.txt drawn.txt
+refused 2 "--num_beams above 1" summarize --model_name_or_path "$model" --length_penalty 2
+refused 2 "give --do_sample" summarize --model_name_or_path "$model" --top_p 0.9
+refused 2 "greedy search has one output" summarize --model_name_or_path "$model" --num_return_sequences 2
+refused 2 "--num_beams" summarize --model_name_or_path "$model" --num_beams 2 --num_return_sequences 3
 refused 2 "say the same" summarize --model_name_or_path "$model" --max_length 4 --max_target_length 3
 refused 2 "--generation_horizon" summarize --model_name_or_path "$model" --generation_horizon 0
 refused 1 "is not a folder" summarize --model_name_or_path nowhere

@@ -1,16 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-// Cross-attention one query at a time, for decoding: what does not depend on the query is computed
-// once per source, then a step costs 4 L D + 2 D^2 per head where full attention costs 4 N D.
+// Attention one decoder step at a time. A row is a hypothesis: rows go in groups of equal size, one
+// group per source, and the rows of a group share all that belongs to the source.
+//
+// Cross-attention: what does not depend on the query is computed once per source, then a step costs
+// 4 L D + 2 D^2 per row and head where full attention costs 4 N D.
 //
 //   segmented_recurrent  E_j = beta gate R_j / n  for every segment (or step) that `steps` queries visit
 //                        O_i = alpha softmax(q_i K_j^T) V_j + q_i E_j,   j = seg(i)
 //   linear               KV and z, see attention/linear.hpp
 //   transformer_xl       the memory of both RNNs
-//   the others           nothing: a step is the forward of one query at its place in the horizon
+//   global_tokens        the means of the segments
+//   the others           nothing
+//
+// Self-attention: every step writes q, k and v of its rows once, and no later step moves them. Which row
+// of step s a row of step t >= s goes back to is in a table: places[r, s], as beams change rows.
 //
 // The horizon is the one of the options' generation_horizon and a parameter of each call. What is
-// prepared is the only state, and beams of one source share it.
+// prepared, the cache and the table are the only state.
 #pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+#include <vector>
 
 #include <srformer/attention/cross_attention.hpp>
 
@@ -69,37 +81,241 @@ struct PrepareStates {
   }
 };
 
+/// The means of the segments' keys and values, [2,B*H,S,D].
+template <class T, class Space>
+struct PrepareMeans {
+  GlobalTokensInputs<T, Space> in;
+  View<T, 4, Space> means;
+  index_t steps;
+
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void*) const {
+    const index_t H = in.k.extent(1), b = lane / H, h = lane % H;
+    const SegmentRule rule = segment_rule(in.options, in.context.mask, b, steps, in.k.extent(2));
+    in.means(team, rule, head_rows(in.k, b, h), &means(0, lane, 0, 0));
+    in.means(team, rule, head_rows(in.v, b, h), &means(1, lane, 0, 0));
+  }
+};
+
+/// What a step of any variant reads: K queries of a group, the keys and values of its source.
+template <class T, class Space>
+struct StepInputs {
+  using C = compute_t<T>;
+  View<const T, 4, Space> q, k, v;  // [G,H,K,D], [B,H,N,D]
+  View<T, 4, Space> out;            // [G,H,K,D]
+  AttendContext<C, Space> context;
+  const std::int32_t* sources;  // [G], or null: group g has source g
+  index_t step;
+
+  SRF_HD index_t heads() const { return q.extent(1); }
+  SRF_HD index_t queries() const { return q.extent(2); }
+  SRF_HD index_t head_size() const { return q.extent(3); }
+  SRF_HD index_t keys() const { return k.extent(2); }
+  SRF_HD index_t source(index_t group) const {
+    return sources == nullptr ? group : static_cast<index_t>(sources[group]);
+  }
+  /// One query in place of K, all of which are at the same step.
+  SRF_HD View<const T, 4, Space> one_query() const { return q.slice(2, 0, 1); }
+};
+
+template <class T, class Space>
+struct FullStep {
+  using C = compute_t<T>;
+  StepInputs<T, Space> in;
+
+  /// One row is one group and head.
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = in.heads(), N = in.keys(), K = in.queries(), g = lane / H, h = lane % H;
+    const index_t b = in.source(g);
+    const ScoreBlock block{b, h, in.head_size(), H, K, N, 0, K, 0, in.context.mask.keys(b, N)};
+    attend_forward<Team, T, C, Space>(team, in.context, block, head_rows(in.q, g, h),
+                                      head_rows(in.k, b, h), head_rows(in.v, b, h), C(1),
+                                      head_rows(in.out, g, h), static_cast<C*>(scratch));
+  }
+};
+
+/// The segment that the step sees, and where there are states, what the recurrence adds.
 template <class T, class Space>
 struct SegmentedStep {
   using C = compute_t<T>;
-  RecurrentInputs<T, Space> in;
-  View<const C, 5, Space> states;
-  View<T, 4, Space> out;
-  index_t step;
+  StepInputs<T, Space> in;
+  RecurrentInputs<T, Space> recurrent;
+  View<const C, 5, Space> states;  // null: the segment alone
 
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
-    const index_t H = in.q.extent(1), N = in.keys(), D = in.head_size(), b = lane / H, h = lane % H;
-    const SegmentRule rule = segment_rule(in.options.segments, in.context.mask, b, step + 1, N);
-    const index_t j = rule.of(step);
-    const Rows<const T> q = head_rows(in.q, b, h);
-    const Rows<T> o = head_rows(out, b, h);
-    C *weights = static_cast<C*>(scratch), *rest = weights + in.options.segments.segment_size;
-    const bool local = in.options.local;
+    const index_t H = in.heads(), N = in.keys(), D = in.head_size(), K = in.queries();
+    const index_t g = lane / H, h = lane % H, b = in.source(g);
+    const SegmentedRecurrentOptions& options = recurrent.options;
+    const SegmentRule rule = segment_rule(options.segments, in.context.mask, b, in.step + 1, N);
+    const index_t j = rule.of(in.step);
+    const Rows<const T> q = head_rows(in.q, g, h);
+    const Rows<T> o = head_rows(in.out, g, h);
+    C* weights = static_cast<C*>(scratch);
+    const bool local = states.data == nullptr || options.local;
     if (local) {
       const index_t real = rule.keys(j);
-      const bool upstream = in.options.segments.padding == Padding::upstream;
+      const bool upstream = options.segments.padding == Padding::upstream;
       const ScoreBlock block{
-          b, h, D, H, 1, N, 0, 1, rule.first_key(j), real, upstream ? rule.size - real : 0};
+          b, h, D, H, K, N, 0, K, rule.first_key(j), real, upstream ? rule.size - real : 0};
       attend_forward<Team, T, C, Space>(
           team, in.context, block, q, head_rows(in.k, b, h).from(block.first_key),
-          head_rows(in.v, b, h).from(block.first_key), in.share_of_local(), o, weights);
+          head_rows(in.v, b, h).from(block.first_key),
+          states.data == nullptr ? C(1) : recurrent.share_of_local(), o, weights);
     }
-    const index_t state = in.options.advance == Advance::token ? step : j;
-    team.gemm(Op::none, Op::none, 1, D, D, C(1), q.data, q.stride, &states(b, h, state, 0, 0), D,
+    if (states.data == nullptr) return;
+    C* rest = weights + K * options.segments.segment_size;
+    const index_t state = options.advance == Advance::token ? in.step : j;
+    team.gemm(Op::none, Op::none, K, D, D, C(1), q.data, q.stride, &states(b, h, state, 0, 0), D,
               C(0), rest, D);
-    T* to = o.row(0);
-    team.for_each(D, [=](index_t c) { to[c] = T(local ? C(to[c]) + rest[c] : rest[c]); });
+    for (index_t r = 0; r < K; ++r) {
+      T* to = o.row(r);
+      const C* add = rest + r * D;
+      team.for_each(D, [=](index_t c) { to[c] = T(local ? C(to[c]) + add[c] : add[c]); });
+    }
+  }
+};
+
+template <class T, class Space>
+struct GlobalTokensStep {
+  using C = compute_t<T>;
+  StepInputs<T, Space> in;
+  SegmentedOptions options;
+  View<const T, 4, Space> means;  // [2,B*H,S,D]
+
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = in.heads(), D = in.head_size(), K = in.queries();
+    const index_t g = lane / H, h = lane % H, b = in.source(g);
+    const GlobalTokensInputs<T, Space> one{in.one_query(), in.k, in.v, in.context, options};
+    const SegmentRule rule = segment_rule(options, in.context.mask, b, in.step + 1, in.keys());
+    const index_t columns = one.most_columns();
+    C* weights = static_cast<C*>(scratch);
+    T *keys = reinterpret_cast<T*>(weights + K * columns), *values = keys + columns * D;
+    one.for_each_segment(
+        rule, b, h, [&](const auto& context, const ScoreBlock& segment, ScoreBlock block) {
+          block.queries = block.query_count = K;
+          one.gather(team, segment, head_rows(in.k, b, h), &means(0, b * H + h, 0, 0), rule.count(),
+                     keys);
+          one.gather(team, segment, head_rows(in.v, b, h), &means(1, b * H + h, 0, 0), rule.count(),
+                     values);
+          attend_forward<Team, T, C, Space>(team, context, block, head_rows(in.q, g, h),
+                                            Rows<const T>{keys, D}, Rows<const T>{values, D}, C(1),
+                                            head_rows(in.out, g, h), weights);
+        });
+  }
+};
+
+template <class T, class Space>
+struct XlStep {
+  using C = compute_t<T>;
+  StepInputs<T, Space> in;
+  SegmentedOptions options;
+  View<const T, 4, Space> memory;
+
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = in.heads(), D = in.head_size(), K = in.queries();
+    const index_t g = lane / H, h = lane % H, b = in.source(g);
+    const XlInputs<T, Space> one{in.one_query(), in.k, in.v, memory, in.context, options};
+    const SegmentRule rule = segment_rule(options, in.context.mask, b, in.step + 1, in.keys());
+    const index_t columns = one.most_columns();
+    C* weights = static_cast<C*>(scratch);
+    T *keys = reinterpret_cast<T*>(weights + K * columns), *values = keys + columns * D;
+    one.for_each_segment(rule, b, h,
+                         [&](const auto& context, const ScoreBlock& segment, ScoreBlock block,
+                             index_t first, index_t rows) {
+                           block.queries = block.query_count = K;
+                           one.gather(team, 0, segment, first, rows, head_rows(in.k, b, h), keys);
+                           one.gather(team, 1, segment, first, rows, head_rows(in.v, b, h), values);
+                           attend_forward<Team, T, C, Space>(
+                               team, context, block, head_rows(in.q, g, h), Rows<const T>{keys, D},
+                               Rows<const T>{values, D}, C(1), head_rows(in.out, g, h), weights);
+                         });
+  }
+};
+
+template <class T, class Space>
+struct LinearRowsStep {
+  using C = compute_t<T>;
+  StepInputs<T, Space> in;
+  View<const C, 5, Space> states;
+
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = in.heads(), D = in.head_size(), K = in.queries();
+    const index_t g = lane / H, h = lane % H, b = in.source(g);
+    const LinearInputs<T, Space> features{in.q, in.k, in.v, in.context.mask};
+    const C *kv = &states(b, h, 0, 0, 0), *z = kv + D * D;
+    C *f = static_cast<C*>(scratch), *n = f + K * D;
+    features.features(team, head_rows(in.q, g, h), 0, K, f);
+    team.gemm(Op::none, Op::none, K, D, D, C(1), f, D, kv, D, C(0), n, D);
+    for (index_t r = 0; r < K; ++r) {
+      const C *f_r = f + r * D, *n_r = n + r * D;
+      const C d =
+          team.template sum<C>(D, [=](index_t c) { return f_r[c] * z[c]; }) + C(linear_epsilon);
+      T* to = head_rows(in.out, g, h).row(r);
+      team.for_each(D, [=](index_t c) { to[c] = T(n_r[c] / d); });
+    }
+  }
+};
+
+/// places[r, s] for every step s up to this one.
+struct FollowParents {
+  const std::int32_t *parents, *before;  // parents null: rows stay where they are
+  std::int32_t* places;
+  index_t max_steps, step;
+  SRF_HD void operator()(index_t i) const {
+    const index_t r = i / (step + 1), s = i % (step + 1);
+    places[r * max_steps + s] =
+        s == step ? static_cast<std::int32_t>(r) : before[parents[r] * max_steps + s];
+  }
+};
+struct StayInPlace {
+  std::int32_t* places;
+  index_t max_steps, step;
+  SRF_HD void operator()(index_t r) const {
+    places[r * max_steps + step] = static_cast<std::int32_t>(r);
+  }
+};
+
+template <class T, class Space>
+struct SelfStep {
+  using C = compute_t<T>;
+  View<const T, 3, Space> qkv;  // [steps,R,3*H*D]
+  const std::int32_t* places;
+  index_t max_steps, step, heads;
+  ScoreMask<C, Space> mask;
+  View<T, 2, Space> out;  // [R,H*D]
+
+  /// One row is one row and head.
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t r = lane / heads, h = lane % heads, n = step + 1;
+    const index_t inner = out.extent(1), D = inner / heads;
+    C* weights = static_cast<C*>(scratch);
+    T* rows = reinterpret_cast<T*>(weights + n);
+    gather(team, r, inner + h * D, D, rows);
+    team.gemm(Op::none, Op::transpose, 1, n, D, C(1), &qkv(step, r, h * D), D, rows, D, C(0),
+              weights, n);
+    mask.add(team, 0, h, 0, 0, n, weights);
+    softmax_row(team, n, weights);
+    gather(team, r, 2 * inner + h * D, D, rows);
+    team.gemm(Op::none, Op::none, 1, D, n, C(1), weights, n, rows, D, C(0), &out(r, h * D), D);
+  }
+
+ private:
+  /// to [n,D] = `size` columns of the rows that row r goes back to.
+  template <class Team>
+  SRF_HD void gather(const Team& team, index_t r, index_t column, index_t size, T* to) const {
+    const std::int32_t* place = places + r * max_steps;
+    const T* from = qkv.data + column;
+    const index_t per_step = qkv.stride(0), per_row = qkv.stride(1);
+    team.for_each(step + 1, [=](index_t s) {
+      const T* row = from + s * per_step + place[s] * per_row;
+      for (index_t c = 0; c < size; ++c) to[s * size + c] = row[c];
+    });
   }
 };
 
@@ -115,7 +331,7 @@ inline CrossAttentionOptions for_generation(CrossAttentionOptions options, index
 template <class B, class T>
 struct DecodeStates {
   Tensor<B, compute_t<T>, 5> states;  ///< of segmented_recurrent and linear
-  Tensor<B, T, 4> memory;             ///< of transformer_xl
+  Tensor<B, T, 4> memory;             ///< of transformer_xl; of global_tokens the means
 };
 
 /// Prepares the steps to come.
@@ -153,48 +369,170 @@ requires BackendFor<B, T> DecodeStates<B, T> prepare_cross_attention(
     prepared.memory = Tensor<B, T, 4>(be, memory_shape(options, k));
     transformer_xl_memory(be, k, v, parameters.rnn_key, parameters.rnn_value, context.mask,
                           options.segments(), prepared.memory.view());
+  } else if (options.variant == Variant::global_tokens) {
+    const auto segments = detail::for_generation(options, horizon).segments();
+    detail::check_segments("prepare_cross_attention", segments);
+    const detail::GlobalTokensInputs<T, Space> in{k, k, v, context, segments};
+    prepared.memory = Tensor<B, T, 4>(be, {2, lanes, in.most_segments(), D});
+    be.for_each_row(lanes, 0, detail::PrepareMeans<T, Space>{in, prepared.memory.view(), steps});
   }
   return prepared;
 }
 
-/// out = the cross-attention of decoder step `step`, one query per source.
-///   q, out [B,H,1,D], k, v [B,H,N,D], `prepared` for them with the same horizon
+/// out = the cross-attention of decoder step `step`: K rows of each of G groups.
+///   q, out   [G,H,K,D], k, v [B,H,N,D], `prepared` for them with the same horizon
+///   sources  [G] on the backend, the source of each group; null: group g has source g
 template <class B, class T>
 requires BackendFor<B, T>
 void cross_attention_step(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                           const std::type_identity_t<CrossAttentionParameters<const T>>& parameters,
                           const AttendContext<compute_t<T>, typename B::space>& context,
                           const CrossAttentionOptions& options, index_t horizon, index_t step,
-                          const DecodeStates<B, T>& prepared, View<T, 4, typename B::space> out) {
+                          const DecodeStates<B, T>& prepared, View<T, 4, typename B::space> out,
+                          const std::int32_t* sources = nullptr) {
   using Space = typename B::space;
   using C = compute_t<T>;
-  detail::check_attention("cross_attention_step", q, k, v, out);
-  require(q.extent(2) == 1, "cross_attention_step", "q holds more than one query per source");
+  constexpr auto name = "cross_attention_step";
+  require(q.size() > 0 && k.size() > 0, name, "q and k may not be empty");
+  check_shape(name, "k", "[B,H,N,D]", k.extents,
+              std::array{k.extent(0), q.extent(1), k.extent(2), q.extent(3)});
+  check_shape(name, "v", "[B,H,N,D]", v.extents, k.extents);
+  check_shape(name, "out", "[G,H,K,D]", out.extents, q.extents);
+  require(sources != nullptr || q.extent(0) == k.extent(0), name,
+          std::to_string(q.extent(0)) + " groups for " + std::to_string(k.extent(0)) +
+              " sources, and nothing says which belongs to which");
+  require(q.stride(3) == 1 && k.stride(3) == 1 && v.stride(3) == 1 && out.stride(3) == 1, name,
+          "the last axis of q, k, v and out must be contiguous");
   const CrossAttentionOptions spread = detail::for_generation(options, horizon);
-  AttendContext<C, Space> here = context;
-  here.mask.query_offset = step;
-  const index_t D = q.extent(3), lanes = q.extent(0) * q.extent(1);
+  detail::check_segments(name, spread.segments());
+  const index_t K = q.extent(2), N = k.extent(2), D = q.extent(3), L = options.segment_size;
+  const index_t lanes = q.extent(0) * q.extent(1);
+  detail::StepInputs<T, Space> in{q, k, v, out, context, sources, step};
+  in.context.mask.query_offset = step;
+  in.context.mask.dense.strides[2] = 0;  // all queries are at the row of the first
+  const auto run = [&](index_t of_c, index_t of_t, const auto& functor) {
+    be.for_each_row(lanes,
+                    of_c * static_cast<index_t>(sizeof(C)) + of_t * static_cast<index_t>(sizeof(T)),
+                    functor);
+  };
+  const index_t S = (N + L - 1) / L, gathered = std::min(L, N) + S;
   switch (options.variant) {
     case Variant::full:
-      return full_attention_forward(be, q, k, v, context, out);
+      return run(K * N, 0, detail::FullStep<T, Space>{in});
     case Variant::segmented:
-      return segmented_attention_forward(be, q, k, v, here, spread.segments(), out);
-    case Variant::global_tokens:
-      return global_tokens_forward(be, q, k, v, here, spread.segments(), out);
-    case Variant::transformer_xl:
-      return transformer_xl_forward(be, q, k, v, prepared.memory, here, spread.segments(), out);
-    case Variant::linear:
-      return be.for_each_row(
-          lanes, 2 * D * static_cast<index_t>(sizeof(C)),
-          detail::LinearStep<T, Space>{{q, k, v, context.mask}, prepared.states.view(), out});
+      return run(
+          K * std::min(L, N), 0,
+          detail::SegmentedStep<T, Space>{in, {q, k, v, {}, context, spread.recurrent()}, {}});
     case Variant::segmented_recurrent:
-      break;
+      return run(K * (L + D), 0,
+                 detail::SegmentedStep<T, Space>{
+                     in,
+                     {q, k, v, parameters.recurrent, context, spread.recurrent()},
+                     prepared.states.view()});
+    case Variant::global_tokens:
+      return run(K * gathered, 2 * gathered * D,
+                 detail::GlobalTokensStep<T, Space>{in, spread.segments(), prepared.memory.view()});
+    case Variant::transformer_xl:
+      return run(K * 2 * L, 4 * L * D,
+                 detail::XlStep<T, Space>{in, spread.segments(), prepared.memory.view()});
+    case Variant::linear:
+      return run(2 * K * D, 0, detail::LinearRowsStep<T, Space>{in, prepared.states.view()});
   }
-  const detail::RecurrentInputs<T, Space> in{
-      q, k, v, parameters.recurrent, context, spread.recurrent()};
-  detail::check_segments("cross_attention_step", in.options.segments);
-  be.for_each_row(lanes, (options.segment_size + D) * static_cast<index_t>(sizeof(C)),
-                  detail::SegmentedStep<T, Space>{in, prepared.states.view(), out, step});
+}
+
+/// How the rows of a decoder step go on from those of the step before: row r continues row parents[r],
+/// and the rows of group g, parents.size() / sources.size() of them, belong to source sources[g]. Both
+/// empty: the rows stay as they are.
+struct NextRows {
+  std::span<const std::int32_t> parents{}, sources{};
+};
+
+/// The rows of a decoder step, and the table of the rows of earlier steps that they go back to. The first
+/// step has one row for each source.
+template <class B>
+class DecodeRows {
+ public:
+  DecodeRows() = default;
+
+  /// Up to `most_rows` rows a step, which is no less than the sources.
+  DecodeRows(B& be, index_t sources, index_t most_rows, index_t max_steps)
+      : all_sources_(sources),
+        most_(most_rows),
+        max_steps_(max_steps),
+        rows_(sources),
+        groups_(sources),
+        said_(be, {2 * most_rows}),
+        places_(be, {most_rows, max_steps}),
+        before_(be, {most_rows, max_steps}) {
+    require(sources >= 1 && most_rows >= sources && max_steps >= 1, "DecodeRows",
+            "there must be a source, a row for each and a step");
+  }
+
+  index_t rows() const { return rows_; }
+  index_t groups() const { return groups_; }
+  index_t most_rows() const { return most_; }
+  index_t max_steps() const { return max_steps_; }
+  /// The source of each group, on the backend; null: group g has source g.
+  const std::int32_t* sources() const { return moved_ ? said_.data() + most_ : nullptr; }
+  const std::int32_t* places() const { return places_.data(); }
+
+  /// Makes the table that of the rows of `step`. Throws for rows that are not there.
+  void go_on(B& be, index_t step, const NextRows& next) {
+    if (next.parents.empty() && next.sources.empty()) {
+      return be.for_each(rows_, detail::StayInPlace{places_.data(), max_steps_, step});
+    }
+    const auto rows = static_cast<index_t>(next.parents.size());
+    const auto groups = static_cast<index_t>(next.sources.size());
+    require(step >= 1, "DecodeRows", "the first step has no rows before it to go on from");
+    require(groups >= 1 && rows >= groups && rows % groups == 0 && rows <= most_, "DecodeRows",
+            std::to_string(rows) + " rows in " + std::to_string(groups) +
+                " groups, expected groups of equal size and " + std::to_string(most_) +
+                " rows at most");
+    const auto all = [](std::span<const std::int32_t> x, index_t end) {
+      return std::ranges::all_of(x, [=](std::int32_t i) { return i >= 0 && i < end; });
+    };
+    require(all(next.parents, rows_), "DecodeRows", "a parent is no row of the step before");
+    require(all(next.sources, all_sources_), "DecodeRows",
+            "a group has a source that is not there");
+    be.from_host(said_.data(), next.parents.data(), rows);
+    be.from_host(said_.data() + most_, next.sources.data(), groups);
+    std::swap(places_, before_);
+    be.for_each(rows * (step + 1), detail::FollowParents{said_.data(), before_.data(),
+                                                         places_.data(), max_steps_, step});
+    rows_ = rows, groups_ = groups, moved_ = true;
+  }
+
+ private:
+  index_t all_sources_ = 0, most_ = 0, max_steps_ = 0, rows_ = 0, groups_ = 0;
+  bool moved_ = false;
+  Tensor<B, std::int32_t, 1> said_;  // parents, then sources
+  Tensor<B, std::int32_t, 2> places_, before_;
+};
+
+/// out = the self-attention of the rows at `step`, each to those that it goes back to and to itself.
+///   qkv   [steps,R,3*H*D]  q, k and v of every step; those of this step are there already
+///   out   [rows,H*D]
+///   mask  relative alone counts, with relative_zero the column of this step's distance to itself less
+///         `step`
+template <class B, class T>
+requires BackendFor<B, T>
+void self_attention_step(B& be, In<B, T, 3> qkv, const DecodeRows<B>& rows, index_t step,
+                         index_t heads, const ScoreMask<compute_t<T>, typename B::space>& mask,
+                         View<T, 2, typename B::space> out) {
+  constexpr auto name = "self_attention_step";
+  check_shape(name, "qkv", "[steps,R,3*H*D]", qkv.extents,
+              std::array{rows.max_steps(), rows.most_rows(), 3 * out.extent(1)});
+  require(out.extent(0) == rows.rows() && heads >= 1 && out.extent(1) % heads == 0, name,
+          "out is not [rows,H*D]");
+  require(qkv.stride(2) == 1 && out.stride(1) == 1, name,
+          "the last axis of qkv and out must be contiguous");
+  require(step >= 0 && step < rows.max_steps(), name, "the step is outside the cache");
+  const index_t n = step + 1, D = out.extent(1) / heads;
+  be.for_each_row(
+      out.extent(0) * heads,
+      n * static_cast<index_t>(sizeof(compute_t<T>)) + n * D * static_cast<index_t>(sizeof(T)),
+      detail::SelfStep<T, typename B::space>{qkv, rows.places(), rows.max_steps(), step, heads,
+                                             mask, out});
 }
 
 }  // namespace srformer

@@ -2,6 +2,9 @@
 // What training and decoding ask of an encoder-decoder model.
 #pragma once
 
+#include <concepts>
+
+#include <srformer/attention/decode.hpp>
 #include <srformer/io/dataset.hpp>
 #include <srformer/models/parameters.hpp>
 #include <srformer/ops/dropout.hpp>
@@ -18,7 +21,77 @@ struct LossOptions {
   RandomStream random{};  ///< of this step; every place of dropout takes its own stream of it
 };
 
+/// What decoding knows of a batch of sources: of every decoder layer the keys and values of the source
+/// and what is prepared of them, which the rows of one source share, and the cache of self-attention.
+template <class B, class T>
+struct DecoderState {
+  using C = compute_t<T>;
+  struct Layer {
+    Tensor<B, T, 3> qkv;       ///< [max_steps,R,3*H*D], filled up to `step`
+    Tensor<B, T, 2> cross_kv;  ///< [B*N,2*H*D]
+    DecodeStates<B, T> prepared;
+  };
+  index_t sources = 0, source_width = 0, horizon = 0, step = 0;
+  DecodeRows<B> rows;
+  Tensor<B, index_t, 1> lengths;
+  Tensor<B, C, 2> padding_bias;  ///< [B,N] for upstream padding, else empty
+  Tensor<B, C, 2> relative;      ///< [H,2*max_steps-1] where scores are biased by distance
+  std::vector<Layer> layers;
+
+  /// Takes up the rows of the step to come, one for each of `ids`.
+  void go_on(const char* function, B& be, std::span<const std::int32_t> ids, const NextRows& next) {
+    require(step < rows.max_steps(), function, "the state holds no more steps");
+    rows.go_on(be, step, next);
+    require(static_cast<index_t>(ids.size()) == rows.rows(), function,
+            std::to_string(ids.size()) + " ids for " + std::to_string(rows.rows()) + " rows");
+  }
+};
+
+/// What search asks of a model:
+///   start_decoding(ids, lengths, max_steps, horizon, rows_per_source)
+///       encodes ids [B,N], padded, of the given lengths [B], for max_steps decoder steps at most, the
+///       start token's included, of up to B * rows_per_source rows; horizon is the decoder steps over
+///       the segments, 0 the configuration's generation_horizon. The first step has a row per source.
+///   decode_step(state, ids, next)
+///       the logits [R,V] that follow the tokens `ids` [R] of the rows; `next` says how these rows go on
+///       from those of the step before
+///   config()    with vocab_size, decoder_start_token_id, pad_token_id and eos_token_id
+/// The state is the caller's, and the model keeps none. DecoderState and the steps of
+/// attention/decode.hpp are there for models to use.
+template <class M>
+concept DecodesStepByStep = requires(M& model, const M& same, std::span<const std::int32_t> ids,
+                                     std::span<const index_t> lengths, index_t n, NextRows next) {
+  typename M::scalar;
+  typename M::backend_type;
+  { model.backend() } -> std::same_as<typename M::backend_type&>;
+  { same.config().vocab_size } -> std::convertible_to<index_t>;
+  { same.config().decoder_start_token_id } -> std::convertible_to<std::int32_t>;
+  { same.config().pad_token_id } -> std::convertible_to<std::int32_t>;
+  { same.config().eos_token_id } -> std::convertible_to<std::int32_t>;
+  requires requires(decltype(model.start_decoding(ids, lengths, n, n, n)) state) {
+    {
+      model.decode_step(state, ids, next)
+      } -> std::same_as<Tensor<typename M::backend_type, typename M::scalar, 2>>;
+  };
+};
+
 namespace detail {
+
+/// Sources without targets, for decoding.
+inline Batch sources_alone(const char* function, std::span<const std::int32_t> ids,
+                           std::span<const index_t> lengths, index_t max_steps,
+                           index_t rows_per_source, std::int32_t any_label) {
+  require(max_steps >= 1, function, "max_steps must be at least 1");
+  require(rows_per_source >= 1, function, "rows_per_source must be at least 1");
+  Batch batch;
+  batch.rows = static_cast<index_t>(lengths.size());
+  batch.source_width = batch.rows > 0 ? static_cast<index_t>(ids.size()) / batch.rows : 0;
+  batch.target_width = 1;
+  batch.source_ids.assign(ids.begin(), ids.end());
+  batch.source_lengths.assign(lengths.begin(), lengths.end());
+  batch.labels.assign(lengths.size(), any_label);
+  return batch;
+}
 
 /// Dropout at the numbered places of a model.
 struct DropoutSites {

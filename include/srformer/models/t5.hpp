@@ -20,23 +20,6 @@
 
 namespace srformer {
 
-/// What decoding knows of a batch of sources: the encoder's output and, per decoder layer, keys,
-/// values and recurrent states, which beams share, beside the growing self-attention cache.
-template <class B, class T>
-struct T5DecoderState {
-  using C = compute_t<T>;
-  struct Layer {
-    Tensor<B, T, 4> k, v;      ///< [B,H,max_steps,D], filled up to `step`
-    Tensor<B, T, 2> cross_kv;  ///< [B*N,2*H*D]
-    DecodeStates<B, T> prepared;
-  };
-  index_t batch = 0, source_width = 0, max_steps = 0, horizon = 0, step = 0;
-  Tensor<B, index_t, 1> lengths;
-  Tensor<B, C, 2> padding_bias;  ///< [B,N] for upstream padding, else empty
-  Tensor<B, C, 2> relative;      ///< [H, 2*max_steps-1]
-  std::vector<Layer> layers;
-};
-
 template <class B, class T>
 requires BackendFor<B, T>
 class T5 {
@@ -46,7 +29,7 @@ class T5 {
   using Matrix = Tensor<B, T, 2>;
   using scalar = T;
   using backend_type = B;
-  using DecoderState = T5DecoderState<B, T>;
+  using DecoderState = srformer::DecoderState<B, T>;
 
   /// Parameters are there, but zero: load them, or initialize().
   T5(B& be, T5Config config) : be_(be), config_(std::move(config)), parameters_(be) {
@@ -131,31 +114,22 @@ class T5 {
     encode_backward(run, encoder, d_encoded);
   }
 
-  /// Encodes sources and computes once what no decoder step changes.
-  ///   ids [B,N] padded; lengths [B]; max_steps decoder steps at most, start token included
-  ///   horizon  decoder steps over the segments; 0: the configuration's generation_horizon
+  /// Encodes sources and computes once what no decoder step changes: models/seq2seq.hpp.
   DecoderState start_decoding(std::span<const std::int32_t> ids, std::span<const index_t> lengths,
-                              index_t max_steps, index_t horizon = 0) {
-    require(max_steps >= 1, "T5::start_decoding", "max_steps must be at least 1");
-    Batch batch;
-    batch.rows = static_cast<index_t>(lengths.size());
-    batch.source_width = batch.rows > 0 ? static_cast<index_t>(ids.size()) / batch.rows : 0;
-    batch.target_width = 1;
-    batch.source_ids.assign(ids.begin(), ids.end());
-    batch.source_lengths.assign(lengths.begin(), lengths.end());
-    batch.labels.assign(lengths.size(), config_.eos_token_id);
+                              index_t max_steps, index_t horizon = 0, index_t rows_per_source = 1) {
+    const Batch batch = detail::sources_alone("T5::start_decoding", ids, lengths, max_steps,
+                                              rows_per_source, config_.eos_token_id);
     Run run = begin("T5::start_decoding", batch, {});
     encode(run, nullptr);
 
     const index_t H = config_.num_heads, D = config_.d_kv, N = batch.source_width;
     DecoderState state;
-    state.batch = batch.rows, state.source_width = N, state.max_steps = max_steps;
-    state.horizon = horizon;
+    state.sources = batch.rows, state.source_width = N, state.horizon = horizon;
+    state.rows = DecodeRows<B>(be_, batch.rows, batch.rows * rows_per_source, max_steps);
     const AttentionShape shape{batch.rows, 1, N, H, D};
     for (const DecoderLayer& layer : decoder_) {
       auto& cache = state.layers.emplace_back();
-      cache.k = Tensor<B, T, 4>(be_, {batch.rows, H, max_steps, D});
-      cache.v = Tensor<B, T, 4>(be_, {batch.rows, H, max_steps, D});
+      cache.qkv = Tensor<B, T, 3>(be_, {max_steps, state.rows.most_rows(), 3 * config_.inner()});
       cache.cross_kv = Matrix(be_, {batch.rows * N, 2 * config_.inner()});
       layer.cross.keys_and_values(be_, shape, run.encoded, cache.cross_kv.view());
       cache.prepared = prepare_cross_attention<B, T>(
@@ -171,40 +145,39 @@ class T5 {
     return state;
   }
 
-  /// Logits [B,V] that follow `ids` [B], the tokens at position state.step; advances the step.
-  Matrix decode_step(DecoderState& state, std::span<const std::int32_t> ids) {
-    require(static_cast<index_t>(ids.size()) == state.batch, "T5::decode_step",
-            std::to_string(ids.size()) + " ids for " + std::to_string(state.batch) + " sources");
-    require(state.step < state.max_steps, "T5::decode_step", "the state holds no more steps");
+  /// Logits [R,V] that follow `ids` [R], the tokens of the rows at position state.step; then the step is
+  /// the next one.
+  Matrix decode_step(DecoderState& state, std::span<const std::int32_t> ids,
+                     const NextRows& next = {}) {
+    state.go_on("T5::decode_step", be_, ids, next);
     const index_t H = config_.num_heads, D = config_.d_kv, t = state.step, inner = config_.inner();
-    Matrix x(be_, {state.batch, config_.d_model});
+    const index_t R = state.rows.rows(), G = state.rows.groups();
+    Matrix x(be_, {R, config_.d_model});
     embedding_forward(be_, ids, shared_->matrix(), x.view());
-    const AttentionShape shape{state.batch, 1, state.source_width, H, D};
+    const AttentionShape sources{state.sources, 1, state.source_width, H, D};
+    const AttentionShape groups{G, R / G, state.source_width, H, D};
     const Dropout none;
-    AttendContext<C, Space> self;
-    self.mask.relative = state.relative.view();
-    self.mask.relative_zero = state.max_steps - 1 - t;
+    ScoreMask<C, Space> self;
+    self.relative = state.relative.view();
+    self.relative_zero = state.rows.max_steps() - 1 - t;
     AttendContext<C, Space> cross;
     set_padding(cross, state.lengths, state.padding_bias);
+    Matrix q(be_, {R, inner}), a(be_, {R, inner});
     for (std::size_t l = 0; l < decoder_.size(); ++l) {
       const DecoderLayer& layer = decoder_[l];
       auto& cache = state.layers[l];
       Matrix h = normed(*layer.self_norm, x);
-      Matrix qkv(be_, {state.batch, 3 * inner}), a(be_, {state.batch, inner});
-      linear_forward(be_, h, stacked(*layer.self.q, 3 * inner), std::nullopt, qkv.view());
-      append(qkv, inner, cache.k, t);
-      append(qkv, 2 * inner, cache.v, t);
-      full_attention_forward(be_, heads_of(qkv, shape, 0), cache.k.view().slice(2, 0, t + 1),
-                             cache.v.view().slice(2, 0, t + 1), self, heads_of(a, shape, 0));
+      linear_forward(be_, h, stacked(*layer.self.q, 3 * inner), std::nullopt,
+                     cache.qkv.view()[t].slice(0, 0, R));
+      self_attention_step(be_, cache.qkv, state.rows, t, H, self, a.view());
       x = Residual<B, T>::forward(be_, *layer.self.o, x, a, none);
 
       h = normed(*layer.cross_norm, x);
-      Matrix q(be_, {state.batch, inner});
-      linear_forward(be_, h, layer.cross.q->matrix(), std::nullopt, q.view());
-      cross_attention_step(be_, heads_of(q, shape, 0), heads_of(cache.cross_kv, shape, 0),
-                           heads_of(cache.cross_kv, shape, inner), layer.cross.parameters(), cross,
-                           config_.cross_attention, state.horizon, t, cache.prepared,
-                           heads_of(a, shape, 0));
+      layer.cross.queries(be_, h, q.view());
+      cross_attention_step(be_, heads_of(q, groups, 0), heads_of(cache.cross_kv, sources, 0),
+                           heads_of(cache.cross_kv, sources, inner), layer.cross.parameters(),
+                           cross, config_.cross_attention, state.horizon, t, cache.prepared,
+                           heads_of(a, groups, 0), state.rows.sources());
       x = Residual<B, T>::forward(be_, *layer.cross.o, x, a, none);
 
       h = normed(*layer.feed_norm, x);
@@ -212,7 +185,7 @@ class T5 {
       x = Residual<B, T>::forward(be_, *layer.feed.wo, x, layer.feed.forward(be_, h, none, saved),
                                   none);
     }
-    Matrix z(be_, {state.batch, config_.vocab_size});
+    Matrix z(be_, {R, config_.vocab_size});
     output().forward(be_, normed(*decoder_norm_, x), z.view());
     ++state.step;
     return z;
@@ -591,24 +564,6 @@ class T5 {
 
   static View<T, 4, Space> heads_of(Matrix& matrix, const AttentionShape& s, index_t first_column) {
     return as_heads(matrix.view(), s.batch, s.heads, s.head_size, first_column);
-  }
-
-  struct CopyToCache {
-    const T* row;
-    T* cache;
-    index_t row_stride, heads, steps, head_size, step;
-    SRF_HD void operator()(index_t i) const {
-      const index_t c = i % head_size, h = i / head_size % heads, b = i / (head_size * heads);
-      cache[((b * heads + h) * steps + step) * head_size + c] =
-          row[b * row_stride + h * head_size + c];
-    }
-  };
-
-  /// cache[:, :, step] = columns of qkv from first_column on.
-  void append(const Matrix& qkv, index_t first_column, Tensor<B, T, 4>& cache, index_t step) const {
-    const index_t H = cache.extent(1), D = cache.extent(3);
-    be_.for_each(cache.extent(0) * H * D, CopyToCache{qkv.data() + first_column, cache.data(),
-                                                      qkv.extent(1), H, cache.extent(2), D, step});
   }
 
   B& be_;

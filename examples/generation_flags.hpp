@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: Apache-2.0
+// The flags that say how tokens are chosen, named as in transformers; they go over what the checkpoint's
+// generation_config.json says.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <srformer/decode/generation_config.hpp>
+
+#include "program.hpp"
+
+namespace srformer::program {
+
+/// What the command line said; what it did not say stays as it was.
+struct GenerationFlags {
+  std::optional<index_t> max_length, max_new_tokens, min_length, min_new_tokens;
+  std::optional<index_t> num_beams, num_return_sequences;
+  std::optional<double> length_penalty;
+  std::optional<std::string> early_stopping;
+  std::optional<bool> do_sample;
+  std::optional<double> temperature, top_p;
+  std::optional<index_t> top_k;
+  std::optional<std::uint64_t> seed;
+  std::optional<double> repetition_penalty;
+  std::optional<index_t> no_repeat_ngram_size, encoder_no_repeat_ngram_size;
+  std::optional<std::int32_t> forced_bos_token_id, forced_eos_token_id;
+  std::optional<index_t> generation_horizon;
+
+  void add_to(CLI::App& app) {
+    const auto at_least = [](index_t least) { return CLI::Range(least, index_t{1} << 40); };
+    app.add_option("--max_length", max_length, "Tokens of an output at most, with the start token")
+        ->check(at_least(2));
+    app.add_option("--max_new_tokens", max_new_tokens, "The same without it")->check(at_least(1));
+    app.add_option("--min_length", min_length, "Tokens at least, with the start token")
+        ->check(at_least(0));
+    app.add_option("--min_new_tokens", min_new_tokens, "The same without it")->check(at_least(0));
+    app.add_option("--num_beams", num_beams, "Hypotheses of beam search; 1: greedy")
+        ->check(at_least(1));
+    app.add_option("--length_penalty", length_penalty,
+                   "Beams are compared by log-probability / length^length_penalty");
+    app.add_option("--early_stopping", early_stopping,
+                   "Whether beam search ends with as many outputs as beams")
+        ->check(CLI::IsMember({"true", "false", "never"}));
+    app.add_option("--num_return_sequences", num_return_sequences, "Outputs of each source")
+        ->check(at_least(1));
+    app.add_flag("--do_sample{true}", do_sample, "Draw tokens; --do_sample=false: do not");
+    app.add_option("--temperature", temperature, "Divides scores before sampling");
+    app.add_option("--top_k", top_k, "Tokens that are drawn from; 0: all")->check(at_least(0));
+    app.add_option("--top_p", top_p, "Share of the probability that is drawn from")
+        ->check(CLI::Range(0.0, 1.0));
+    app.add_option("--seed", seed, "Of sampling");
+    app.add_option("--repetition_penalty", repetition_penalty,
+                   "Divides the score of tokens that are there already");
+    app.add_option("--no_repeat_ngram_size", no_repeat_ngram_size,
+                   "n-grams of this size come once; 0: as often as they like")
+        ->check(at_least(0));
+    app.add_option("--encoder_no_repeat_ngram_size", encoder_no_repeat_ngram_size,
+                   "n-grams of this size are not taken from the source")
+        ->check(at_least(0));
+    app.add_option("--forced_bos_token_id", forced_bos_token_id, "The token after the start token");
+    app.add_option("--forced_eos_token_id", forced_eos_token_id, "The token at --max_length");
+    app.add_option("--generation_horizon", generation_horizon,
+                   "Decoder steps over the source; else as config.json says")
+        ->check(at_least(1));
+  }
+
+  /// The options of a checkpoint with the flags over them; `otherwise` is the max_length where neither
+  /// says one. Throws usage_error for flags that do not apply.
+  GenerationConfig over(const HfCheckpoint& checkpoint, index_t otherwise) const {
+    const bool own = !checkpoint.generation_config().empty();
+    nlohmann::json json = generation_options(checkpoint);
+    const auto put = [&](const char* name, const auto& flag) {
+      if (flag) json[name] = *flag;
+    };
+    if (max_length && max_new_tokens)
+      throw usage_error("--max_length and --max_new_tokens say the same; give one of them");
+    if (min_length && min_new_tokens)
+      throw usage_error("--min_length and --min_new_tokens say the same; give one of them");
+    if (max_length) json.erase("max_new_tokens");
+    if (min_length) json.erase("min_new_tokens");
+    put("max_length", max_length), put("max_new_tokens", max_new_tokens);
+    put("min_length", min_length), put("min_new_tokens", min_new_tokens);
+    put("num_beams", num_beams), put("num_return_sequences", num_return_sequences);
+    put("length_penalty", length_penalty);
+    if (early_stopping)
+      json["early_stopping"] = *early_stopping == "never"
+                                   ? nlohmann::json("never")
+                                   : nlohmann::json(*early_stopping == "true");
+    put("do_sample", do_sample), put("temperature", temperature);
+    put("top_k", top_k), put("top_p", top_p), put("repetition_penalty", repetition_penalty);
+    put("no_repeat_ngram_size", no_repeat_ngram_size);
+    put("encoder_no_repeat_ngram_size", encoder_no_repeat_ngram_size);
+    put("forced_bos_token_id", forced_bos_token_id);
+    put("forced_eos_token_id", forced_eos_token_id);
+    GenerationConfig config = generation_config_from_json(
+        json, own ? checkpoint.generation_config_path() : checkpoint.config_path());
+    if (!config.max_length && !config.max_new_tokens) config.max_length = otherwise;
+    config.seed = seed.value_or(0);
+    config.horizon = generation_horizon.value_or(0);
+    const auto applies = [](bool holds, const std::string& text) {
+      if (!holds) throw usage_error(text);
+    };
+    applies(config.num_beams > 1 || (!length_penalty && !early_stopping),
+            "--length_penalty and --early_stopping are for beams; give --num_beams above 1");
+    applies(config.do_sample || (!temperature && !top_k && !top_p && !seed),
+            "--temperature, --top_k, --top_p and --seed are for sampling; give --do_sample");
+    if (config.num_beams == 1 && !config.do_sample) {
+      applies(num_return_sequences.value_or(1) == 1,
+              "greedy search has one output; --num_return_sequences needs --num_beams or "
+              "--do_sample");
+      config.num_return_sequences = 1;
+    }
+    if (config.num_beams > 1 && config.num_return_sequences > config.num_beams) {
+      applies(!num_return_sequences && !num_beams,
+              "--num_return_sequences is greater than --num_beams");
+    }
+    return config;
+  }
+};
+
+}  // namespace srformer::program

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: Apache-2.0
+// How tokens are chosen: the fields of generation_config.json that apply to encoder-decoder models, with
+// the names, defaults and meaning of transformers' GenerationConfig. What is not here is refused by name.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include <srformer/io/hf_checkpoint.hpp>
+
+namespace srformer {
+
+/// When beam search ends a source that has as many finished hypotheses as beams: at once, when the best
+/// running one is not expected to become better than the worst, or when it cannot.
+enum class EarlyStopping { no, yes, never };
+
+struct GenerationConfig {
+  using Ids = std::vector<std::int32_t>;
+
+  /// Tokens of the output, the start token included; none: 20 after the start token.
+  std::optional<index_t> max_length{};
+  std::optional<index_t> max_new_tokens{};  ///< after the start token; goes before max_length
+  index_t min_length = 0;                   ///< the start token included
+  std::optional<index_t> min_new_tokens{};  ///< goes before min_length
+
+  index_t num_beams = 1;
+  double length_penalty =
+      1;  ///< hypotheses are compared by log-probability / length^length_penalty
+  EarlyStopping early_stopping = EarlyStopping::no;
+  index_t num_return_sequences = 1;
+
+  bool do_sample = false;
+  double temperature = 1;
+  index_t top_k = 50;  ///< 0: all
+  double top_p = 1;
+  std::uint64_t seed = 0;
+
+  double repetition_penalty = 1;
+  index_t no_repeat_ngram_size = 0;
+  index_t encoder_no_repeat_ngram_size = 0;
+  std::vector<Ids> bad_words_ids{};
+  std::optional<std::int32_t> forced_bos_token_id{};
+  Ids forced_eos_token_id{};
+  Ids suppress_tokens{}, begin_suppress_tokens{};
+
+  /// None: the model's.
+  std::optional<std::int32_t> decoder_start_token_id{}, pad_token_id{};
+  std::optional<Ids> eos_token_id{};  ///< an empty list: nothing ends before max_length
+
+  index_t horizon = 0;  ///< decoder steps over the segments; 0: the model's generation_horizon
+
+  /// max_length as it applies.
+  index_t longest() const { return max_new_tokens ? *max_new_tokens + 1 : max_length.value_or(21); }
+  /// min_length as it applies.
+  index_t shortest() const { return min_new_tokens ? *min_new_tokens + 1 : min_length; }
+};
+
+/// Throws for values that cannot be, and for options that do not apply to the kind of search.
+inline void check_generation(const GenerationConfig& c, index_t vocabulary) {
+  const auto need = [](bool holds, const std::string& text) { require(holds, "generate", text); };
+  const auto finite_above = [](double x, double least) { return std::isfinite(x) && x > least; };
+  need(c.longest() >= 2, "max_length must be at least 2, max_new_tokens at least 1");
+  need(c.shortest() >= 0 && c.min_new_tokens.value_or(0) >= 0,
+       "min_length and min_new_tokens must be at least 0");
+  need(c.num_beams >= 1, "num_beams must be at least 1");
+  need(std::isfinite(c.length_penalty), "length_penalty must be finite");
+  need(c.num_return_sequences >= 1, "num_return_sequences must be at least 1");
+  need(c.num_beams > 1 || c.do_sample || c.num_return_sequences == 1,
+       "greedy search gives one sequence: num_return_sequences needs num_beams or do_sample");
+  need(c.num_beams == 1 || c.num_return_sequences <= c.num_beams,
+       "num_return_sequences must not be greater than num_beams");
+  need(c.num_beams > 1 || (c.length_penalty == 1 && c.early_stopping == EarlyStopping::no),
+       "length_penalty and early_stopping apply to num_beams above 1 alone");
+  need(c.do_sample || (c.temperature == 1 && c.top_k == 50 && c.top_p == 1),
+       "temperature, top_k and top_p apply with do_sample alone");
+  need(finite_above(c.temperature, 0), "temperature must be above 0");
+  need(c.top_k >= 0, "top_k must be at least 0");
+  need(c.top_p >= 0 && c.top_p <= 1, "top_p must be from 0 to 1");
+  need(finite_above(c.repetition_penalty, 0), "repetition_penalty must be above 0");
+  need(c.no_repeat_ngram_size >= 0 && c.encoder_no_repeat_ngram_size >= 0,
+       "no_repeat_ngram_size and encoder_no_repeat_ngram_size must be at least 0");
+  need(c.horizon >= 0, "horizon must be at least 1, or 0 for the model's");
+  const auto known = [&](const char* name, const GenerationConfig::Ids& ids) {
+    for (const std::int32_t id : ids) {
+      need(id >= 0 && id < vocabulary, std::string(name) + " holds " + std::to_string(id) +
+                                           ", which is outside the vocabulary of " +
+                                           std::to_string(vocabulary));
+    }
+  };
+  for (const auto& words : c.bad_words_ids) {
+    need(!words.empty(), "bad_words_ids holds an empty list");
+    known("bad_words_ids", words);
+  }
+  if (c.forced_bos_token_id) known("forced_bos_token_id", {*c.forced_bos_token_id});
+  known("forced_eos_token_id", c.forced_eos_token_id);
+  known("suppress_tokens", c.suppress_tokens);
+  known("begin_suppress_tokens", c.begin_suppress_tokens);
+  const auto some_left = [&](const char* name, const GenerationConfig::Ids& forced) {
+    const auto suppressed = [&](std::int32_t id) {
+      return std::ranges::find(c.suppress_tokens, id) != c.suppress_tokens.end();
+    };
+    need(forced.empty() || !std::ranges::all_of(forced, suppressed),
+         std::string("suppress_tokens holds every token of ") + name);
+  };
+  if (c.forced_bos_token_id) some_left("forced_bos_token_id", {*c.forced_bos_token_id});
+  some_left("forced_eos_token_id", c.forced_eos_token_id);
+  if (c.decoder_start_token_id) known("decoder_start_token_id", {*c.decoder_start_token_id});
+  if (c.pad_token_id) known("pad_token_id", {*c.pad_token_id});
+  if (c.eos_token_id) known("eos_token_id", *c.eos_token_id);
+}
+
+namespace detail {
+
+/// Token ids: a list, or where `one` is allowed a single id.
+inline std::optional<std::vector<std::int32_t>> json_ids(const nlohmann::json& object,
+                                                         const char* key, const std::string& path,
+                                                         bool one) {
+  const auto found = object.find(key);
+  if (found == object.end() || found->is_null()) return std::nullopt;
+  if (one && json_holds<std::int32_t>(*found)) return std::vector{found->get<std::int32_t>()};
+  if (!found->is_array() || !std::ranges::all_of(*found, json_holds<std::int32_t>)) {
+    refuse_field(path, key, *found, one ? "a token id or a list of them" : "a list of token ids");
+  }
+  return found->get<std::vector<std::int32_t>>();
+}
+
+/// Options of transformers that are not here, with the values that leave them without effect.
+inline void refuse_other_options(const nlohmann::json& json, const std::string& path) {
+  struct Option {
+    const char* name;
+    std::vector<nlohmann::json> neutral;
+  };
+  static const nlohmann::json none;
+  const Option options[] = {{"min_p", {none}},
+                            {"top_h", {none}},
+                            {"typical_p", {none, 1.0}},
+                            {"epsilon_cutoff", {none, 0.0}},
+                            {"eta_cutoff", {none, 0.0}},
+                            {"encoder_repetition_penalty", {none, 1.0}},
+                            {"renormalize_logits", {none, false}},
+                            {"remove_invalid_values", {none, false}},
+                            {"exponential_decay_length_penalty", {none}},
+                            {"sequence_bias", {none}},
+                            {"token_healing", {none, false}},
+                            {"guidance_scale", {none, 1.0}},
+                            {"watermarking_config", {none}},
+                            {"num_beam_groups", {none, 1}},
+                            {"diversity_penalty", {none, 0.0}},
+                            {"constraints", {none}},
+                            {"force_words_ids", {none}},
+                            {"penalty_alpha", {none, 0.0}},
+                            {"dola_layers", {none}},
+                            {"max_time", {none}},
+                            {"stop_strings", {none}},
+                            {"prompt_lookup_num_tokens", {none}},
+                            {"assistant_early_exit", {none}}};
+  for (const Option& option : options) {
+    const auto found = json.find(option.name);
+    if (found == json.end() || std::ranges::find(option.neutral, *found) != option.neutral.end())
+      continue;
+    refuse_field(path, option.name, *found, "nothing: there is no such option here");
+  }
+}
+
+}  // namespace detail
+
+/// Reads the object of a generation_config.json, or of a config.json that generation takes its options
+/// from. As in transformers, options of beams are passed over without beams and those of sampling
+/// without do_sample; io_error names a field of another type or range, and an option that is not here.
+inline GenerationConfig generation_config_from_json(const nlohmann::json& json,
+                                                    const std::string& path) {
+  GenerationConfig c;
+  const auto in_range = [&](const char* key, bool fits, const char* expected) {
+    if (!fits) detail::refuse_field(path, key, json.at(key), expected);
+  };
+  const auto count = [&](const char* key, index_t least, index_t otherwise) {
+    const index_t value = json_field_or<index_t>(json, key, path, otherwise);
+    if (value < least)
+      in_range(key, false, least == 0 ? "at least 0" : least == 1 ? "at least 1" : "at least 2");
+    return value;
+  };
+  const auto maybe = [&](const char* key, index_t least) -> std::optional<index_t> {
+    if (!json_optional<index_t>(json, key, path)) return std::nullopt;
+    return count(key, least, least);
+  };
+  detail::refuse_other_options(json, path);
+  c.max_new_tokens = maybe("max_new_tokens", 1);
+  c.max_length = maybe("max_length", c.max_new_tokens ? 0 : 2);
+  c.min_length = count("min_length", 0, 0);
+  c.min_new_tokens = maybe("min_new_tokens", 0);
+  c.num_beams = count("num_beams", 1, 1);
+  c.do_sample = json_field_or<bool>(json, "do_sample", path, false);
+  const double length_penalty = json_field_or<double>(json, "length_penalty", path, 1);
+  const auto stopping = json.find("early_stopping");
+  EarlyStopping early = EarlyStopping::no;
+  if (stopping != json.end() && !stopping->is_null()) {
+    in_range("early_stopping", stopping->is_boolean() || *stopping == "never",
+             "true, false or \"never\"");
+    early = *stopping == "never"    ? EarlyStopping::never
+            : stopping->get<bool>() ? EarlyStopping::yes
+                                    : EarlyStopping::no;
+  }
+  if (c.num_beams > 1) c.length_penalty = length_penalty, c.early_stopping = early;
+  const double temperature = json_field_or<double>(json, "temperature", path, 1);
+  const double top_p = json_field_or<double>(json, "top_p", path, 1);
+  const index_t top_k = count("top_k", 0, 50);
+  if (c.do_sample) {
+    in_range("temperature", temperature > 0, "a number above 0");
+    in_range("top_p", top_p >= 0 && top_p <= 1, "a number from 0 to 1");
+    c.temperature = temperature, c.top_p = top_p, c.top_k = top_k;
+  }
+  c.num_return_sequences = count("num_return_sequences", 1, 1);
+  c.repetition_penalty = json_field_or<double>(json, "repetition_penalty", path, 1);
+  in_range("repetition_penalty", c.repetition_penalty > 0, "a number above 0");
+  c.no_repeat_ngram_size = count("no_repeat_ngram_size", 0, 0);
+  c.encoder_no_repeat_ngram_size = count("encoder_no_repeat_ngram_size", 0, 0);
+  if (const auto bad = json.find("bad_words_ids"); bad != json.end() && !bad->is_null()) {
+    bool fits = bad->is_array() && !bad->empty();
+    for (std::size_t i = 0; fits && i < bad->size(); ++i) {
+      const nlohmann::json& words = bad->at(i);
+      fits = words.is_array() && !words.empty() &&
+             std::ranges::all_of(words, detail::json_holds<std::int32_t>);
+    }
+    in_range("bad_words_ids", fits, "a list of lists of token ids");
+    c.bad_words_ids = bad->get<std::vector<GenerationConfig::Ids>>();
+  }
+  const auto list = [&](const char* key, bool one) {
+    return detail::json_ids(json, key, path, one);
+  };
+  c.forced_bos_token_id = json_optional<std::int32_t>(json, "forced_bos_token_id", path);
+  if (json_field_or<bool>(json, "force_bos_token_to_be_generated", path, false)) {
+    c.forced_bos_token_id = json_optional<std::int32_t>(json, "bos_token_id", path);
+  }
+  c.forced_eos_token_id = list("forced_eos_token_id", true).value_or(GenerationConfig::Ids{});
+  c.suppress_tokens = list("suppress_tokens", false).value_or(GenerationConfig::Ids{});
+  c.begin_suppress_tokens = list("begin_suppress_tokens", false).value_or(GenerationConfig::Ids{});
+  c.decoder_start_token_id = json_optional<std::int32_t>(json, "decoder_start_token_id", path);
+  if (!c.decoder_start_token_id)
+    c.decoder_start_token_id = json_optional<std::int32_t>(json, "bos_token_id", path);
+  c.pad_token_id = json_optional<std::int32_t>(json, "pad_token_id", path);
+  c.eos_token_id = list("eos_token_id", true);
+  if (!c.pad_token_id && c.eos_token_id && !c.eos_token_id->empty())
+    c.pad_token_id = c.eos_token_id->front();
+  return c;
+}
+
+/// The object that a checkpoint's generation options are in: generation_config.json, or without one
+/// config.json.
+inline const nlohmann::json& generation_options(const HfCheckpoint& checkpoint) {
+  return checkpoint.generation_config().empty() ? checkpoint.config()
+                                                : checkpoint.generation_config();
+}
+
+/// The options of a checkpoint.
+inline GenerationConfig generation_config(const HfCheckpoint& checkpoint) {
+  const bool own = !checkpoint.generation_config().empty();
+  return generation_config_from_json(
+      generation_options(checkpoint),
+      own ? checkpoint.generation_config_path() : checkpoint.config_path());
+}
+
+}  // namespace srformer

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+// From a step's logits to candidates: transformers' processors in transformers' order, and the best
+// tokens of every row, in one pass over the logits on the backend.
+//
+//   repetition_penalty               seen tokens: s < 0 ? s p : s / p
+//   no_repeat_ngram_size, encoder_no_repeat_ngram_size, bad_words_ids, min_length
+//                                    some tokens: -inf
+//   forced_bos_token_id, forced_eos_token_id
+//                                    the forced: 0, all others: -inf
+//   suppress_tokens, begin_suppress_tokens
+//                                    some tokens: -inf
+//
+// Every processor changes a few tokens of a row, or all but a few, which the sequences of tokens on the
+// host decide. So what goes to the backend is a list of tokens a row, and what comes back its candidates.
+#pragma once
+
+#include <limits>
+#include <span>
+
+#include <srformer/backend/tensor.hpp>
+#include <srformer/decode/generation_config.hpp>
+
+namespace srformer {
+
+/// What the processors do to one row of scores.
+struct ScoreChanges {
+  std::vector<std::int32_t> penalized;  ///< each once
+  std::vector<std::int32_t> banned;     ///< after `forced`
+  std::vector<std::int32_t> forced;     ///< where not empty: all other tokens are out
+};
+
+/// The processors of a configuration, for a batch of sources.
+class LogitsProcessors {
+ public:
+  using Ids = std::span<const std::int32_t>;
+
+  /// `config` must stay. Sources are looked at where encoder_no_repeat_ngram_size asks for it: ids
+  /// [B,N] padded, of the given lengths; padding does not count.
+  LogitsProcessors(const GenerationConfig& config, Ids eos, Ids source_ids,
+                   std::span<const index_t> source_lengths)
+      : config_(config), eos_(eos.begin(), eos.end()) {
+    const std::size_t rows = source_lengths.size();
+    for (std::size_t b = 0; b < rows && config.encoder_no_repeat_ngram_size > 0; ++b) {
+      sources_.push_back(source_ids.subspan(b * (source_ids.size() / rows),
+                                            static_cast<std::size_t>(source_lengths[b])));
+    }
+  }
+
+  /// Whether any row can be changed.
+  bool any() const {
+    const GenerationConfig& c = config_;
+    return c.repetition_penalty != 1 || c.no_repeat_ngram_size > 0 ||
+           c.encoder_no_repeat_ngram_size > 0 || !c.bad_words_ids.empty() || c.shortest() > 0 ||
+           c.forced_bos_token_id || !c.forced_eos_token_id.empty() || !c.suppress_tokens.empty() ||
+           !c.begin_suppress_tokens.empty();
+  }
+
+  /// The changes to the scores of the token after `sequence`, which begins with the start token.
+  ScoreChanges changes(Ids sequence, std::size_t source) const {
+    const GenerationConfig& c = config_;
+    const auto length = static_cast<index_t>(sequence.size());
+    ScoreChanges out;
+    const auto ban = [&](const std::vector<std::int32_t>& ids) {
+      out.banned.insert(out.banned.end(), ids.begin(), ids.end());
+    };
+    if (length == 1 && c.forced_bos_token_id) out.forced = {*c.forced_bos_token_id};
+    if (length == c.longest() - 1 && !c.forced_eos_token_id.empty())
+      out.forced = c.forced_eos_token_id;
+    if (out.forced.empty()) {
+      if (c.repetition_penalty != 1) {
+        out.penalized.assign(sequence.begin(), sequence.end());
+        std::ranges::sort(out.penalized);
+        out.penalized.erase(std::unique(out.penalized.begin(), out.penalized.end()),
+                            out.penalized.end());
+      }
+      if (c.no_repeat_ngram_size > 0)
+        ban_completions(sequence, sequence, c.no_repeat_ngram_size, out.banned);
+      if (c.encoder_no_repeat_ngram_size > 0)
+        ban_completions(sources_[source], sequence, c.encoder_no_repeat_ngram_size, out.banned);
+      for (const auto& words : c.bad_words_ids) ban_bad_word(words, sequence, out.banned);
+      if (length < c.shortest()) ban(eos_);
+    }
+    ban(c.suppress_tokens);
+    if (length == (c.forced_bos_token_id ? 2 : 1)) ban(c.begin_suppress_tokens);
+    return out;
+  }
+
+ private:
+  /// Bans the last token of every n-gram of `text` whose other tokens end `sequence`.
+  static void ban_completions(Ids text, Ids sequence, index_t n,
+                              std::vector<std::int32_t>& banned) {
+    const auto prefix = static_cast<std::size_t>(n - 1);
+    if (sequence.size() < prefix) return;
+    const Ids end = sequence.last(prefix);
+    for (std::size_t i = 0; i + prefix < text.size(); ++i) {
+      if (std::ranges::equal(text.subspan(i, prefix), end)) banned.push_back(text[i + prefix]);
+    }
+  }
+
+  /// Bans the last of the words where the others end `sequence`. An end token alone is no bad word.
+  void ban_bad_word(Ids words, Ids sequence, std::vector<std::int32_t>& banned) const {
+    if (words.size() == 1 && std::ranges::find(eos_, words.front()) != eos_.end()) return;
+    const std::size_t prefix = words.size() - 1;
+    if (sequence.size() < prefix) return;
+    if (std::ranges::equal(words.first(prefix), sequence.last(prefix)))
+      banned.push_back(words.back());
+  }
+
+  const GenerationConfig& config_;
+  std::vector<std::int32_t> eos_;
+  std::vector<Ids> sources_;
+};
+
+/// The best tokens of rows of scores, with the scores as processed.
+struct Candidates {
+  index_t count = 0;           ///< of each row
+  std::vector<double> scores;  ///< [R,count], falling; of equal ones the first token comes first
+  std::vector<std::int32_t> tokens;  ///< [R,count]
+  std::vector<double>
+      log_totals;  ///< [R], the log of the sum of exponentials of the processed scores
+};
+
+namespace detail {
+
+inline constexpr double no_score = -std::numeric_limits<double>::infinity();
+
+/// The k largest of values [n], falling, of equal ones the first first; they are taken out of values.
+///   tops  scratch [(n + 255) / 256]
+template <class Team, class C>
+SRF_HD void take_largest(const Team& team, index_t n, index_t k, C* values, C* tops, C* largest,
+                         std::int32_t* places) {
+  constexpr index_t size = 256;
+  const C out(no_score);
+  const index_t blocks = (n + size - 1) / size;
+  const auto top_of = [&](index_t block) {
+    const C* x = values + block * size;
+    const index_t count = n - block * size < size ? n - block * size : size;
+    return team.max(count, x[0], [=](index_t c) { return x[c]; });
+  };
+  // the first of x that is not below top: the greatest of count - i
+  const auto first_at = [&](index_t count, const C* x, const C& top) {
+    const double rest = team.max(count, 0.0, [=](index_t i) {
+      return primal(x[i]) < primal(top) ? 0.0 : static_cast<double>(count - i);
+    });
+    return count - static_cast<index_t>(rest);
+  };
+  for (index_t block = 0; block < blocks; ++block) {
+    const C top = top_of(block);
+    if (team.leader()) tops[block] = top;
+  }
+  team.sync();
+  for (index_t i = 0; i < k; ++i) {
+    const C top = team.max(blocks, tops[0], [=](index_t b) { return tops[b]; });
+    const index_t block = first_at(blocks, tops, top);
+    const index_t count = n - block * size < size ? n - block * size : size;
+    const index_t at = block * size + first_at(count, values + block * size, top);
+    team.sync();
+    if (team.leader()) {
+      largest[i] = top;
+      places[i] = static_cast<std::int32_t>(at);
+      values[at] = out;
+    }
+    team.sync();
+    const C rest = top_of(block);
+    if (team.leader()) tops[block] = rest;
+    team.sync();
+  }
+}
+
+/// The scores of a row, processed, and its best tokens.
+template <class T>
+struct ScoreRows {
+  using C = compute_t<T>;
+  const T* logits;
+  index_t columns, count;
+  bool log_softmax;  // before the processors, as beam search has it
+  C penalty;
+  const std::int32_t *starts,
+      *ids;                // penalized, banned and forced of row r: three lists from starts[3r]
+  C *scores, *log_totals;  // [R,count], [R]
+  std::int32_t* tokens;    // [R,count]
+  C* all;                  // [R,columns] of scores in place of the best, or null
+
+  static index_t scratch(index_t columns) { return columns + (columns + 255) / 256; }
+
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void* scratch) const {
+    const index_t n = columns;
+    const T* in = logits + row * n;
+    C *values = all == nullptr ? static_cast<C*>(scratch) : all + row * n,
+      *tops = static_cast<C*>(scratch) + n;
+    team.for_each(n, [=](index_t c) { values[c] = C(in[c]); });
+    if (log_softmax) {
+      const C total = log_total(team, values);
+      team.for_each(n, [=](index_t c) { values[c] = values[c] - total; });
+    }
+    if (starts != nullptr) change(team, starts + 3 * row, values);
+    const C total = log_total(team, values);
+    if (team.leader()) log_totals[row] = total;
+    take_largest(team, n, count, values, tops, scores + row * count, tokens + row * count);
+  }
+
+ private:
+  template <class Team>
+  SRF_HD C log_total(const Team& team, const C* x) const {
+    const index_t n = columns;
+    const C top = team.max(n, x[0], [=](index_t c) { return x[c]; });
+    if (!math::finite(top)) return top;
+    return top +
+           math::log(team.template sum<C>(n, [=](index_t c) { return math::exp(x[c] - top); }));
+  }
+
+  template <class Team>
+  SRF_HD void change(const Team& team, const std::int32_t* start, C* values) const {
+    const C out(no_score), p = penalty;
+    const std::int32_t* list = ids;
+    const std::int32_t first = start[0], banned = start[1], forced = start[2], end = start[3];
+    team.for_each(banned - first, [=](index_t i) {
+      C& s = values[list[first + i]];
+      s = primal(s) < 0 ? s * p : s / p;
+    });
+    if (end > forced) {
+      team.for_each(columns, [=](index_t c) { values[c] = out; });
+      team.for_each(end - forced, [=](index_t i) { values[list[forced + i]] = C(0); });
+    }
+    team.for_each(forced - banned, [=](index_t i) { values[list[banned + i]] = out; });
+  }
+};
+
+}  // namespace detail
+
+/// Processes the scores of every row and finds the best tokens.
+///   logits       [R,V], contiguous; they stay as they are
+///   changes      [R], or empty for none
+///   count        of candidates a row; 0: all V, sorted, which copies them to the host
+///   log_softmax  the scores are log-probabilities before they are processed, as in beam search
+/// Cost O(RV). -inf among the candidates means that there are no more;
+/// its token means nothing.
+template <class B, class T>
+requires BackendFor<B, T> Candidates best_tokens(B& be, In<B, T, 2> logits,
+                                                 std::span<const ScoreChanges> changes,
+                                                 double repetition_penalty, index_t count,
+                                                 bool log_softmax) {
+  using C = compute_t<T>;
+  const index_t R = logits.extent(0), V = logits.extent(1);
+  require(logits.contiguous() && logits.size() > 0, "best_tokens",
+          "logits must be contiguous and not empty");
+  require(changes.empty() || static_cast<index_t>(changes.size()) == R, "best_tokens",
+          "there must be changes for every row, or none");
+  require(count >= 0 && count <= V, "best_tokens", "count must be from 0 to the vocabulary's size");
+  std::vector<std::int32_t> lists;
+  if (!changes.empty()) {
+    lists.resize(static_cast<std::size_t>(3 * R + 1));
+    std::size_t at = 0;
+    for (const ScoreChanges& change : changes) {
+      for (const auto* list : {&change.penalized, &change.banned, &change.forced}) {
+        lists[at + 1] = lists[at] + static_cast<std::int32_t>(list->size());
+        ++at;
+        lists.insert(lists.end(), list->begin(), list->end());
+      }
+    }
+  }
+  Tensor<B, std::int32_t, 1> device_lists(be, {static_cast<index_t>(lists.size())});
+  be.from_host(device_lists.data(), lists.data(), device_lists.size());
+  Tensor<B, C, 1> numbers(be, {R * count + R});
+  Tensor<B, std::int32_t, 1> tokens(be, {R * count});
+  Tensor<B, C, 2> all(be, {count == 0 ? R : 0, V});
+  const std::int32_t* starts = changes.empty() ? nullptr : device_lists.data();
+  be.for_each_row(
+      R, detail::ScoreRows<T>::scratch(V) * static_cast<index_t>(sizeof(C)),
+      detail::ScoreRows<T>{logits.data, V, count, log_softmax, C(repetition_penalty), starts,
+                           starts == nullptr ? nullptr : starts + 3 * R + 1, numbers.data() + R,
+                           numbers.data(), tokens.data(), count == 0 ? all.data() : nullptr});
+  const auto wide = [](const C& x) { return static_cast<double>(primal(x)); };
+  const auto found = to_host(be, numbers);
+  Candidates best{count, {}, to_host(be, tokens), {}};
+  for (index_t r = 0; r < R; ++r) best.log_totals.push_back(wide(found[r]));
+  if (count > 0) {
+    for (index_t i = 0; i < R * count; ++i) best.scores.push_back(wide(found[R + i]));
+    return best;
+  }
+  best.count = V;
+  const auto values = to_host(be, all);
+  std::vector<std::int32_t> order(static_cast<std::size_t>(V));
+  for (index_t r = 0; r < R; ++r) {
+    const C* row = values.data() + r * V;
+    for (index_t c = 0; c < V; ++c) order[c] = static_cast<std::int32_t>(c);
+    std::ranges::stable_sort(order,
+                             [&](auto a, auto b) { return primal(row[b]) < primal(row[a]); });
+    for (const std::int32_t c : order)
+      best.tokens.push_back(c), best.scores.push_back(wide(row[c]));
+  }
+  return best;
+}
+
+}  // namespace srformer
