@@ -103,21 +103,24 @@ SRF_HD void visit_products(const Team& team, const SegmentRule& rule, index_t qu
     }
     return;
   }
-  // own_s = P_j and what lies between it and the next one seen; z_s = what lies behind P_j.
-  C *before = scratch, *behind = scratch + cells;
-  team.for_each(cells, [=](index_t c) { before[c] = C(0), behind[c] = C(0); });
+  // own_s = P_j and what lies between it and the next one seen; z_s = what lies behind P_j, and
+  // behind_s = z_s but for what lies between.
+  C *before = scratch, *between = scratch + cells;
+  team.for_each(cells, [=](index_t c) { before[c] = C(0); });
+  const C* behind = before;  // no segment is behind the last
   index_t next = rule.length;
   for (index_t s = visited - 1, j = rule.visited_before(S, queries); s >= 0;
        --s, j = rule.visited_before(j, queries)) {
     C *to = z + s * cells, *p = own + s * cells;
-    const C* last = p + cells;
+    const C *more = s < visited - 1 ? p + cells : before, *rest = behind;
     const bool others = rule.end_key(j) < next;
-    if (others) product<Team, T, Y, C>(team, rows, rule.end_key(j), next, k, y, false, p);
-    if (s < visited - 1) team.for_each(cells, [=](index_t c) { behind[c] = behind[c] + last[c]; });
+    team.for_each(cells, [=](index_t c) { to[c] = rest[c] + more[c]; });
+    behind = to;
     if (others) {
-      team.for_each(cells, [=](index_t c) { to[c] = behind[c] + p[c]; });
-    } else {
-      team.for_each(cells, [=](index_t c) { to[c] = behind[c]; });
+      team.for_each(cells, [=](index_t c) { between[c] = to[c]; });
+      behind = between;
+      product<Team, T, Y, C>(team, rows, rule.end_key(j), next, k, y, false, p);
+      team.for_each(cells, [=](index_t c) { to[c] = to[c] + p[c]; });
     }
     next = rule.first_key(j);
     product<Team, T, Y, C>(team, rows, next, rule.end_key(j), k, y, others, p);

@@ -70,20 +70,26 @@ SRF_HD void fire(const Team& team, index_t cells, const RafScalars<C>& raf, cons
   });
 }
 
-/// One step of all cells: membrane is Mem_{j-1} and becomes Mem_j; u receives U_j (may be x or r).
+/// One step of all cells: membrane is Mem_{j-1} and becomes Mem_j; r receives R_j and u receives U_j (may
+/// be x), each unless it is null.
 template <class Team, class C>
 SRF_HD void raf_step(const Team& team, index_t cells, const RafScalars<C>& raf, const C* x,
                      C* membrane, C* r, C* u) {
   const C inverse = C(1) / raf.threshold;
   const RafScalars<C> s = raf;
-  with_firing(raf, [=](auto binary) {
-    team.for_each(cells, [=](index_t c) {
-      const C now = s.leak * membrane[c] + x[c];
-      u[c] = now;
-      r[c] = fired<binary.value>(now, inverse);
-      membrane[c] = after_reset(now, s, inverse);
+  const auto step = [=](auto keep_r, auto keep_u) {
+    with_firing(raf, [=](auto binary) {
+      team.for_each(cells, [=](index_t c) {
+        const C now = s.leak * membrane[c] + x[c];
+        if constexpr (keep_u.value) u[c] = now;
+        if constexpr (keep_r.value) r[c] = fired<binary.value>(now, inverse);
+        membrane[c] = after_reset(now, s, inverse);
+      });
     });
-  });
+  };
+  if (u == nullptr) return step(std::true_type{}, std::false_type{});
+  if (r == nullptr) return step(std::false_type{}, std::true_type{});
+  step(std::true_type{}, std::true_type{});
 }
 
 /// Gradients of the two scalars.

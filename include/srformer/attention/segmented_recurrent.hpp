@@ -106,12 +106,12 @@ SRF_HD void inverse_norms(const Team& team, index_t length, index_t D, Rows<cons
   });
 }
 
-/// Runs some rows of the products and the recurrence of one lane, calling
-///   out(j, R_j, query, count)
-/// for every step in order: once per visited segment with the queries that see it, or once per query.
-///   z        [visited, rows, D] is left with Z_j; with U_j where u is null and nothing is multiplied
+/// Runs some rows of the products and the recurrence of one lane, for every step in order: once per
+/// visited segment with the queries that see it, or once per query.
+///   u        [steps, rows, D], receives U_j (may be z where nothing is multiplied); or null:
+///            out(j, R_j, query, count) is called instead
+///   z        [visited, rows, D] is left with Z_j
 ///   own      [visited, rows, D] scratch
-///   u        [steps, rows, D], receives U_j, or null
 ///   scratch  [5, rows, D]
 template <class Team, class T, class Y, class C, class Space, class Out>
 SRF_HD void run_recurrence(const Team& team, const RecurrentInputs<T, Space>& in,
@@ -121,8 +121,7 @@ SRF_HD void run_recurrence(const Team& team, const RecurrentInputs<T, Space>& in
   const index_t D = in.head_size(), cells = rows.cells();
   C *product = scratch, *membrane = product + cells, *r = membrane + cells, *sums = r + cells;
   const RafScalars<C> raf = in.raf();
-  const bool multiplied = in.multiplied(), stepwise = in.stepwise();
-  const bool each = in.options.advance == Advance::token;
+  const bool multiplied = in.multiplied(), each = in.options.advance == Advance::token;
   team.for_each(cells, [=](index_t c) { membrane[c] = C(0); });
   index_t step = 0;
   visit_products<Team, T, Y, C>(
@@ -136,10 +135,11 @@ SRF_HD void run_recurrence(const Team& team, const RecurrentInputs<T, Space>& in
         const index_t first = rule.first_query(j), end = rule.end_query(j, queries);
         for (index_t i = first; i < end; i += each ? 1 : end - first, ++step) {
           if (in.options.recurrence) {
-            C* u_j = u != nullptr ? u + step * cells : stepwise ? r : x;
-            raf_step<Team, C>(team, cells, raf, x, membrane, r, u_j);
+            raf_step<Team, C>(team, cells, raf, x, membrane, u == nullptr ? r : nullptr,
+                              u == nullptr ? nullptr : u + step * cells);
           }
-          out(j, in.options.recurrence ? r : x, i, each ? index_t{1} : end - first);
+          if (u == nullptr)
+            out(j, in.options.recurrence ? r : x, i, each ? index_t{1} : end - first);
         }
       });
 }
@@ -336,7 +336,7 @@ struct SegmentedRecurrentBackward {
         const C onto(c0 > 0 ? 1 : 0);
         // The forward again, keeping U_j and Z_j.
         C* u = stepwise || multiplied ? steps : z;
-        run_recurrence<Team, T>(team, in, rule, M, rows, k, y, z, own, u == z ? nullptr : u, panels,
+        run_recurrence<Team, T>(team, in, rule, M, rows, k, y, z, own, u, panels,
                                 [](index_t, const C*, index_t, index_t) {});
 
         // rest_i = q_i R_j, R = RAF(X), in reverse
