@@ -512,8 +512,8 @@ class DecodeRows {
 /// out = the self-attention of the rows at `step`, each to those that it goes back to and to itself.
 ///   qkv   [steps,R,3*H*D]  q, k and v of every step; those of this step are there already
 ///   out   [rows,H*D]
-///   mask  relative alone counts, with relative_zero the column of this step's distance to itself less
-///         `step`
+///   mask  of it relative alone counts: its column relative_zero + s is the bias towards step s
+/// Cost 4 (step + 1) H D a row.
 template <class B, class T>
 requires BackendFor<B, T>
 void self_attention_step(B& be, In<B, T, 3> qkv, const DecodeRows<B>& rows, index_t step,

@@ -134,7 +134,7 @@ inline void refuse_other_options(const nlohmann::json& json, const std::string& 
     const char* name;
     std::vector<nlohmann::json> neutral;
   };
-  static const nlohmann::json none;
+  const nlohmann::json none;
   const Option options[] = {{"min_p", {none}},
                             {"top_h", {none}},
                             {"typical_p", {none, 1.0}},
