@@ -11,7 +11,7 @@ wanted=(ccache nlohmann-json3-dev libsentencepiece-dev libdnnl-dev libtbb-dev li
 case ${1:-} in
   --all) wanted+=(clang-format-14 libbenchmark-dev) ;;
   --quickstart)
-    needed=(g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libsentencepiece-dev libcli11-dev)
+    needed=(g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libsentencepiece-dev libicu-dev libcli11-dev)
     wanted=(ccache libdnnl-dev gnuplot-nox)
     ;;
 esac

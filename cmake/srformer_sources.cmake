@@ -12,7 +12,7 @@ set(SRFORMER_INCLUDE_TARGETS
     "cuda_runtime=srformer::cuda"
     "nlohmann/=srformer::io"
     "sentencepiece_=srformer::text"
-    "unicode/=ICU::uc"
+    "unicode/=srformer::text"
     "benchmark/=benchmark::benchmark"
     "CLI/=CLI11::CLI11"
     "fmt/=fmt::fmt"

@@ -69,14 +69,19 @@ if(NOT TARGET srformer::text)
   find_library(SRFORMER_SENTENCEPIECE_TRAIN_LIBRARY sentencepiece_train)
   mark_as_advanced(SRFORMER_SENTENCEPIECE_INCLUDE_DIR SRFORMER_SENTENCEPIECE_LIBRARY
                    SRFORMER_SENTENCEPIECE_TRAIN_LIBRARY)
-  if(SRFORMER_SENTENCEPIECE_INCLUDE_DIR AND SRFORMER_SENTENCEPIECE_LIBRARY)
+  find_package(ICU QUIET COMPONENTS uc)
+  if(NOT TARGET srformer::io)
+    srformer_absent(text "nlohmann_json (nlohmann-json3-dev)")
+  elseif(NOT ICU_FOUND)
+    srformer_absent(text "ICU (libicu-dev)")
+  elseif(SRFORMER_SENTENCEPIECE_INCLUDE_DIR AND SRFORMER_SENTENCEPIECE_LIBRARY)
     srformer_add_target(text)
     target_include_directories(${srformer_target} SYSTEM
                                INTERFACE "${SRFORMER_SENTENCEPIECE_INCLUDE_DIR}")
     if(SRFORMER_SENTENCEPIECE_TRAIN_LIBRARY)
       target_link_libraries(${srformer_target} INTERFACE "${SRFORMER_SENTENCEPIECE_TRAIN_LIBRARY}")
     endif()
-    target_link_libraries(${srformer_target} INTERFACE srformer::srformer
+    target_link_libraries(${srformer_target} INTERFACE srformer::io ICU::uc
                                                        "${SRFORMER_SENTENCEPIECE_LIBRARY}")
   else()
     srformer_absent(text "sentencepiece (libsentencepiece-dev)")

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Trains or fine-tunes a T5 to write summaries, with any cross-attention, and evaluates it.
+// Trains or fine-tunes a T5 or BART to write summaries, with any cross-attention, and evaluates it.
 //
 //   finetune --model_name_or_path t5-small --train_file train.jsonl --validation_file val.jsonl
 //            --source_prefix "summarize: " --cross_attention segmented_recurrent --output_dir out
@@ -14,7 +14,7 @@
 #include <srformer/io/dataset.hpp>
 #include <srformer/models/checkpoint.hpp>
 #include <srformer/text/rouge.hpp>
-#include <srformer/text/sentencepiece.hpp>
+#include <srformer/text/tokenizer.hpp>
 #include <srformer/train/checkpoint.hpp>
 #include <string>
 #include <vector>
@@ -57,11 +57,11 @@ struct TextSet {
 };
 
 TextSet read_set(const std::string& file, index_t most, const FinetuneOptions& options,
-                 const SentencePieceTokenizer& tokenizer) {
+                 index_t longest_source, const Tokenizer& tokenizer) {
   std::vector<Pair> pairs = read_json_lines(file, options.text_column, options.summary_column);
   if (most > 0 && std::ssize(pairs) > most) pairs.resize(static_cast<std::size_t>(most));
-  const SentencePieceOptions source{.max_length = options.max_source_length, .truncation = true};
-  const SentencePieceOptions target{.max_length = options.max_target_length, .truncation = true};
+  const TokenizerOptions source{.max_length = longest_source, .truncation = true};
+  const TokenizerOptions target{.max_length = options.max_target_length, .truncation = true};
   const std::string prefix = options.source_prefix.value_or("");
   TextSet set;
   for (Pair& pair : pairs) {
@@ -85,28 +85,53 @@ void add_recurrence(ordered_json& entry, AnyModel& model) {
   }
 }
 
+/// Where a full BART is given a variant: what the authors gave it.
+void set_defaults_of_bart(nlohmann::json& config) {
+  nlohmann::json& cross = config["cross_attention"];
+  if (!cross.is_null() && cross.value("variant", "full") != "full") return;
+  cross["segment_size"] = 16;
+  cross["clamp"] = 2;
+}
+
 /// The configuration to train with: that of the checkpoint under the flags.
-T5Config trained_config(const HfCheckpoint& checkpoint, const FinetuneOptions& options,
-                        bool resumed) {
-  const T5Config before = t5_config(checkpoint);
+ModelConfig trained_config(const HfCheckpoint& checkpoint, const FinetuneOptions& options,
+                           bool resumed) {
+  const ModelConfig before = model_config(checkpoint);
   nlohmann::json json = checkpoint.config();
+  if (std::holds_alternative<BartConfig>(before)) set_defaults_of_bart(json);
   options.cross_attention.apply(json);
-  T5Config config = t5_config_from_json(json, checkpoint.config_path());
-  config.tie_word_embeddings = before.tie_word_embeddings;
-  config.scale_decoder_outputs = before.scale_decoder_outputs;
-  CrossAttentionOptions& cross = config.cross_attention;
-  options.check_variant(cross.variant);
-  if (resumed) {
-    if (to_json(cross) != to_json(before.cross_attention))
-      throw usage_error("the flags of the cross-attention differ from those in " +
-                        checkpoint.config_path() + "; leave them out to resume");
-  } else if (cross.variant != Variant::full) {
-    if (!options.cross_attention.horizon) cross.horizon = options.max_target_length;
-    if (!options.cross_attention.generation_horizon)
-      cross.generation_horizon = options.max_target_length;
-  }
-  if (options.dropout_rate) config.dropout_rate = *options.dropout_rate;
+  ModelConfig config = before;
+  const auto set = [&](auto& c, double& dropout) {
+    CrossAttentionOptions& cross = c.cross_attention;
+    const CrossAttentionOptions stored = cross;
+    cross = cross_attention_from_json(json, checkpoint.config_path());
+    options.check_variant(cross.variant);
+    if (resumed) {
+      if (to_json(cross) != to_json(stored))
+        throw usage_error("the flags of the cross-attention differ from those in " +
+                          checkpoint.config_path() + "; leave them out to resume");
+    } else if (cross.variant != Variant::full) {
+      if (!options.cross_attention.horizon) cross.horizon = options.max_target_length;
+      if (!options.cross_attention.generation_horizon)
+        cross.generation_horizon = options.max_target_length;
+    }
+    if (options.dropout_rate) dropout = *options.dropout_rate;
+  };
+  if (auto* t5 = std::get_if<T5Config>(&config)) set(*t5, t5->dropout_rate);
+  if (auto* bart = std::get_if<BartConfig>(&config)) set(*bart, bart->dropout);
   return config;
+}
+
+/// Tokens of a source at most: as the flag says, or what the model has positions for if that is less.
+index_t longest_source(const FinetuneOptions& options, const CommonConfig& config) {
+  const index_t positions = config.max_positions;
+  for (const auto& [flag, given, length] :
+       {std::tuple{"--max_source_length", options.source_length_given, options.max_source_length},
+        std::tuple{"--max_target_length", true, options.max_target_length}})
+    if (positions > 0 && given && length > positions)
+      throw usage_error(std::string(flag) + " " + std::to_string(length) +
+                        " is more than the model's " + std::to_string(positions) + " positions");
+  return positions > 0 ? std::min(options.max_source_length, positions) : options.max_source_length;
 }
 
 /// Loads what the checkpoint has, initialises what the variant adds to it, and says so.
@@ -141,7 +166,7 @@ void load(AnyModel& model, const HfCheckpoint& checkpoint, const FinetuneOptions
                  variant + " has no use for them: " + dropped.front() + ", ...");
 }
 
-nlohmann::json generation_config(const HfCheckpoint& checkpoint, const T5Config& config,
+nlohmann::json generation_config(const HfCheckpoint& checkpoint, const CommonConfig& config,
                                  index_t max_target_length) {
   nlohmann::json json = checkpoint.generation_config();
   json["max_length"] = max_target_length + 1;  // the start token counts
@@ -152,8 +177,9 @@ nlohmann::json generation_config(const HfCheckpoint& checkpoint, const T5Config&
 }
 
 void copy_tokenizer(const fs::path& from, const fs::path& to) {
-  for (const char* name : {"spiece.model", "tokenizer.json", "tokenizer_config.json",
-                           "added_tokens.json", "special_tokens_map.json"}) {
+  for (const char* name :
+       {"spiece.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json",
+        "special_tokens_map.json", "vocab.json", "merges.txt"}) {
     if (!fs::exists(from / name)) continue;
     const MappedFile file(from / name);
     ReplacementFile copy(to / name);
@@ -197,8 +223,8 @@ struct Evaluation {
 
 /// Nothing when it was interrupted.
 std::optional<Evaluation> evaluate(AnyModel& model, const TextSet& set, bool generate,
-                                   const FinetuneOptions& options,
-                                   const SentencePieceTokenizer& tokenizer, Console& console) {
+                                   const FinetuneOptions& options, const Tokenizer& tokenizer,
+                                   Console& console) {
   const std::span<const Example> examples = set.examples;
   const std::int32_t pad = model.config().pad_token_id;
   Evaluation evaluation;
@@ -305,14 +331,14 @@ class Finetuning {
         train_(set(options.train_file, options.max_train_samples)),
         validation_(set(options.validation_file, options.max_eval_samples)),
         test_(set(options.test_file, options.max_predict_samples)) {
-    if (tokenizer_.size() > config_.vocab_size)
+    const CommonConfig config = common(config_);
+    if (tokenizer_.size() > config.vocab_size)
       throw io_error(checkpoint_.config_path() + ": vocab_size is " +
-                     std::to_string(config_.vocab_size) + ", but the tokenizer has " +
+                     std::to_string(config.vocab_size) + ", but the tokenizer has " +
                      std::to_string(tokenizer_.size()) + " tokens; take the model's own tokenizer");
     model_ = device.model(config_);
     load(*model_, checkpoint_, options, console_);
-    trainer_ = model_->train(train_->examples,
-                             options.training(config_.dropout_rate, config_.pad_token_id));
+    trainer_ = model_->train(train_->examples, options.training(config));
     if (resume_) trainer_->resume(*resume_);
     make_folder(output_);
     if (options.overwrite) remove_old_run(output_);
@@ -343,7 +369,7 @@ class Finetuning {
  private:
   std::optional<TextSet> set(const std::string& file, index_t most) const {
     if (file.empty()) return std::nullopt;
-    return read_set(file, most, options_, tokenizer_);
+    return read_set(file, most, options_, longest_source(options_, common(config_)), tokenizer_);
   }
 
   double epoch() const {
@@ -494,9 +520,9 @@ class Finetuning {
   fs::path output_;
   std::optional<fs::path> resume_;
   HfCheckpoint checkpoint_;
-  T5Config config_;
+  ModelConfig config_;
   fs::path tokenizer_folder_;
-  SentencePieceTokenizer tokenizer_;
+  Tokenizer tokenizer_;
   std::optional<TextSet> train_, validation_, test_;
   std::unique_ptr<AnyModel> model_;
   std::unique_ptr<AnyTraining> trainer_;
@@ -512,7 +538,7 @@ class Finetuning {
 int main(int argc, char** argv) {
   return run([&] {
     FinetuneOptions options;
-    CLI::App app("Train or fine-tune a T5 for summaries and evaluate it");
+    CLI::App app("Train or fine-tune a T5 or BART for summaries and evaluate it");
     options.add_to(app);
     parse(app, argc, argv);
     options.check(app);

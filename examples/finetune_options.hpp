@@ -34,7 +34,7 @@ struct FinetuneOptions {
   bool generate_flag = false;
   std::optional<bool> generate;  ///< what the flag said, if it was given
   CrossAttentionFlags cross_attention;
-  bool recurrence_scale_given = false;
+  bool recurrence_scale_given = false, source_length_given = false;
 
   void add_to(CLI::App& app) {
     const auto above_zero = CLI::Range(index_t{1}, index_t{1} << 40);
@@ -125,6 +125,7 @@ struct FinetuneOptions {
       throw usage_error("--max_steps and --num_train_epochs exclude each other");
     if (overwrite && !resume.empty())
       throw usage_error("--overwrite_output_dir and --resume_from_checkpoint exclude each other");
+    source_length_given = app.count("--max_source_length") > 0;
     recurrence_scale_given = app.count("--recurrence_init_scale") > 0;
     if (app.count("--predict_with_generate") > 0) generate = generate_flag;
   }
@@ -151,15 +152,17 @@ struct FinetuneOptions {
     }
   }
 
-  TrainingOptions training(double dropout, std::int32_t pad_id) const {
+  TrainingOptions training(const CommonConfig& config) const {
     TrainingOptions o;
     o.batch_size = train_batch, o.accumulation = accumulation;
     o.epochs = epochs, o.max_steps = max_steps;
     o.learning_rate = learning_rate, o.schedule = schedule_from_name(scheduler);
     o.warmup_steps = warmup_steps, o.warmup_ratio = warmup_ratio;
-    o.adamw = adamw, o.label_smoothing = label_smoothing, o.dropout_rate = dropout;
+    o.adamw = adamw, o.label_smoothing = label_smoothing;
+    o.dropout_rate = config.dropout, o.attention_dropout = config.attention_dropout;
+    o.activation_dropout = config.activation_dropout;
     o.group_by_length = group_by_length, o.skip_nonfinite = skip_nonfinite;
-    o.seed = seed, o.pad_id = pad_id;
+    o.seed = seed, o.pad_id = config.pad_token_id;
     return o;
   }
 };

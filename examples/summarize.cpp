@@ -13,7 +13,7 @@
 #include <vector>
 
 #include <srformer/models/checkpoint.hpp>
-#include <srformer/text/sentencepiece.hpp>
+#include <srformer/text/tokenizer.hpp>
 
 #include "device/device.hpp"
 #include "generation_flags.hpp"
@@ -83,8 +83,12 @@ std::vector<Source> read_sources(const Options& options) {
 
 /// Fills in the ids of every source and holds them to the vocabulary and the greatest length.
 void encode_sources(std::vector<Source>& sources, const Options& options,
-                    const srformer::SentencePieceTokenizer* tokenizer, index_t vocabulary,
-                    std::int32_t eos_id) {
+                    const srformer::Tokenizer* tokenizer, const srformer::CommonConfig& config) {
+  const index_t positions = config.max_positions, vocabulary = config.vocab_size;
+  const bool flag =
+      options.max_source_length && (positions == 0 || *options.max_source_length <= positions);
+  const index_t longest = flag ? *options.max_source_length : positions;  // 0: no limit
+  const std::string limit = flag ? "--max_source_length" : "the model's positions,";
   index_t cut = 0;
   for (Source& source : sources) {
     if (tokenizer != nullptr && options.input_format != "ids") {
@@ -99,19 +103,17 @@ void encode_sources(std::vector<Source>& sources, const Options& options,
         throw io_error(source.place + ": token id " + std::to_string(id) +
                        " is outside the model's vocabulary of " + std::to_string(vocabulary) +
                        "; take the tokenizer of this model");
-    if (!options.max_source_length || std::ssize(source.ids) <= *options.max_source_length)
-      continue;
+    if (longest == 0 || std::ssize(source.ids) <= longest) continue;
     if (!options.truncation)
       throw io_error(source.place + ": has " + std::to_string(source.ids.size()) +
-                     " tokens, more than --max_source_length " +
-                     std::to_string(*options.max_source_length) +
+                     " tokens, more than " + limit + " " + std::to_string(longest) +
                      "; give --truncation to cut longer sources");
-    srformer::truncate(source.ids, *options.max_source_length, eos_id);
+    srformer::truncate(source.ids, longest, config.eos_token_id);
     ++cut;
   }
   if (cut > 0)
     std::fprintf(stderr, "%td of %zu sources were cut to %td tokens\n", cut, sources.size(),
-                 *options.max_source_length);
+                 longest);
 }
 
 /// What generation goes by.
@@ -190,7 +192,7 @@ std::vector<Output> generate(srformer::program::AnyModel& model, const std::vect
 
 /// One line per output.
 std::string as_lines(const std::vector<Output>& outputs, const Options& options,
-                     const srformer::SentencePieceTokenizer* tokenizer) {
+                     const srformer::Tokenizer* tokenizer) {
   std::string lines;
   for (const auto& [ids, score] : outputs) {
     std::string text = tokenizer != nullptr ? tokenizer->decode(ids) : "";
@@ -259,20 +261,20 @@ int main(int argc, char** argv) {
 
     const srformer::HfCheckpoint checkpoint(options.model);
     const srformer::GenerationConfig generation = generation_of(options, checkpoint);
-    std::optional<srformer::SentencePieceTokenizer> tokenizer;
+    std::optional<srformer::Tokenizer> tokenizer;
     const bool ids_alone = options.input_format == "ids" && options.output_format == "jsonl";
     if (const auto& folder = checkpoint.folder();
         !ids_alone || std::filesystem::exists(folder / "spiece.model") ||
-        std::filesystem::exists(folder / "tokenizer.json"))
+        std::filesystem::exists(folder / "tokenizer.json") ||
+        std::filesystem::exists(folder / "vocab.json"))
       tokenizer.emplace(folder);
     std::vector<Source> sources = read_sources(options);
 
     const auto device = srformer::program::open_device(options.device);
-    const auto model = device->model(srformer::t5_config(checkpoint));
+    const auto model = device->model(srformer::model_config(checkpoint));
     model->load(checkpoint, false);
-    const srformer::T5Config& config = model->config();
-    const srformer::SentencePieceTokenizer* words = tokenizer ? &*tokenizer : nullptr;
-    encode_sources(sources, options, words, config.vocab_size, config.eos_token_id);
+    const srformer::Tokenizer* words = tokenizer ? &*tokenizer : nullptr;
+    encode_sources(sources, options, words, model->config());
     const auto outputs = generate(*model, sources, options.batch_size, generation);
     write_lines(options.output, as_lines(outputs, options, words));
   });

@@ -47,7 +47,7 @@ class AnyModel {
   };
 
   virtual ~AnyModel() = default;
-  virtual const T5Config& config() const = 0;
+  virtual const CommonConfig& config() const = 0;
   virtual index_t size() const = 0;  ///< all parameters, in numbers
   virtual std::vector<ParameterName> parameters() const = 0;
   virtual double first_number(const std::string& parameter) = 0;
@@ -70,7 +70,7 @@ class Device {
  public:
   virtual ~Device() = default;
   /// With parameters that are zero.
-  virtual std::unique_ptr<AnyModel> model(const T5Config& config) = 0;
+  virtual std::unique_ptr<AnyModel> model(const ModelConfig& config) = 0;
   /// Runs an attention file or a model folder of the reference values: see replay.cpp.
   virtual void replay(const std::filesystem::path& path, const std::filesystem::path& out) = 0;
 };

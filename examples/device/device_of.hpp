@@ -44,9 +44,10 @@ class ModelOf final : public AnyModel {
   using B = typename Model::backend_type;
   using T = typename Model::scalar;
 
-  ModelOf(B& be, const T5Config& config) : model_(be, config) {}
+  template <class Config>
+  ModelOf(B& be, const Config& config) : model_(be, config), config_(common(config)) {}
 
-  const T5Config& config() const override { return model_.config(); }
+  const CommonConfig& config() const override { return config_; }
   index_t size() const override { return model_.parameters().size(); }
   std::vector<ParameterName> parameters() const override {
     std::vector<ParameterName> names;
@@ -87,6 +88,7 @@ class ModelOf final : public AnyModel {
 
  private:
   Model model_;
+  CommonConfig config_;
 };
 
 template <class B, class T>
@@ -95,8 +97,13 @@ class DeviceOf final : public Device {
   template <class... Options>
   explicit DeviceOf(Options&&... options) : be_(std::forward<Options>(options)...) {}
 
-  std::unique_ptr<AnyModel> model(const T5Config& config) override {
-    return std::make_unique<ModelOf<T5<B, T>>>(be_, config);
+  std::unique_ptr<AnyModel> model(const ModelConfig& config) override {
+    return std::visit(
+        [&](const auto& c) -> std::unique_ptr<AnyModel> {
+          using Config = std::remove_cvref_t<decltype(c)>;
+          return std::make_unique<ModelOf<model_of_t<B, T, Config>>>(be_, c);
+        },
+        config);
   }
   void replay(const std::filesystem::path& path, const std::filesystem::path& out) override {
     if (std::filesystem::is_directory(path)) {

@@ -33,17 +33,16 @@ inline Batch reference_batch(const SafetensorsFile& file) {
   return batch;
 }
 
-/// Runs the model in `folder` on its reference batch and writes what reference.safetensors holds of
-/// results: logits, loss, smoothed_loss, grad/PARAM, losses, step/PARAM, generate/NAME.
-template <class T, class B>
-void replay_model(B& be, const std::filesystem::path& folder,
+/// Runs `model` on its reference batch and writes what reference.safetensors holds of results: logits,
+/// loss, smoothed_loss, grad/PARAM, losses, step/PARAM, generate/NAME.
+template <class Model>
+void replay_model(Model& model, const HfCheckpoint& checkpoint,
                   const std::filesystem::path& out_path) {
-  const HfCheckpoint checkpoint(folder);
-  T5Config config = t5_config(checkpoint);
-  config.dropout_rate = 0;
-  config.transformers_statistics = std::is_same_v<T, double>;
-  T5<B, T> model(be, config);
+  using B = typename Model::backend_type;
+  using T = typename Model::scalar;
+  B& be = model.backend();
   load_parameters(model, checkpoint);
+  const std::filesystem::path folder = checkpoint.folder();
 
   const SafetensorsFile file(folder / "reference.safetensors");
   const std::string json_path = (folder / "reference.json").string();
@@ -58,7 +57,7 @@ void replay_model(B& be, const std::filesystem::path& folder,
     run(sum.view());
     return T(compute_t<T>(to_host(be, sum)[0] / tokens));
   };
-  results.add("logits", {batch.rows, batch.target_width, config.vocab_size},
+  results.add("logits", {batch.rows, batch.target_width, model.config().vocab_size},
               to_host(be, model.logits(batch)));
   results.add("smoothed_loss", {}, {loss_of([&](auto sum) { model.add_loss(batch, 0.1, sum); })});
   results.add("loss", {},
@@ -105,6 +104,22 @@ void replay_model(B& be, const std::filesystem::path& folder,
   results.add("losses", {steps}, losses);
   for (const auto& p : model.parameters()) results.add("step/" + p.name, p.shape, host(p, p.value));
   results.write(out_path);
+}
+
+/// The same for the model in `folder`, which config.json says.
+template <class T, class B>
+void replay_model(B& be, const std::filesystem::path& folder,
+                  const std::filesystem::path& out_path) {
+  const HfCheckpoint checkpoint(folder);
+  ModelConfig config = model_config(checkpoint);
+  if (auto* t5 = std::get_if<T5Config>(&config))
+    t5->transformers_statistics = std::is_same_v<T, double>;
+  std::visit(
+      [&](const auto& c) {
+        model_of_t<B, T, std::remove_cvref_t<decltype(c)>> model(be, c);
+        replay_model(model, checkpoint, out_path);
+      },
+      config);
 }
 
 }  // namespace srformer

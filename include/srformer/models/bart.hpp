@@ -28,6 +28,7 @@ class Bart {
   using Matrix = Tensor<B, T, 2>;
   using scalar = T;
   using backend_type = B;
+  using DecoderState = srformer::DecoderState<B, T>;
 
   /// Parameters are there, but zero: load them, or initialize().
   Bart(B& be, BartConfig config) : be_(be), config_(std::move(config)), parameters_(be) {
@@ -100,6 +101,72 @@ class Bart {
     Matrix d_encoded = zeros<T, 2>(be_, run.encoded.view().extents);
     decode_backward(run, decoder, std::move(d_decoded), d_encoded);
     encode_backward(run, encoder, std::move(d_encoded));
+  }
+
+  /// Encodes sources and computes once what no decoder step changes: models/seq2seq.hpp.
+  DecoderState start_decoding(std::span<const std::int32_t> ids, std::span<const index_t> lengths,
+                              index_t max_steps, index_t horizon = 0, index_t rows_per_source = 1) {
+    require(max_steps <= config_.max_position_embeddings, "Bart::start_decoding",
+            std::to_string(max_steps) + " decoder steps are more than the model's " +
+                std::to_string(config_.max_position_embeddings) + " positions");
+    const Batch batch = detail::sources_alone("Bart::start_decoding", ids, lengths, max_steps,
+                                              rows_per_source, config_.eos_token_id);
+    Run run = begin("Bart::start_decoding", batch, {});
+    encode(run, nullptr);
+    const AttentionShape shape = decoder_shape(run);
+    DecoderState state;
+    state.sources = batch.rows, state.source_width = batch.source_width, state.horizon = horizon;
+    state.rows = DecodeRows<B>(be_, batch.rows, batch.rows * rows_per_source, max_steps);
+    for (const DecoderLayer& layer : decoder_) {
+      auto& cache = state.layers.emplace_back();
+      cache.qkv = Tensor<B, T, 3>(be_, {max_steps, state.rows.most_rows(), 3 * shape.inner()});
+      cache.cross_kv = Matrix(be_, {batch.rows * batch.source_width, 2 * shape.inner()});
+      layer.cross.keys_and_values(be_, shape, run.encoded, cache.cross_kv.view());
+      cache.prepared = prepare_cross_attention<B, T>(
+          be_, layer.cross.heads(shape, cache.cross_kv).as_const(),
+          layer.cross.heads(shape, cache.cross_kv, shape.inner()), layer.cross.parameters(),
+          cross_context(run, 0), config_.cross_attention, horizon, max_steps);
+    }
+    state.lengths = std::move(run.lengths);
+    return state;
+  }
+
+  /// Logits [R,V] that follow `ids` [R], the tokens of the rows at position state.step; then the step is
+  /// the next one.
+  Matrix decode_step(DecoderState& state, std::span<const std::int32_t> ids,
+                     const NextRows& next = {}) {
+    state.go_on("Bart::decode_step", be_, ids, next);
+    const index_t H = config_.decoder_attention_heads, E = config_.d_model, t = state.step;
+    const index_t R = state.rows.rows(), G = state.rows.groups();
+    const AttentionShape sources{state.sources, 1, state.source_width, H, E / H};
+    const AttentionShape groups{G, R / G, state.source_width, H, E / H};
+    const Dropout none;
+    AttendContext<C, Space> context;
+    set_padding(context, state.lengths);
+    Matrix x = first_x(decoder_embedding_, embedded(decoder_embedding_, ids, 1, t), none);
+    Matrix q(be_, {R, E}), a(be_, {R, E});
+    for (std::size_t l = 0; l < decoder_.size(); ++l) {
+      const DecoderLayer& layer = decoder_[l];
+      auto& cache = state.layers[l];
+      layer.self.project(be_, x, cache.qkv.view()[t].slice(0, 0, R));
+      self_attention_step(be_, cache.qkv, state.rows, t, H, {}, a.view());
+      x = normed(layer.self_norm,
+                 Residual<B, T>::forward(be_, *layer.self.o, x, a, none, layer.self.o_bias));
+      layer.cross.queries(be_, x, q.view());
+      cross_attention_step(be_, layer.cross.heads(groups, q),
+                           layer.cross.heads(sources, cache.cross_kv),
+                           layer.cross.heads(sources, cache.cross_kv, E), layer.cross.parameters(),
+                           context, config_.cross_attention, state.horizon, t, cache.prepared,
+                           layer.cross.heads(groups, a), state.rows.sources());
+      x = normed(layer.cross_norm,
+                 Residual<B, T>::forward(be_, *layer.cross.o, x, a, none, layer.cross.o_bias));
+      typename FeedForward<B, T>::Saved saved;
+      x = normed(layer.feed_norm, feed_sum(layer.feed, x, saved, none, none));
+    }
+    Matrix z(be_, {R, config_.vocab_size});
+    output().forward(be_, x, z.view());
+    ++state.step;
+    return z;
   }
 
  private:

@@ -53,6 +53,27 @@ inline BartConfig bart_config(const HfCheckpoint& checkpoint) {
   return bart_config_from_json(checkpoint.config(), checkpoint.config_path());
 }
 
+/// Of either model, by the "model_type" of config.json.
+inline ModelConfig model_config(const HfCheckpoint& checkpoint) {
+  ModelConfig config = model_config_from_json(checkpoint.config(), checkpoint.config_path());
+  if (std::holds_alternative<T5Config>(config)) config = t5_config(checkpoint);
+  return config;
+}
+
+/// The model of a configuration: model_of_t<B, T, T5Config> is a T5.
+template <class B, class T, class Config>
+struct model_of;
+template <class B, class T>
+struct model_of<B, T, T5Config> {
+  using type = T5<B, T>;
+};
+template <class B, class T>
+struct model_of<B, T, BartConfig> {
+  using type = Bart<B, T>;
+};
+template <class B, class T, class Config>
+using model_of_t = typename model_of<B, T, Config>::type;
+
 /// Fills the parameters of a T5 or BART. Those that a variant adds may be absent only if `new_variant`; they
 /// keep their values then, and stored ones that the model has no use for are passed over. Anything
 /// else missing, unexpected or misshapen is one io_error that names them all.

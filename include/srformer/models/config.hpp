@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <string_view>
+#include <variant>
 
 #include <srformer/attention/cross_attention.hpp>
 #include <srformer/attention/position_bias.hpp>
@@ -323,6 +324,46 @@ inline nlohmann::json to_json(const BartConfig& c) {
   json["decoder_start_token_id"] = c.decoder_start_token_id;
   json["cross_attention"] = to_json(c.cross_attention);
   return json;
+}
+
+/// The configuration of either model.
+using ModelConfig = std::variant<T5Config, BartConfig>;
+
+/// What every model's configuration has.
+struct CommonConfig {
+  index_t vocab_size;
+  index_t max_positions;  ///< longest source and target; 0: no limit
+  std::int32_t pad_token_id, eos_token_id, decoder_start_token_id;
+  double dropout, attention_dropout, activation_dropout;
+  CrossAttentionOptions cross_attention;
+};
+
+inline CommonConfig common(const T5Config& c) {
+  return {c.vocab_size,
+          0,
+          c.pad_token_id,
+          c.eos_token_id,
+          c.decoder_start_token_id,
+          c.dropout_rate,
+          c.dropout_rate,
+          c.dropout_rate,
+          c.cross_attention};
+}
+inline CommonConfig common(const BartConfig& c) {
+  return {c.vocab_size,        c.max_position_embeddings, c.pad_token_id,
+          c.eos_token_id,      c.decoder_start_token_id,  c.dropout,
+          c.attention_dropout, c.activation_dropout,      c.cross_attention};
+}
+inline CommonConfig common(const ModelConfig& config) {
+  return std::visit([](const auto& c) { return common(c); }, config);
+}
+
+/// config.json of a T5 or a BART, by its "model_type"; io_error for another.
+inline ModelConfig model_config_from_json(const nlohmann::json& json, const std::string& path) {
+  const std::string type = json_field<std::string>(json, "model_type", path);
+  if (type == "t5") return t5_config_from_json(json, path);
+  if (type == "bart") return bart_config_from_json(json, path);
+  throw io_error(path + ": \"model_type\" is \"" + type + "\", expected \"t5\" or \"bart\"");
 }
 
 }  // namespace srformer

@@ -121,14 +121,19 @@ struct SelfAttention {
     Tensor<B, T, 2> a;    ///< [B*M, H*D]
   };
 
+  /// [s q, k, v] of h [R,E].
+  void project(B& be, In<B, T, 2> h, View<T, 2, typename B::space> qkv) const {
+    const index_t columns = qkv.extent(1);
+    linear_forward(be, h, stacked(*q, columns), stacked_bias(q_bias, columns), qkv);
+    detail::scale_queries<B, T>(be, qkv, columns / 3, query_scale);
+  }
+
   /// a = attention of h [B*M,E] to itself, kept in saved.
   void forward(B& be, const AttentionShape& s, In<B, T, 2> h,
                const AttendContext<compute_t<T>, typename B::space>& context, Saved& saved) const {
     saved.qkv = Tensor<B, T, 2>(be, {h.extent(0), 3 * s.inner()});
     saved.a = Tensor<B, T, 2>(be, {h.extent(0), s.inner()});
-    linear_forward(be, h, stacked(*q, 3 * s.inner()), stacked_bias(q_bias, 3 * s.inner()),
-                   saved.qkv.view());
-    detail::scale_queries<B, T>(be, saved.qkv.view(), s.inner(), query_scale);
+    project(be, h, saved.qkv.view());
     full_attention_forward(be, part(s, saved.qkv, 0), part(s, saved.qkv, 1), part(s, saved.qkv, 2),
                            context, as_heads(saved.a.view(), s.batch, s.heads, s.head_size));
   }

@@ -167,8 +167,7 @@ class T5 {
       const DecoderLayer& layer = decoder_[l];
       auto& cache = state.layers[l];
       Matrix h = normed(*layer.self_norm, x);
-      linear_forward(be_, h, stacked(*layer.self.q, 3 * inner), std::nullopt,
-                     cache.qkv.view()[t].slice(0, 0, R));
+      layer.self.project(be_, h, cache.qkv.view()[t].slice(0, 0, R));
       self_attention_step(be_, cache.qkv, state.rows, t, H, self, a.view());
       x = Residual<B, T>::forward(be_, *layer.self.o, x, a, none);
 

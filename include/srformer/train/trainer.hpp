@@ -56,6 +56,8 @@ struct TrainingOptions {
   AdamWOptions adamw{.max_grad_norm = 1};
   double label_smoothing = 0;
   double dropout_rate = 0;
+  double attention_dropout = 0;   ///< as in LossOptions
+  double activation_dropout = 0;  ///< as in LossOptions
   bool group_by_length = false;
   bool skip_nonfinite = false;  ///< leave out a step whose loss or gradient is not finite
   std::uint64_t seed = 42;
@@ -134,8 +136,10 @@ class Trainer {
     require(options_.learning_rate >= 0, "Trainer", "learning_rate must not be negative");
     require(options_.max_steps > 0 || options_.epochs > 0, "Trainer",
             "either max_steps or epochs must be above 0");
-    require(options_.dropout_rate >= 0 && options_.dropout_rate < 1, "Trainer",
-            "dropout_rate must be in [0,1)");
+    for (const auto& [name, rate] : {std::pair{"dropout_rate", options_.dropout_rate},
+                                     std::pair{"attention_dropout", options_.attention_dropout},
+                                     std::pair{"activation_dropout", options_.activation_dropout}})
+      require(rate >= 0 && rate < 1, "Trainer", std::string(name) + " must be in [0,1)");
     require(options_.label_smoothing >= 0 && options_.label_smoothing < 1, "Trainer",
             "label_smoothing must be in [0,1)");
     require(options_.warmup_ratio >= 0 && options_.warmup_ratio <= 1, "Trainer",
@@ -212,6 +216,8 @@ class Trainer {
       const LossOptions loss{.label_smoothing = options_.label_smoothing,
                              .scale = 1 / static_cast<double>(labels),
                              .dropout_rate = options_.dropout_rate,
+                             .attention_dropout = options_.attention_dropout,
+                             .activation_dropout = options_.activation_dropout,
                              .random = random.substream(i)};
       model_->add_gradients(batches[i], loss, loss_.view());
     }
