@@ -168,7 +168,7 @@ void load(AnyModel& model, const HfCheckpoint& checkpoint, const FinetuneOptions
 
 nlohmann::json generation_config(const HfCheckpoint& checkpoint, const CommonConfig& config,
                                  index_t max_target_length) {
-  nlohmann::json json = checkpoint.generation_config();
+  nlohmann::json json = generation_options(checkpoint);
   json["max_length"] = max_target_length + 1;  // the start token counts
   json["decoder_start_token_id"] = config.decoder_start_token_id;
   json["eos_token_id"] = config.eos_token_id;
