@@ -168,7 +168,16 @@ void load(AnyModel& model, const HfCheckpoint& checkpoint, const FinetuneOptions
 
 nlohmann::json generation_config(const HfCheckpoint& checkpoint, const CommonConfig& config,
                                  index_t max_target_length) {
-  nlohmann::json json = generation_options(checkpoint);
+  nlohmann::json json = checkpoint.generation_config();
+  if (json.empty()) {  // a folder without generation_config.json has them in config.json
+    json = nlohmann::json::object();
+    for (const char* key :
+         {"bad_words_ids", "begin_suppress_tokens", "bos_token_id", "do_sample", "early_stopping",
+          "encoder_no_repeat_ngram_size", "forced_bos_token_id", "forced_eos_token_id",
+          "length_penalty", "min_length", "no_repeat_ngram_size", "num_beams", "repetition_penalty",
+          "suppress_tokens", "temperature", "top_k", "top_p"})
+      if (checkpoint.config().contains(key)) json[key] = checkpoint.config()[key];
+  }
   json["max_length"] = max_target_length + 1;  // the start token counts
   json["decoder_start_token_id"] = config.decoder_start_token_id;
   json["eos_token_id"] = config.eos_token_id;
