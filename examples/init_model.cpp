@@ -13,7 +13,7 @@
 #include <srformer/backend/eigen.hpp>
 #include <srformer/io/dataset.hpp>
 #include <srformer/models/checkpoint.hpp>
-#include <srformer/text/sentencepiece.hpp>
+#include <srformer/text/tokenizer.hpp>
 
 #include "cross_attention_flags.hpp"
 
@@ -24,58 +24,111 @@ using srformer::index_t;
 using srformer::program::usage_error;
 
 /// config.json of a known size of T5. The tokenizer decides the vocabulary where there is one.
-nlohmann::json preset(const std::string& name) {
-  nlohmann::json json{{"model_type", "t5"},
-                      {"is_encoder_decoder", true},
-                      {"feed_forward_proj", "relu"},
-                      {"relative_attention_num_buckets", 32},
-                      {"relative_attention_max_distance", 128},
-                      {"initializer_factor", 1.0},
-                      {"layer_norm_epsilon", 1e-6},
-                      {"tie_word_embeddings", true},
-                      {"use_cache", true},
-                      {"dropout_rate", 0.1},
-                      {"vocab_size", 32128},
-                      {"pad_token_id", 0},
-                      {"eos_token_id", 1},
-                      {"decoder_start_token_id", 0}};
-  const auto sizes = [&](index_t d_model, index_t d_kv, index_t d_ff, index_t layers,
+nlohmann::json t5_preset(index_t d_model, index_t d_kv, index_t d_ff, index_t layers,
                          index_t heads) {
-    json["d_model"] = d_model, json["d_kv"] = d_kv, json["d_ff"] = d_ff;
-    json["num_layers"] = layers, json["num_heads"] = heads;
-  };
-  if (name == "t5-small") sizes(512, 64, 2048, 6, 8);
-  if (name == "t5-tiny") sizes(64, 16, 128, 2, 4);
-  return json;
+  return {{"model_type", "t5"},
+          {"is_encoder_decoder", true},
+          {"d_model", d_model},
+          {"d_kv", d_kv},
+          {"d_ff", d_ff},
+          {"num_layers", layers},
+          {"num_heads", heads},
+          {"feed_forward_proj", "relu"},
+          {"relative_attention_num_buckets", 32},
+          {"relative_attention_max_distance", 128},
+          {"initializer_factor", 1.0},
+          {"layer_norm_epsilon", 1e-6},
+          {"tie_word_embeddings", true},
+          {"use_cache", true},
+          {"dropout_rate", 0.1},
+          {"vocab_size", 32128},
+          {"pad_token_id", 0},
+          {"eos_token_id", 1},
+          {"decoder_start_token_id", 0}};
 }
 
-/// Flags that replace a field of config.json.
+/// The same of BART.
+nlohmann::json bart_preset(index_t d_model, index_t ffn_dim, index_t layers, index_t heads) {
+  return {{"model_type", "bart"},
+          {"is_encoder_decoder", true},
+          {"d_model", d_model},
+          {"encoder_layers", layers},
+          {"decoder_layers", layers},
+          {"encoder_attention_heads", heads},
+          {"decoder_attention_heads", heads},
+          {"encoder_ffn_dim", ffn_dim},
+          {"decoder_ffn_dim", ffn_dim},
+          {"max_position_embeddings", 1024},
+          {"activation_function", "gelu"},
+          {"init_std", 0.02},
+          {"scale_embedding", false},
+          {"dropout", 0.1},
+          {"attention_dropout", 0.1},
+          {"activation_dropout", 0.1},
+          {"vocab_size", 50265},
+          {"bos_token_id", 0},
+          {"pad_token_id", 1},
+          {"eos_token_id", 2},
+          {"forced_eos_token_id", 2},
+          {"decoder_start_token_id", 2}};
+}
+
+nlohmann::json preset(const std::string& name) {
+  if (name == "t5-small") return t5_preset(512, 64, 2048, 6, 8);
+  if (name == "t5-tiny") return t5_preset(64, 16, 128, 2, 4);
+  if (name == "bart-base") return bart_preset(768, 3072, 6, 12);
+  return bart_preset(64, 128, 2, 4);
+}
+
+/// Flags that replace a field of config.json, each of the kind of model that has it.
 struct Overrides {
-  std::vector<std::pair<std::string, std::optional<index_t>>> sizes;
-  std::vector<std::pair<std::string, std::optional<double>>> numbers;
-  std::optional<std::string> feed_forward_proj;
-  std::optional<bool> tie_word_embeddings;
+  template <class T>
+  struct Field {
+    std::string name, model_type;  ///< no type: of both
+    std::optional<T> value{};
+  };
+  std::vector<Field<index_t>> sizes;
+  std::vector<Field<double>> numbers;
+  Field<std::string> feed_forward_proj{"feed_forward_proj", "t5"},
+      activation_function{"activation_function", "bart"};
+  Field<bool> tie_word_embeddings{"tie_word_embeddings", "t5"},
+      scale_embedding{"scale_embedding", "bart"};
 
   void add_to(CLI::App& app) {
+    sizes = {{"d_model", ""}, {"vocab_size", ""}};
+    for (const char* name : {"d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads",
+                             "relative_attention_num_buckets", "relative_attention_max_distance"})
+      sizes.push_back({name, "t5"});
     for (const char* name :
-         {"d_model", "d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads", "vocab_size",
-          "relative_attention_num_buckets", "relative_attention_max_distance"})
-      sizes.emplace_back(name, std::nullopt);
+         {"encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads",
+          "encoder_ffn_dim", "decoder_ffn_dim", "max_position_embeddings"})
+      sizes.push_back({name, "bart"});
     for (const char* name : {"dropout_rate", "layer_norm_epsilon", "initializer_factor"})
-      numbers.emplace_back(name, std::nullopt);
-    for (auto& [name, value] : sizes) app.add_option("--" + name, value, "As in config.json");
-    for (auto& [name, value] : numbers) app.add_option("--" + name, value, "As in config.json");
-    app.add_option("--feed_forward_proj", feed_forward_proj, "relu, gelu, gated-gelu, ...");
-    app.add_option("--tie_word_embeddings", tie_word_embeddings, "true or false");
+      numbers.push_back({name, "t5"});
+    for (const char* name : {"dropout", "attention_dropout", "activation_dropout", "init_std"})
+      numbers.push_back({name, "bart"});
+    visit([&](auto& field) {
+      const std::string of = field.model_type == "t5" ? " of T5" : " of BART";
+      app.add_option("--" + field.name, field.value,
+                     "As in config.json" + (field.model_type.empty() ? "" : of));
+    });
   }
 
-  void apply(nlohmann::json& config) const {
-    for (const auto& [name, value] : sizes)
-      if (value) config[name] = *value;
-    for (const auto& [name, value] : numbers)
-      if (value) config[name] = *value;
-    if (feed_forward_proj) config["feed_forward_proj"] = *feed_forward_proj;
-    if (tie_word_embeddings) config["tie_word_embeddings"] = *tie_word_embeddings;
+  void apply(nlohmann::json& config, const std::string& model_type) {
+    visit([&](auto& field) {
+      if (!field.value) return;
+      if (!field.model_type.empty() && field.model_type != model_type)
+        throw usage_error("--" + field.name + " does not apply to model_type " + model_type);
+      config[field.name] = *field.value;
+    });
+  }
+
+ private:
+  template <class F>
+  void visit(F f) {
+    for (auto& field : sizes) f(field);
+    for (auto& field : numbers) f(field);
+    f(feed_forward_proj), f(activation_function), f(tie_word_embeddings), f(scale_embedding);
   }
 };
 
@@ -110,8 +163,9 @@ void copy_tokenizer(const fs::path& from, const fs::path& to, int extra_ids) {
     srformer::write_t5_tokenizer_config(to, extra_ids);
     return;
   }
-  for (const char* name : {"spiece.model", "tokenizer.json", "tokenizer_config.json",
-                           "added_tokens.json", "special_tokens_map.json"})
+  for (const char* name :
+       {"spiece.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json",
+        "special_tokens_map.json", "vocab.json", "merges.txt"})
     if (fs::exists(from / name)) fs::copy_file(from / name, to / name);
 }
 
@@ -151,7 +205,8 @@ class FolderAside {
     std::partition(files.begin(), files.end(),
                    [](const fs::path& file) { return file != "config.json"; });
     for (const char* stale :
-         {"config.json", "tokenizer.json", "added_tokens.json", "special_tokens_map.json"})
+         {"config.json", "tokenizer.json", "added_tokens.json", "special_tokens_map.json",
+          "spiece.model", "vocab.json", "merges.txt"})
       fs::remove(target_ / stale);
     for (const fs::path& file : files) fs::rename(aside_ / file, target_ / file);
   }
@@ -176,12 +231,13 @@ int main(int argc, char** argv) {
     Overrides overrides;
     srformer::program::CrossAttentionFlags cross_attention;
 
-    CLI::App app("Make a fresh T5: configuration, initial weights, tokenizer");
+    CLI::App app("Make a fresh T5 or BART: configuration, initial weights, tokenizer");
     app.add_option("--output_dir", output, "Folder for the checkpoint")->required();
     app.add_flag("--overwrite_output_dir", overwrite, "Replace what is in it");
     auto* config_option = app.add_option("--config", config_file, "config.json to start from");
-    auto* preset_option = app.add_option("--preset", preset_name, "A known size instead")
-                              ->check(CLI::IsMember({"t5-small", "t5-tiny"}));
+    auto* preset_option =
+        app.add_option("--preset", preset_name, "A known size instead")
+            ->check(CLI::IsMember({"t5-small", "t5-tiny", "bart-base", "bart-tiny"}));
     config_option->excludes(preset_option);
     auto* given = app.add_option("--tokenizer", tokenizer_path, "Folder or spiece.model to copy");
     app.add_option("--train_tokenizer", tokenizer_files, "Text or JSON lines to train one on")
@@ -199,35 +255,44 @@ int main(int argc, char** argv) {
     srformer::program::parse(app, argc, argv);
     if (config_file.empty() && preset_name.empty())
       throw usage_error(
-          "give --config FILE or --preset t5-small|t5-tiny; --help lists the options");
+          "give --config FILE or --preset t5-small|t5-tiny|bart-base|bart-tiny; --help lists the "
+          "options");
 
     nlohmann::json config =
         config_file.empty() ? preset(preset_name) : srformer::read_json_file(config_file);
     const std::string place = config_file.empty() ? "preset " + preset_name : config_file;
     if (!config.is_object()) throw srformer::io_error(place + ": is not a JSON object; correct it");
+    const std::string type = srformer::json_field<std::string>(config, "model_type", place);
+    const bool bart = type == "bart";
+    if (bart && app.count("--extra_ids") > 0)
+      throw usage_error("--extra_ids does not apply to a BART, which has no sentinels");
     bool vocabulary_is_given = !config_file.empty();
-    for (const auto& [name, value] : overrides.sizes)
-      if (name == "vocab_size" && value) vocabulary_is_given = true;
-    overrides.apply(config);
+    for (const auto& field : overrides.sizes)
+      if (field.name == "vocab_size" && field.value) vocabulary_is_given = true;
+    overrides.apply(config, type);
     cross_attention.apply(config);
 
     FolderAside folder(output, overwrite);
     std::string tokenizer_text_shown = "none";
     if (!tokenizer_files.empty()) {
-      srformer::train_sentencepiece(tokenizer_text(tokenizer_files, text_column, summary_column),
-                                    tokenizer_vocab_size, folder.path() / "spiece.model");
-      srformer::write_t5_tokenizer_config(folder.path(), extra_ids);
+      const auto text = tokenizer_text(tokenizer_files, text_column, summary_column);
+      if (bart) {
+        srformer::train_byte_bpe(text, tokenizer_vocab_size, folder.path());
+      } else {
+        srformer::train_sentencepiece(text, tokenizer_vocab_size, folder.path() / "spiece.model");
+        srformer::write_t5_tokenizer_config(folder.path(), extra_ids);
+      }
     } else if (!tokenizer_path.empty()) {
       copy_tokenizer(tokenizer_path, folder.path(), extra_ids);
     }
     if (!tokenizer_files.empty() || !tokenizer_path.empty()) {
-      const srformer::SentencePieceTokenizer tokenizer(folder.path());
+      const srformer::Tokenizer tokenizer(folder.path());
       const index_t size = tokenizer.size();
       if (!vocabulary_is_given)
         config["vocab_size"] = round_up(size, tokenizer_files.empty() ? 128 : 16);
       config["pad_token_id"] = tokenizer.pad_id();
       config["eos_token_id"] = tokenizer.eos_id();
-      config["decoder_start_token_id"] = tokenizer.pad_id();
+      config["decoder_start_token_id"] = bart ? tokenizer.eos_id() : tokenizer.pad_id();
       if (const index_t rows = srformer::json_size(config, "vocab_size", place); rows < size)
         throw srformer::io_error(place + ": vocab_size is " + std::to_string(rows) +
                                  ", but the tokenizer has " + std::to_string(size) +
@@ -236,17 +301,26 @@ int main(int argc, char** argv) {
       tokenizer_text_shown = std::to_string(size) + " tokens";
     }
 
-    const srformer::T5Config t5 = srformer::t5_config_from_json(config, place);
+    const srformer::ModelConfig made = srformer::model_config_from_json(config, place);
+    const srformer::CommonConfig facts = srformer::common(made);
+    nlohmann::json generation{{"decoder_start_token_id", facts.decoder_start_token_id},
+                              {"eos_token_id", facts.eos_token_id},
+                              {"pad_token_id", facts.pad_token_id}};
+    if (bart) generation["forced_eos_token_id"] = facts.eos_token_id;
     srformer::EigenBackend be;
-    srformer::T5<srformer::EigenBackend, float> model(be, t5);
-    model.initialize({seed, 0}, cross_attention.recurrence_init_scale);
-    srformer::save_model(model, folder.path(), srformer::DType::f32,
-                         {{"decoder_start_token_id", t5.decoder_start_token_id},
-                          {"eos_token_id", t5.eos_token_id},
-                          {"pad_token_id", t5.pad_token_id}});
+    index_t parameters = 0;
+    std::visit(
+        [&](const auto& c) {
+          using Config = std::remove_cvref_t<decltype(c)>;
+          srformer::model_of_t<srformer::EigenBackend, float, Config> model(be, c);
+          model.initialize({seed, 0}, cross_attention.recurrence_init_scale);
+          srformer::save_model(model, folder.path(), srformer::DType::f32, generation);
+          parameters = model.parameters().size();
+        },
+        made);
     folder.commit();
     std::printf("%s: %td parameters, vocabulary %td, tokenizer %s, cross-attention %s\n",
-                output.c_str(), model.parameters().size(), t5.vocab_size,
-                tokenizer_text_shown.c_str(), srformer::variant_name(t5.cross_attention.variant));
+                output.c_str(), parameters, facts.vocab_size, tokenizer_text_shown.c_str(),
+                srformer::variant_name(facts.cross_attention.variant));
   });
 }

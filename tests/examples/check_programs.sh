@@ -94,6 +94,17 @@ cp -r fresh kept
 refused 1 "is not empty" init_model --output_dir fresh --preset t5-tiny
 check "a refused folder stays as it was" diff -r fresh kept
 run 0 init_model --output_dir fresh --overwrite_output_dir --preset t5-tiny --tokenizer again --seed 5
+run 0 init_model --output_dir bart --preset bart-tiny --max_position_embeddings 40 --train_tokenizer lines.txt \
+  --tokenizer_vocab_size 280
+for file in config.json generation_config.json model.safetensors vocab.json merges.txt tokenizer.json; do
+  check "init_model writes a BART's $file" test -s "bart/$file"
+done
+run 0 summarize --model_name_or_path bart --input_file lines.txt --max_length 8 --num_beams 2 --truncation
+check "a BART summarizes three lines" test "$(wc -l <out.txt)" -eq 3
+refused 1 "more than the model's positions, 40" summarize --model_name_or_path bart --input_file lines.txt --max_length 8
+refused 2 "--d_kv does not apply to model_type bart" init_model --output_dir new --preset bart-tiny --d_kv 8
+refused 2 "--extra_ids does not apply" init_model --output_dir new --preset bart-tiny --extra_ids 8
+refused 1 "a divisor of d_model" init_model --output_dir new --preset bart-tiny --encoder_attention_heads 7
 refused 2 "give --config FILE or --preset" init_model --output_dir new
 refused 2 "excludes" init_model --output_dir new --preset t5-tiny --config fresh/config.json
 refused 2 "--clamp abc" init_model --output_dir new --preset t5-tiny --clamp abc
@@ -137,7 +148,7 @@ refused 2 "--num_beams above 1" summarize --model_name_or_path "$model" --length
 refused 2 "give --do_sample" summarize --model_name_or_path "$model" --top_p 0.9
 refused 2 "greedy search has one output" summarize --model_name_or_path "$model" --num_return_sequences 2
 refused 2 "--num_beams" summarize --model_name_or_path "$model" --num_beams 2 --num_return_sequences 3
-refused 2 "say the same" summarize --model_name_or_path "$model" --max_length 4 --max_target_length 3
+refused 2 "says the same" summarize --model_name_or_path "$model" --max_length 4 --max_target_length 3
 refused 2 "--generation_horizon" summarize --model_name_or_path "$model" --generation_horizon 0
 refused 1 "is not a folder" summarize --model_name_or_path nowhere
 refused 1 "cannot open" summarize --model_name_or_path "$model" --input_file nowhere
