@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Builds and tests everything: installs what is missing, configures, builds, and ends with the summary of ctest.
 #
-#   tests/run.sh               g++ Release with every test, clang over headers and tests, nvcc where it is installed
+#   tests/run.sh               g++ Release with every test, clang over headers and tests, nvcc where it is installed (the
+#                              programs in float32)
 #   tests/run.sh --label X     as above, but runs only the tests with label X
-#   tests/run.sh --all         first also Debug, address and undefined sanitizers, clang, and each Thrust at hand
+#   tests/run.sh --all         first also Debug, address and undefined sanitizers, clang, and each Thrust at hand; the
+#                              programs on CUDA in every scalar
 #
 # Environment: JOBS (as many as processors), BUILD_DIR (build/), SRFORMER_NO_INSTALL=1 to install nothing.
 set -euo pipefail
@@ -19,7 +21,7 @@ while [ $# -gt 0 ]; do
       labels=(-L "^$2\$")
       shift
       ;;
-    -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "tests/run.sh: unknown option $1 (try --help)" >&2; exit 2 ;;
   esac
   shift
@@ -48,7 +50,9 @@ stage() {
   [ "$name" = release ] || [ -z "$failed" ] || echo "== failed so far:$failed"
 }
 
+cuda_dtypes=float32
 if [ -n "$all" ]; then
+  cuda_dtypes="float32;float64;bfloat16;float16"
   side=(-DSRFORMER_CUDA=OFF -DSRFORMER_SIDE_CHECKS=OFF "-DSRFORMER_DEVICES=cpu;thrust-cpp")
   stage debug "${side[@]}" -DCMAKE_BUILD_TYPE=Debug
   stage asan "${side[@]}" -DCMAKE_BUILD_TYPE=Debug -DSRFORMER_SANITIZE=address,undefined
@@ -65,6 +69,6 @@ if [ -n "$all" ]; then
 fi
 
 # Last, so that the summary of ctest is the last thing printed.
-stage release -DCMAKE_BUILD_TYPE=Release
+stage release -DCMAKE_BUILD_TYPE=Release "-DSRFORMER_CUDA_DTYPES=$cuda_dtypes"
 [ -z "$all" ] || tests/reference/other_seeds.sh "$build/release" || failed+=" other_seeds"
 [ -z "$failed" ]
