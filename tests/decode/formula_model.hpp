@@ -31,6 +31,7 @@ struct FormulaModel {
     std::vector<std::size_t> source_of;
     index_t most_rows, steps_left;
   };
+  using DecoderState = State;
 
   B& be;
   Config settings;

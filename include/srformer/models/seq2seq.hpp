@@ -47,7 +47,7 @@ struct DecoderState {
   }
 };
 
-/// What search asks of a model:
+/// What search asks of a model, beside the type DecoderState:
 ///   start_decoding(ids, lengths, max_steps, horizon, rows_per_source)
 ///       encodes ids [B,N], padded, of the given lengths [B], for max_steps decoder steps at most, the
 ///       start token's included, of up to B * rows_per_source rows; horizon is the decoder steps over
@@ -59,7 +59,8 @@ struct DecoderState {
 /// The state is the caller's, and the model keeps none. DecoderState and the steps of
 /// attention/decode.hpp are there for models to use.
 template <class M>
-concept DecodesStepByStep = requires(M& model, const M& same, std::span<const std::int32_t> ids,
+concept DecodesStepByStep = requires(M& model, const M& same, typename M::DecoderState& state,
+                                     std::span<const std::int32_t> ids,
                                      std::span<const index_t> lengths, index_t n, NextRows next) {
   typename M::scalar;
   typename M::backend_type;
@@ -68,11 +69,10 @@ concept DecodesStepByStep = requires(M& model, const M& same, std::span<const st
   { same.config().decoder_start_token_id } -> std::convertible_to<std::int32_t>;
   { same.config().pad_token_id } -> std::convertible_to<std::int32_t>;
   { same.config().eos_token_id } -> std::convertible_to<std::int32_t>;
-  requires requires(decltype(model.start_decoding(ids, lengths, n, n, n)) state) {
-    {
-      model.decode_step(state, ids, next)
-      } -> std::same_as<Tensor<typename M::backend_type, typename M::scalar, 2>>;
-  };
+  { model.start_decoding(ids, lengths, n, n, n) } -> std::same_as<typename M::DecoderState>;
+  {
+    model.decode_step(state, ids, next)
+    } -> std::same_as<Tensor<typename M::backend_type, typename M::scalar, 2>>;
 };
 
 namespace detail {
