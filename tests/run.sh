@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Builds and tests everything: installs what is missing, configures, builds, and ends with the summary of ctest.
 #
-#   tests/run.sh               g++ Release with every test, clang over headers and tests, nvcc where it is installed (the
-#                              programs in float32)
+#   tests/run.sh               g++ Release with every test, the programs on the CPU in every scalar, clang over headers and
+#                              tests, and nvcc where it is installed (the programs in float32)
 #   tests/run.sh --label X     as above, but runs only the tests with label X
-#   tests/run.sh --all         first also Debug, address and undefined sanitizers, clang, and each Thrust at hand; the
-#                              programs on CUDA in every scalar
+#   tests/run.sh --all         first also Debug, address and undefined sanitizers, clang, and each Thrust at hand; then the
+#                              programs on every device in every scalar, and other seeds
 #
 # Environment: JOBS (as many as processors), BUILD_DIR (build/), SRFORMER_NO_INSTALL=1 to install nothing.
 set -euo pipefail
@@ -50,9 +50,10 @@ stage() {
   [ "$name" = release ] || [ -z "$failed" ] || echo "== failed so far:$failed"
 }
 
-cuda_dtypes=float32
+programs=("-DSRFORMER_DEVICES=cpu;cuda" -DSRFORMER_CUDA_DTYPES=float32)
 if [ -n "$all" ]; then
-  cuda_dtypes="float32;float64;bfloat16;float16"
+  programs=("-DSRFORMER_DEVICES=cpu;thrust-cpp;thrust-omp;thrust-tbb;cuda"
+    "-DSRFORMER_CUDA_DTYPES=float32;float64;bfloat16;float16")
   side=(-DSRFORMER_CUDA=OFF -DSRFORMER_SIDE_CHECKS=OFF "-DSRFORMER_DEVICES=cpu;thrust-cpp")
   stage debug "${side[@]}" -DCMAKE_BUILD_TYPE=Debug
   stage asan "${side[@]}" -DCMAKE_BUILD_TYPE=Debug -DSRFORMER_SANITIZE=address,undefined
@@ -69,6 +70,6 @@ if [ -n "$all" ]; then
 fi
 
 # Last, so that the summary of ctest is the last thing printed.
-stage release -DCMAKE_BUILD_TYPE=Release "-DSRFORMER_CUDA_DTYPES=$cuda_dtypes"
+stage release -DCMAKE_BUILD_TYPE=Release "${programs[@]}"
 [ -z "$all" ] || tests/reference/other_seeds.sh "$build/release" || failed+=" other_seeds"
 [ -z "$failed" ]
