@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // check_values VALUES REPLAY attention|models DTYPE [DEVICE] [--no-steps|--rounded]: runs REPLAY on the
-// inputs of every reference file below VALUES and compares what it computed. --no-steps leaves out the
-// parameters after the optimizer's steps, --rounded what 16 bits make of unrounded inputs. Fails for a file that is in neither list below, for one that is absent,
+// inputs of every reference file below VALUES and compares what it computed. --no-steps, for values of a
+// large scale in float32, leaves out the parameters after the optimizer's steps and allows 5e-4 (torch in
+// float32 is off by 2.3e-4 in gradients of BART there), --rounded leaves out what 16 bits make of
+// unrounded inputs. Fails for a file that is in neither list below, for one that is absent,
 // and for one of `not_yet` that REPLAY can run after all.
 //
 // In float64 and float32 everything is compared with the reference. In bfloat16 and float16 outputs,
@@ -70,11 +72,13 @@ const Names model_folders{
     "t5_gated_untied",  "t5_global_tokens",     "t5_segmented",           "t5_srformer",
     "t5_srformer_gate", "t5_srformer_upstream", "t5_transformer_xl",      "t5_wide_heads"};
 
-/// Models without relu and without the recurrence. In all others cells near a kink flip when 16 bits round
-/// them: then single gradients are off by 0.1 to 0.4 of the largest, in torch as here, and what is
-/// compared is the gradient as a whole (torch 2.15: up to 6.4e-2 in bfloat16, 3.6e-2 in float16).
+/// In 16 bits: models without relu and without the recurrence. In all other T5s cells near a kink flip
+/// when 16 bits round them: then single gradients are off by 0.1 to 0.4 of the largest, in torch as here,
+/// and what is compared is the gradient as a whole (torch 2.15: up to 6.4e-2 in bfloat16, 3.6e-2 in
+/// float16). Other seeds are rounded to 1e-1. The small BARTs here, whose weights are large, are left out:
+/// torch is off by 3.6e-2 to 1.2e-1 in their logits and by 8e-2 to 0.8 in their gradients.
 const Names smooth_models{"t5_gated_untied"};
-constexpr double near_kinks = 6e-2;
+constexpr double near_kinks = 6e-2, near_kinks_of_others = 1e-1;
 
 /// What it refuses so far.
 const Names attention_not_yet{};
@@ -157,7 +161,10 @@ Run run(const Task& task, const fs::path& reference) {
   result.ended_well = replay(task.device, task.dtype, out);
   if (!result.ended_well) return result;
   Rules rules;
-  rules.tolerance = task.narrow() ? 3e-2 : task.dtype == "float64" ? 1e-9 : 1e-4;
+  rules.tolerance = task.narrow()             ? 3e-2
+                    : task.dtype == "float64" ? 1e-9
+                    : task.steps              ? 1e-4
+                                              : 5e-4;
   rules.steps = task.steps && !task.narrow();
   rules.gradients = !task.narrow();
   if (task.models && task.narrow()) rules.generate = std::vector<std::string>{};
@@ -168,8 +175,8 @@ Run run(const Task& task, const fs::path& reference) {
   result.ended_well = replay("cpu", "float64", exact);
   if (!result.ended_well) return result;
   rules.gradients = true;
-  if (task.models && !smooth_models.contains(reference.filename()))
-    rules.whole_gradient = near_kinks;
+  if (task.models && !(task.unrounded && smooth_models.contains(reference.filename())))
+    rules.whole_gradient = task.unrounded ? near_kinks : near_kinks_of_others;
   Comparison rounded = compare(SafetensorsFile(exact), SafetensorsFile(out), rules);
   if (task.unrounded) {
     for (const std::string& miss : result.comparison->misses) rounded.misses.push_back(miss);
@@ -187,7 +194,7 @@ int check(const Task& task) {
   for (const auto& entry : fs::directory_iterator(task.values / kind)) {
     present.insert(entry.path().stem().string());
   }
-  std::size_t failures = 0;
+  std::size_t failures = 0, left_out = 0;
   double worst = 0;
   const auto line = [&](const std::string& name, bool good, const std::string& text) {
     std::cout << (good ? "  " : "X ") << name << ": " << text << std::endl;
@@ -199,6 +206,10 @@ int check(const Task& task) {
   for (const std::string& name : wanted) {
     if (!present.contains(name)) {
       line(name, false, "absent");
+      continue;
+    }
+    if (task.narrow() && name.starts_with("bart")) {
+      ++left_out;
       continue;
     }
     const Run done = run(task, path(name));
@@ -225,9 +236,10 @@ int check(const Task& task) {
       line(name, false, "is in no list of check_values.cpp; add it");
     }
   }
-  std::printf("%s %s %s: %zu compared, %zu not there yet, %zu failed, worst error %.2e\n",
-              kind.c_str(), task.device.c_str(), task.dtype.c_str(), wanted.size(), not_yet.size(),
-              failures, worst);
+  std::printf(
+      "%s %s %s: %zu compared, %zu left out, %zu not there yet, %zu failed, worst error %.2e\n",
+      kind.c_str(), task.device.c_str(), task.dtype.c_str(), wanted.size() - left_out, left_out,
+      not_yet.size(), failures, worst);
   return failures == 0 ? 0 : 1;
 }
 
