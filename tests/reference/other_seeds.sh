@@ -5,8 +5,8 @@
 #
 # At a scale above 1, in float32, the parameters after the optimizer's steps are not compared: AdamW moves an element
 # whose gradient is rounding error by the learning rate, one way or the other, and more elements have such gradients.
-# float16 is left out there, whose range ends at 65504. In 16 bits the comparison is with float64 on the same rounded inputs: rounding the weights of a model alone moves its
-# logits by up to 2e-2.
+# float16 is left out there, whose range ends at 65504. In 16 bits the comparison is with float64 on the same rounded
+# inputs: rounding the weights of a model alone moves its logits by up to 2e-2.
 #
 # Environment: DEVICES (all of those that run on a processor); SRFORMER_PYTHON (python3), one with torch, transformers,
 # sentencepiece, tokenizers, safetensors and protobuf. Without them the script says so and ends well, as nothing was
