@@ -186,9 +186,7 @@ nlohmann::json generation_config(const HfCheckpoint& checkpoint, const CommonCon
 }
 
 void copy_tokenizer(const fs::path& from, const fs::path& to) {
-  for (const char* name :
-       {"spiece.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json",
-        "special_tokens_map.json", "vocab.json", "merges.txt"}) {
+  for (const char* name : tokenizer_file_names) {
     if (!fs::exists(from / name)) continue;
     const MappedFile file(from / name);
     ReplacementFile copy(to / name);

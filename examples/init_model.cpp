@@ -163,9 +163,7 @@ void copy_tokenizer(const fs::path& from, const fs::path& to, int extra_ids) {
     srformer::write_t5_tokenizer_config(to, extra_ids);
     return;
   }
-  for (const char* name :
-       {"spiece.model", "tokenizer.json", "tokenizer_config.json", "added_tokens.json",
-        "special_tokens_map.json", "vocab.json", "merges.txt"})
+  for (const char* name : srformer::tokenizer_file_names)
     if (fs::exists(from / name)) fs::copy_file(from / name, to / name);
 }
 

@@ -22,6 +22,12 @@
 
 namespace srformer {
 
+/// The files that a folder's tokenizer may consist of, of whichever kind.
+inline constexpr const char* tokenizer_file_names[] = {
+    "spiece.model",      "tokenizer.json",          "tokenizer_config.json",
+    "added_tokens.json", "special_tokens_map.json", "vocab.json",
+    "merges.txt"};
+
 struct TokenizerOptions {
   index_t max_length = 0;          ///< tokens, with the special ones; 0 is no limit
   bool truncation = false;         ///< cut what exceeds max_length; otherwise that is an error
