@@ -77,8 +77,9 @@ SRF_HD C passes(const C& x, const C& bound) {
   return primal(x) > primal(bound) || primal(x) < primal(-bound) ? C(0) : C(1);
 }
 
-/// Calls visit(j, Z_j) for every segment that some of `queries` queries see, in order, with some rows
-/// of Z_j: z [visited, rows, D] keeps them, or what the visitor leaves there.
+/// Calls visit(j, z_j, cell) for every segment that some of `queries` queries see, in order: cell(c),
+/// to be called once for every c, is an element of some rows of Z_j, and z_j [rows, D] is a place of
+/// its own in z [visited, rows, D] for it, or for what the visitor makes of it.
 ///   own      [visited, rows, D] scratch
 ///   scratch  [2, rows, D]
 template <class Team, class T, class Y, class C, class Visit>
@@ -97,9 +98,10 @@ SRF_HD void visit_products(const Team& team, const SegmentRule& rule, index_t qu
     for (index_t j = 0, s = 0; s < visited; ++s, j = rule.next_visited(j, queries)) {
       C* to = z + s * cells;
       product<Team, T, Y, C>(team, rows, rule.first_key(j), rule.end_key(j), k, y, false, to);
-      if (clamped) team.for_each(cells, [=](index_t c) { to[c] = bounded(to[c], bound); });
-      if (complement) team.for_each(cells, [=](index_t c) { to[c] = total[c] - to[c]; });
-      visit(j, to);
+      visit(j, to, [=](index_t c) {
+        const C p = clamped ? bounded(to[c], bound) : to[c];
+        return complement ? total[c] - p : p;
+      });
     }
     return;
   }
@@ -127,11 +129,11 @@ SRF_HD void visit_products(const Team& team, const SegmentRule& rule, index_t qu
   }
   for (index_t j = 0, s = 0; s < visited; ++s, j = rule.next_visited(j, queries)) {
     C *to = z + s * cells, *p = own + s * cells;
-    team.for_each(cells, [=](index_t c) {
-      to[c] = to[c] + before[c];
+    visit(j, to, [=](index_t c) {
+      const C others = to[c] + before[c];
       before[c] = before[c] + p[c];
+      return others;
     });
-    visit(j, to);
   }
 }
 
@@ -224,7 +226,10 @@ struct KvProductForward {
     const SegmentRule each{rule.length, rule.size, rule.count()};
     const index_t S = rule.count(), past = (z.extent(2) - S) * D * D;
     visit_products<Team, T, T, C>(team, each, S, {D, D}, head_rows(k, b, h), head_rows(y, b, h),
-                                  options, out, own, own + S * D * D, [](index_t, C*) {});
+                                  options, out, own, own + S * D * D,
+                                  [&](index_t, C* z_j, auto cell) {
+                                    team.for_each(D * D, [=](index_t c) { z_j[c] = cell(c); });
+                                  });
     team.for_each(past, [=](index_t c) { out[S * D * D + c] = C(0); });
   }
 };

@@ -70,17 +70,17 @@ SRF_HD void fire(const Team& team, index_t cells, const RafScalars<C>& raf, cons
   });
 }
 
-/// One step of all cells: membrane is Mem_{j-1} and becomes Mem_j; r receives R_j and u receives U_j (may
-/// be x), each unless it is null.
-template <class Team, class C>
-SRF_HD void raf_step(const Team& team, index_t cells, const RafScalars<C>& raf, const C* x,
-                     C* membrane, C* r, C* u) {
+/// One step of all cells: x(c) is X_j of a cell, membrane is Mem_{j-1} and becomes Mem_j; r receives R_j
+/// and u receives U_j, each unless it is null.
+template <class Team, class C, class X>
+SRF_HD void raf_step(const Team& team, index_t cells, const RafScalars<C>& raf, X x, C* membrane,
+                     C* r, C* u) {
   const C inverse = C(1) / raf.threshold;
   const RafScalars<C> s = raf;
   const auto step = [=](auto keep_r, auto keep_u) {
     with_firing(raf, [=](auto binary) {
       team.for_each(cells, [=](index_t c) {
-        const C now = s.leak * membrane[c] + x[c];
+        const C now = s.leak * membrane[c] + x(c);
         if constexpr (keep_u.value) u[c] = now;
         if constexpr (keep_r.value) r[c] = fired<binary.value>(now, inverse);
         membrane[c] = after_reset(now, s, inverse);
@@ -141,7 +141,9 @@ struct RafForward {
     team.for_each(n, [=](index_t c) { membrane[c] = T(0); });
     for (index_t j = 0; j < steps; ++j) {
       const index_t at = j * cells + first;
-      raf_step<Team, T>(team, n, raf, x + at, membrane, r + at, u + at);
+      const T* now = x + at;
+      raf_step<Team, T>(
+          team, n, raf, [=](index_t c) { return now[c]; }, membrane, r + at, u + at);
     }
   }
 };

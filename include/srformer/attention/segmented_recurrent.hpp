@@ -110,7 +110,7 @@ SRF_HD void inverse_norms(const Team& team, index_t length, index_t D, Rows<cons
 /// visited segment with the queries that see it, or once per query.
 ///   u        [steps, rows, D], receives U_j (may be z where nothing is multiplied); or null:
 ///            out(j, R_j, query, count) is called instead
-///   z        [visited, rows, D] is left with Z_j
+///   z        [visited, rows, D] is left with Z_j where W multiplies the products themselves
 ///   own      [visited, rows, D] scratch
 ///   scratch  [5, rows, D]
 template <class Team, class T, class Y, class C, class Space, class Out>
@@ -121,25 +121,34 @@ SRF_HD void run_recurrence(const Team& team, const RecurrentInputs<T, Space>& in
   const index_t D = in.head_size(), cells = rows.cells();
   C *product = scratch, *membrane = product + cells, *r = membrane + cells, *sums = r + cells;
   const RafScalars<C> raf = in.raf();
-  const bool multiplied = in.multiplied(), each = in.options.advance == Advance::token;
+  const bool multiplied = in.multiplied(), recurrent = in.options.recurrence;
+  const bool each = in.options.advance == Advance::token;
   team.for_each(cells, [=](index_t c) { membrane[c] = C(0); });
   index_t step = 0;
+  const auto advance = [&](auto x) {
+    C* keep = u == nullptr ? nullptr : u + step * cells;
+    raf_step<Team, C>(team, cells, raf, x, membrane, u == nullptr ? r : nullptr, keep);
+  };
   visit_products<Team, T, Y, C>(
-      team, rule, queries, rows, k, y, in.options.product, z, own, sums, [&](index_t j, C* z_j) {
+      team, rule, queries, rows, k, y, in.options.product, z, own, sums,
+      [&](index_t j, C* z_j, auto cell) {
+        const index_t first = rule.first_query(j), end = rule.end_query(j, queries);
+        if (recurrent && !multiplied && !each) {
+          advance(cell);
+          if (u == nullptr) out(j, r, first, end - first);
+          ++step;
+          return;
+        }
+        team.for_each(cells, [=](index_t c) { z_j[c] = cell(c); });
         C* x = z_j;
         if (multiplied) {
           x = product;
           team.gemm(Op::none, Op::transpose, rows.count, D, D, C(1), z_j, D, in.parameters.weight,
                     D, C(0), x, D);
         }
-        const index_t first = rule.first_query(j), end = rule.end_query(j, queries);
         for (index_t i = first; i < end; i += each ? 1 : end - first, ++step) {
-          if (in.options.recurrence) {
-            raf_step<Team, C>(team, cells, raf, x, membrane, u == nullptr ? r : nullptr,
-                              u == nullptr ? nullptr : u + step * cells);
-          }
-          if (u == nullptr)
-            out(j, in.options.recurrence ? r : x, i, each ? index_t{1} : end - first);
+          if (recurrent) advance([=](index_t c) { return x[c]; });
+          if (u == nullptr) out(j, recurrent ? r : x, i, each ? index_t{1} : end - first);
         }
       });
 }

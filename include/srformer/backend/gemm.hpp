@@ -205,21 +205,85 @@ inline void pack_transposed(index_t rows, index_t columns, const T* from, index_
   }
 }
 
-/// The sum of a[p] b[p] in sixteen parts, whatever the width of the vectors.
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(__CUDACC__)
+/// Dots of `a` with rows of B, in as many parts as 64 bytes hold, whatever the width of the vectors.
+/// Sums of several rows share a vector, so that adding up the parts of one adds up those of all.
 template <class T>
-inline T dot(index_t k, const T* a, const T* b) {
-  constexpr index_t parts = 16;
-  T part[parts] = {};
-  const index_t whole = k - k % parts;
-  for (index_t p = 0; p < whole; p += parts) {
-    for (index_t e = 0; e < parts; ++e) part[e] += a[p + e] * b[p + e];
+struct Dots {
+  typedef T V __attribute__((vector_size(64)));
+  static constexpr int lanes = 64 / sizeof(T);
+  index_t k;
+  const T* a;
+  index_t ldb;
+
+  /// Groups of 2 W parts of x, then of y, become groups of W parts.
+  template <int W, int... Lane>
+  static V halved(const V& x, const V& y, std::integer_sequence<int, Lane...>) {
+    return __builtin_shufflevector(x, y, (Lane / W * 2 * W + Lane % W)...) +
+           __builtin_shufflevector(x, y, (Lane / W * 2 * W + W + Lane % W)...);
   }
-  for (index_t p = whole; p < k; ++p) part[p - whole] += a[p] * b[p];
-  for (index_t half = parts / 2; half > 0; half /= 2) {
-    for (index_t e = 0; e < half; ++e) part[e] += part[e + half];
+
+  /// W parts of each of lanes / W rows from b on.
+  template <int W>
+  V sums(const T* b) const {
+    if constexpr (W < lanes) {
+      return halved<W>(sums<2 * W>(b), sums<2 * W>(b + lanes / (2 * W) * ldb),
+                       std::make_integer_sequence<int, lanes>{});
+    } else {
+      V sum = {};
+      index_t p = 0;
+      for (; p + lanes <= k; p += lanes) {
+        V left, right;
+        std::memcpy(&left, a + p, sizeof(V));
+        std::memcpy(&right, b + p, sizeof(V));
+        sum += left * right;
+      }
+      if (p < k) {
+        V left = {}, right = {};
+        std::memcpy(&left, a + p, static_cast<std::size_t>(k - p) * sizeof(T));
+        std::memcpy(&right, b + p, static_cast<std::size_t>(k - p) * sizeof(T));
+        sum += left * right;
+      }
+      return sum;
+    }
   }
-  return part[0];
-}
+
+  /// c[j] = alpha a b_j + beta c[j] for n rows b_j of B.
+  void run(index_t n, const T* b, T alpha, T beta, T* c) const {
+    index_t j = 0;
+    for (; j + lanes <= n; j += lanes) {
+      V out = alpha * sums<1>(b + j * ldb);
+      if (beta != T(0)) {
+        V old;
+        std::memcpy(&old, c + j, sizeof(V));
+        out += beta * old;
+      }
+      std::memcpy(c + j, &out, sizeof(V));
+    }
+    for (; j < n; ++j) {
+      V part = sums<lanes>(b + j * ldb);
+      for (int half = lanes / 2; half > 0; half /= 2) {
+        for (int e = 0; e < half; ++e) part[e] += part[e + half];
+      }
+      c[j] = beta == T(0) ? alpha * part[0] : alpha * part[0] + beta * c[j];
+    }
+  }
+};
+#else
+template <class T>
+struct Dots {
+  index_t k;
+  const T* a;
+  index_t ldb;
+  void run(index_t n, const T* b, T alpha, T beta, T* c) const {
+    for (index_t j = 0; j < n; ++j) {
+      T sum(0);
+      for (index_t p = 0; p < k; ++p) sum += a[p] * b[j * ldb + p];
+      c[j] = beta == T(0) ? alpha * sum : alpha * sum + beta * c[j];
+    }
+  }
+};
+#endif
 
 /// The columns of C in panels as wide as the registers allow; a transposed or narrow B is packed, but
 /// for a single row, which is dots. Kept out of its callers, of which there are many: one copy of the
@@ -230,11 +294,7 @@ template <class T>
                                    T beta, T* c, index_t ldc) {
   constexpr index_t lanes = Vector<T>::lanes, wide = lanes * vectors_wide, depth = 128;
   if (transpose_b == Op::transpose && m == 1 && step == 1) {
-    for (index_t j = 0; j < n; ++j) {
-      const T sum = alpha * dot(k, a, b + j * ldb);
-      c[j] = beta == T(0) ? sum : sum + beta * c[j];
-    }
-    return;
+    return Dots<T>{k, a, ldb}.run(n, b, alpha, beta, c);
   }
   alignas(64) T packed[depth * wide];
   for (index_t first = 0; first < k || first == 0; first += depth) {
