@@ -9,6 +9,8 @@
 //                vectors.
 //   large_gemm   any number of threads: oneDNN for float where it is found, else Eigen; `small_gemm`
 //                by blocks or rows for scalars that neither knows.
+//
+// A few rows times a transposed matrix are the kernel of backend/few_rows.hpp.
 #pragma once
 
 #include <Eigen/Core>
@@ -18,6 +20,7 @@
 #include <type_traits>
 #include <utility>
 
+#include <srformer/backend/few_rows.hpp>
 #include <srformer/core/error.hpp>
 #include <srformer/core/scalar.hpp>
 
@@ -44,28 +47,10 @@ template <class T>
 inline constexpr bool has_vector_kernel = std::is_same_v<T, float> || std::is_same_v<T, double>;
 
 #if defined(__AVX512F__)
-inline constexpr int vector_bytes = 64;
 inline constexpr int vectors_wide = 4, rows_high = 6;  // 24 of 32 registers accumulate
-#elif defined(__AVX__)
-inline constexpr int vector_bytes = 32;
-inline constexpr int vectors_wide = 2, rows_high = 6;  // 12 of 16
 #else
-inline constexpr int vector_bytes = 16;
-inline constexpr int vectors_wide = 2, rows_high = 6;
+inline constexpr int vectors_wide = 2, rows_high = 6;  // 12 of 16
 #endif
-
-template <class T>
-struct Vector;
-template <>
-struct Vector<float> {
-  typedef float type __attribute__((vector_size(vector_bytes)));
-  static constexpr int lanes = vector_bytes / sizeof(float);
-};
-template <>
-struct Vector<double> {
-  typedef double type __attribute__((vector_size(vector_bytes)));
-  static constexpr int lanes = vector_bytes / sizeof(double);
-};
 
 /// C[0..Rows, 0..Wide*lanes] = alpha A B + beta C; a(i,p) = A[i*row + p*step], B rows ldb apart.
 template <int Rows, int Wide, class T>
@@ -216,21 +201,23 @@ struct Dots {
   const T* a;
   index_t ldb;
 
-  /// Groups of 2 W parts of x, then of y, become groups of W parts.
+  /// Groups of 2 W parts of x, then of y, become groups of W parts in x.
   template <int W, int... Lane>
-  static V halved(const V& x, const V& y, std::integer_sequence<int, Lane...>) {
-    return __builtin_shufflevector(x, y, (Lane / W * 2 * W + Lane % W)...) +
-           __builtin_shufflevector(x, y, (Lane / W * 2 * W + W + Lane % W)...);
+  static void halve(V& x, const V& y, std::integer_sequence<int, Lane...>) {
+    x = __builtin_shufflevector(x, y, (Lane / W * 2 * W + Lane % W)...) +
+        __builtin_shufflevector(x, y, (Lane / W * 2 * W + W + Lane % W)...);
   }
 
   /// W parts of each of lanes / W rows from b on.
   template <int W>
-  V sums(const T* b) const {
+  void sums(const T* b, V& sum) const {
     if constexpr (W < lanes) {
-      return halved<W>(sums<2 * W>(b), sums<2 * W>(b + lanes / (2 * W) * ldb),
-                       std::make_integer_sequence<int, lanes>{});
+      V more;
+      sums<2 * W>(b, sum);
+      sums<2 * W>(b + lanes / (2 * W) * ldb, more);
+      halve<W>(sum, more, std::make_integer_sequence<int, lanes>{});
     } else {
-      V sum = {};
+      sum = V{};
       index_t p = 0;
       for (; p + lanes <= k; p += lanes) {
         V left, right;
@@ -244,7 +231,6 @@ struct Dots {
         std::memcpy(&right, b + p, static_cast<std::size_t>(k - p) * sizeof(T));
         sum += left * right;
       }
-      return sum;
     }
   }
 
@@ -252,7 +238,9 @@ struct Dots {
   void run(index_t n, const T* b, T alpha, T beta, T* c) const {
     index_t j = 0;
     for (; j + lanes <= n; j += lanes) {
-      V out = alpha * sums<1>(b + j * ldb);
+      V out;
+      sums<1>(b + j * ldb, out);
+      out *= alpha;
       if (beta != T(0)) {
         V old;
         std::memcpy(&old, c + j, sizeof(V));
@@ -261,7 +249,8 @@ struct Dots {
       std::memcpy(c + j, &out, sizeof(V));
     }
     for (; j < n; ++j) {
-      V part = sums<lanes>(b + j * ldb);
+      V part;
+      sums<lanes>(b + j * ldb, part);
       for (int half = lanes / 2; half > 0; half /= 2) {
         for (int e = 0; e < half; ++e) part[e] += part[e + half];
       }
@@ -426,6 +415,12 @@ void small_gemm(Op transpose_a, Op transpose_b, index_t m, index_t n, index_t k,
                 index_t ldb, std::type_identity_t<compute_t<TC>> beta, TC* c, index_t ldc) {
   const index_t row = transpose_a == Op::none ? lda : 1;
   const index_t step = transpose_a == Op::none ? 1 : lda;
+  if constexpr (detail::has_dots<TA, TB, TC>) {
+    if (transpose_a == Op::none && transpose_b == Op::transpose &&
+        detail::few_rows_in_cache<TB>(m)) {
+      return detail::dots_gemm(m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    }
+  }
   if constexpr (std::is_same_v<TA, TC> && std::is_same_v<TB, TC> && detail::has_vector_kernel<TC>) {
     detail::vector_gemm(transpose_b, m, n, k, alpha, a, row, step, b, ldb, beta, c, ldc);
   } else if constexpr (detail::widens_to_float<TA, TB, TC>) {
@@ -501,6 +496,11 @@ void large_gemm(int threads, Op transpose_a, Op transpose_b, index_t m, index_t 
                 std::type_identity_t<compute_t<TC>> alpha, const TA* a, index_t lda, const TB* b,
                 index_t ldb, std::type_identity_t<compute_t<TC>> beta, TC* c, index_t ldc) {
   if (m == 0 || n == 0) return;
+  if constexpr (detail::has_dots<TA, TB, TC>) {
+    if (transpose_a == Op::none && transpose_b == Op::transpose && m <= detail::few_rows) {
+      return detail::few_rows_gemm(threads, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+    }
+  }
   if constexpr (std::is_same_v<TA, TC> && std::is_same_v<TB, TC> && detail::has_vector_kernel<TC>) {
     if (k > 0) {
       const detail::ThreadScope scope(threads);

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of a few rows by a matrix that is read once, as it lies:
+//
+//   C [m,n] = alpha A [m,k] B^T + beta C,   B [n,k]
+//
+// A decoder step is made of them, and takes as long as its weights take to arrive. No row of B is packed,
+// widened or copied; each meets all rows of A while it is in the registers. Every element of C is a sum in
+// sixteen parts (eight of double), which depends neither on m, nor on the threads, nor on how wide the
+// registers are.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <type_traits>
+
+#include <srformer/core/scalar.hpp>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+#if defined(__AVX512F__) && !defined(__CUDACC__)
+#include <immintrin.h>
+#endif
+
+namespace srformer::detail {
+
+#if defined(__CUDACC__)
+#pragma nv_diagnostic push
+#pragma nv_diag_suppress 1675  // `GCC unroll` is for the host compiler, which reads this text after nvcc
+#endif
+
+#if defined(__AVX512F__)
+inline constexpr int vector_bytes = 64;
+inline constexpr int dots_high = 4, dots_wide = 4;  // 16 of 32 registers accumulate
+#elif defined(__AVX__)
+inline constexpr int vector_bytes = 32;
+inline constexpr int dots_high = 3, dots_wide = 2;  // 12 of 16
+#else
+inline constexpr int vector_bytes = 16;
+inline constexpr int dots_high = 3, dots_wide = 1;
+#endif
+
+template <class T>
+struct Vector;
+template <>
+struct Vector<float> {
+  typedef float type __attribute__((vector_size(vector_bytes)));
+  static constexpr int lanes = vector_bytes / sizeof(float);
+};
+template <>
+struct Vector<double> {
+  typedef double type __attribute__((vector_size(vector_bytes)));
+  static constexpr int lanes = vector_bytes / sizeof(double);
+};
+
+/// Whether the kernel knows a product: all double, or float and what is widened to it.
+template <class TA, class TB, class TC>
+inline constexpr bool has_dots = (std::is_same_v<TA, double> && std::is_same_v<TB, double> &&
+                                  std::is_same_v<TC, double>) ||
+                                 (std::is_same_v<compute_t<TA>, float> &&
+                                  std::is_same_v<compute_t<TB>, float> &&
+                                  std::is_same_v<compute_t<TC>, float>);
+
+/// Up to so many rows the kernel is ahead of those that pack B.
+inline constexpr index_t few_rows = 16;
+
+/// The same where B is in the cache and stored as TB; a single row has a kernel of its own.
+template <class TB>
+constexpr bool few_rows_in_cache(index_t m) {
+  return m <= 8 && (m > 1 || !std::is_same_v<TB, compute_t<TB>>);
+}
+
+template <class T>
+inline compute_t<T> as_computed(const T& x) {
+  if constexpr (std::is_same_v<T, double>) {
+    return x;
+  } else {
+    return widened(x);
+  }
+}
+template <class T>
+inline T as_stored(compute_t<T> x) {
+  if constexpr (std::is_same_v<T, double>) {
+    return x;
+  } else {
+    return narrowed<T>(x);
+  }
+}
+
+/// v = the numbers at `from` as they are computed with.
+template <class V, class T>
+[[gnu::always_inline]] inline void load_computed(V& v, const T* from) {
+  if constexpr (std::is_same_v<T, compute_t<T>>) {
+    std::memcpy(&v, from, sizeof(V));
+  } else {
+#if defined(__AVX512F__) && !defined(__CUDACC__)
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
+      const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
+      std::memcpy(&v, &wide, sizeof(V));
+    } else {
+      const __m512 wide = _mm512_cvtph_ps(bits);
+      std::memcpy(&v, &wide, sizeof(V));
+    }
+#else
+    float wide[sizeof(V) / sizeof(float)];
+    SRF_INDEPENDENT
+    for (std::size_t l = 0; l < sizeof(V) / sizeof(float); ++l) wide[l] = widened(from[l]);
+    std::memcpy(&v, wide, sizeof(V));
+#endif
+  }
+}
+
+/// The sum of the lanes: halves are added while there are two.
+template <class V>
+[[gnu::always_inline]] inline auto sum_of_lanes(V& v) {
+  constexpr int lanes = sizeof(V) / sizeof(v[0]);
+#if defined(__CUDACC__)
+  for (int half = lanes / 2; half > 0; half /= 2) {
+    for (int e = 0; e < half; ++e) v[e] += v[e + half];
+  }
+#else
+  if constexpr (lanes == 16) {
+    v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+    v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+    v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+    v += __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+  } else if constexpr (lanes == 8) {
+    v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+    v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
+    v += __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+  } else if constexpr (lanes == 4) {
+    v += __builtin_shufflevector(v, v, 2, 3, 0, 1);
+    v += __builtin_shufflevector(v, v, 1, 0, 3, 2);
+  } else {
+    v += __builtin_shufflevector(v, v, 1, 0);
+  }
+#endif
+  return v[0];
+}
+
+/// Asks for the memory of the tile after next (for one row the next) in the order in which it lies:
+/// processors that fetch ahead by themselves lose their way between rows that share a page.
+template <int Rows, int Bytes>
+[[gnu::always_inline]] inline void fetch_ahead(const char* at) {
+#pragma GCC unroll 8
+  for (int line = 0; line < Bytes; line += 64) {
+    if constexpr (Rows == 1) {
+      __builtin_prefetch(at + line, 0, 3);
+    } else {
+      __builtin_prefetch(at + line, 0, 2);
+    }
+  }
+}
+
+/// dots[i][j] = row i of A times row j of B.
+template <int Rows, int Columns, class TA, class TB, class C = compute_t<TB>>
+[[gnu::always_inline]] inline void dots_tile(index_t k, const TA* a, index_t lda, const TB* b,
+                                             index_t ldb, bool fetch,
+                                             C (&dots)[dots_high][dots_wide]) {
+  using V = typename Vector<C>::type;
+  constexpr int lanes = Vector<C>::lanes, parts = 64 / vector_bytes, step = lanes * parts;
+  constexpr int bytes = Columns * step * sizeof(TB);
+  const char* ahead = reinterpret_cast<const char*>(b + (Rows == 1 ? 1 : 2) * Columns * ldb);
+  V sum[Rows][Columns][parts] = {};
+  const auto add = [&](const TA* x, index_t of_x, const TB* y, index_t of_y)
+      __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int e = 0; e < parts; ++e) {
+      V left[Rows];
+#pragma GCC unroll 8
+      for (int i = 0; i < Rows; ++i) load_computed(left[i], x + i * of_x + e * lanes);
+#pragma GCC unroll 8
+      for (int j = 0; j < Columns; ++j) {
+        V right;
+        load_computed(right, y + j * of_y + e * lanes);
+#pragma GCC unroll 8
+        for (int i = 0; i < Rows; ++i) sum[i][j][e] += left[i] * right;
+      }
+    }
+  };
+  const index_t whole = k - k % step;
+  if (fetch) {
+    for (index_t p = 0; p < whole; p += step, ahead += bytes) {
+      fetch_ahead<Rows, bytes>(ahead);
+      add(a + p, lda, b + p, ldb);
+    }
+  } else {
+    for (index_t p = 0; p < whole; p += step) add(a + p, lda, b + p, ldb);
+  }
+  if (whole < k) {  // with zeros behind
+    TA left[Rows * step];
+    TB right[Columns * step];
+    const index_t rest = k - whole;
+    for (int e = 0; e < Rows * step; ++e)
+      left[e] = e % step < rest ? a[e / step * lda + whole + e % step] : TA(0);
+    for (int e = 0; e < Columns * step; ++e)
+      right[e] = e % step < rest ? b[e / step * ldb + whole + e % step] : TB(0);
+    add(left, step, right, step);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < Columns; ++j) {
+#pragma GCC unroll 2
+      for (int half = parts / 2; half > 0; half /= 2) {
+#pragma GCC unroll 2
+        for (int e = 0; e < half; ++e) sum[i][j][e] += sum[i][j][e + half];
+      }
+      dots[i][j] = sum_of_lanes(sum[i][j][0]);
+    }
+  }
+}
+
+/// All rows of A, as even tiles, times `Columns` rows of B.
+template <int Columns, class TA, class TB, class TC, class C = compute_t<TC>>
+inline void dots_columns(index_t m, index_t k, C alpha, const TA* a, index_t lda, const TB* b,
+                         index_t ldb, C beta, TC* c, index_t ldc) {
+  C dots[dots_high][dots_wide];
+  const index_t tiles = (m + dots_high - 1) / dots_high;
+  for (index_t tile = 0, i = 0; tile < tiles; ++tile) {
+    const index_t rows = (m - i) / (tiles - tile);
+    const bool fetch = tile == 0 && ldb == k && Columns == dots_wide;
+    const TA* at = a + i * lda;
+    if (rows == 1) {
+      dots_tile<1, Columns>(k, at, lda, b, ldb, fetch, dots);
+    } else if (rows == 2) {
+      dots_tile<2, Columns>(k, at, lda, b, ldb, fetch, dots);
+    } else if (rows == 3) {
+      dots_tile<3, Columns>(k, at, lda, b, ldb, fetch, dots);
+    } else {
+      if constexpr (dots_high >= 4) dots_tile<4, Columns>(k, at, lda, b, ldb, fetch, dots);
+    }
+    for (index_t r = 0; r < rows; ++r) {
+      TC* to = c + (i + r) * ldc;
+      for (int j = 0; j < Columns; ++j) {
+        const C sum = alpha * dots[r][j];
+        to[j] = as_stored<TC>(beta == C(0) ? sum : sum + beta * as_computed(to[j]));
+      }
+    }
+    i += rows;
+  }
+}
+
+/// The product on one thread.
+template <class TA, class TB, class TC, class C = compute_t<TC>>
+[[gnu::noinline]] void dots_gemm(index_t m, index_t n, index_t k, C alpha, const TA* a, index_t lda,
+                                 const TB* b, index_t ldb, C beta, TC* c, index_t ldc) {
+  index_t j = 0;
+  for (; j + dots_wide <= n; j += dots_wide)
+    dots_columns<dots_wide>(m, k, alpha, a, lda, b + j * ldb, ldb, beta, c + j, ldc);
+  for (; j < n; ++j) dots_columns<1>(m, k, alpha, a, lda, b + j * ldb, ldb, beta, c + j, ldc);
+}
+
+/// The product on `threads` threads, each of which takes columns of C while there are any.
+template <class TA, class TB, class TC, class C = compute_t<TC>>
+void few_rows_gemm([[maybe_unused]] int threads, index_t m, index_t n, index_t k, C alpha,
+                   const TA* a, index_t lda, const TB* b, index_t ldb, C beta, TC* c, index_t ldc) {
+#if defined(_OPENMP)
+  constexpr index_t worth = 1 << 15;  // products that outweigh the start of a region
+  const index_t each = std::max<index_t>(dots_wide * 4, n / (threads * 8) / dots_wide * dots_wide);
+  const index_t blocks = (n + each - 1) / each;
+  if (threads > 1 && blocks > 1 && m * n * k >= worth) {
+#pragma omp parallel for num_threads(threads) schedule(dynamic)
+    for (index_t block = 0; block < blocks; ++block) {
+      const index_t j = block * each;
+      dots_gemm(m, std::min(each, n - j), k, alpha, a, lda, b + j * ldb, ldb, beta, c + j, ldc);
+    }
+    return;
+  }
+#endif
+  dots_gemm(m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+
+#if defined(__CUDACC__)
+#pragma nv_diagnostic pop
+#endif
+
+}  // namespace srformer::detail
