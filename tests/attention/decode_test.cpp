@@ -75,6 +75,28 @@ TEST_CASE("a step at a time every variant gives what its queries give together")
   }
 }
 
+TEST_CASE("a source without keys gives zeros and has no gradient, together and a step at a time") {
+  for (const CrossAttentionOptions& options : all_options()) {
+    AttentionCase c{.B = 2, .H = 2, .M = 5, .N = 7, .D = 3, .options = options};
+    c.options.segment_size = 2, c.lengths = {0, 7};
+    INFO(c.text());
+    const AttentionValues x = draw_values(c, 0);
+    const index_t half = c.H * c.M * c.D, keys = c.H * c.N * c.D;
+    const auto zeros_at = [](const Values& all, index_t count) {
+      REQUIRE(std::ssize(all) == 2 * count);
+      return std::all_of(all.begin(), all.begin() + count, [](double v) { return v == 0; }) &&
+             std::any_of(all.begin() + count, all.end(), [](double v) { return v != 0; });
+    };
+    const Values together = variant_output(c, x), steps = step_by_step(c, x, c.M);
+    CHECK(zeros_at(together, half));
+    CHECK(zeros_at(steps, half));
+    const auto d = variant_gradients(c, x, Values(x.q.size(), 1.0));
+    CHECK(zeros_at(d[0], half));
+    CHECK(zeros_at(d[1], keys));
+    CHECK(zeros_at(d[2], keys));
+  }
+}
+
 TEST_CASE("another horizon than the one of training gives other steps where segments count") {
   for (const CrossAttentionOptions& options : all_options()) {
     AttentionCase c{.B = 1, .H = 1, .M = 9, .N = 13, .D = 3, .options = options};

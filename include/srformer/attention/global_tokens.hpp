@@ -50,9 +50,10 @@ struct GlobalTokensInputs {
     const index_t N = k.extent(2);
     return (options.segment_size < N ? options.segment_size : N) + most_segments();
   }
-  /// Keys over which the mean of segment s is taken.
+  /// Keys over which the mean of segment s is taken; that of no keys is zero.
   SRF_HD C keys_in_mean(const SegmentRule& rule, index_t s) const {
-    return C(static_cast<double>(options.padding == Padding::upstream ? rule.size : rule.keys(s)));
+    const index_t keys = options.padding == Padding::upstream ? rule.size : rule.keys(s);
+    return C(static_cast<double>(keys > 0 ? keys : 1));
   }
 
   template <class Team>

@@ -12,12 +12,12 @@ namespace srformer {
 
 /// One source of `length` keys cut into segments of `size`, spread over `horizon` decoder steps.
 struct SegmentRule {
-  index_t length;   ///< N, at least 1
+  index_t length;   ///< N
   index_t size;     ///< L, at least 1
   index_t horizon;  ///< decoder steps over which the source is spread, at least 1
 
-  /// S.
-  SRF_HD constexpr index_t count() const { return (length + size - 1) / size; }
+  /// S; a source without keys is one segment without keys.
+  SRF_HD constexpr index_t count() const { return length > 0 ? (length + size - 1) / size : 1; }
 
   /// The segment that query i sees.
   SRF_HD constexpr index_t of(index_t i) const {

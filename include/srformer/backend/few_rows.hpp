@@ -64,10 +64,12 @@ inline constexpr bool has_dots = (std::is_same_v<TA, double> && std::is_same_v<T
 /// Up to so many rows the kernel is ahead of those that pack B.
 inline constexpr index_t few_rows = 16;
 
-/// The same where B is in the cache and stored as TB; a single row has a kernel of its own.
+/// Whether it is where B is in the cache and stored as TB, and has n rows: up to two rows, and where the
+/// packed kernel has no full vector. A single row has a kernel of its own.
 template <class TB>
-constexpr bool few_rows_in_cache(index_t m) {
-  return m <= 8 && (m > 1 || !std::is_same_v<TB, compute_t<TB>>);
+constexpr bool few_rows_in_cache(index_t m, index_t n) {
+  constexpr bool narrow = !std::is_same_v<TB, compute_t<TB>>;
+  return m <= (narrow ? 8 : n < 16 ? 16 : 2) && (m > 1 || narrow);
 }
 
 template <class T>

@@ -417,7 +417,7 @@ void small_gemm(Op transpose_a, Op transpose_b, index_t m, index_t n, index_t k,
   const index_t step = transpose_a == Op::none ? 1 : lda;
   if constexpr (detail::has_dots<TA, TB, TC>) {
     if (transpose_a == Op::none && transpose_b == Op::transpose &&
-        detail::few_rows_in_cache<TB>(m)) {
+        detail::few_rows_in_cache<TB>(m, n)) {
       return detail::dots_gemm(m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     }
   }
