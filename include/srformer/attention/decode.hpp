@@ -327,6 +327,36 @@ inline CrossAttentionOptions for_generation(CrossAttentionOptions options, index
 
 }  // namespace detail
 
+namespace detail {
+
+template <class T, class Space>
+struct GatherHeads {
+  View<const T, 4, Space> x;
+  T* out;
+  /// One row is one source and head.
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void*) const {
+    const index_t H = x.extent(1), N = x.extent(2), D = x.extent(3);
+    const Rows<const T> rows = head_rows(x, lane / H, lane % H);
+    T* to = out + lane * N * D;
+    team.for_each(N, [=](index_t i) {
+      for (index_t c = 0; c < D; ++c) to[i * D + c] = rows.row(i)[c];
+    });
+  }
+};
+
+}  // namespace detail
+
+/// A copy of x [B,H,N,D] in which the rows of a head follow each other, as every step reads them.
+template <class B, class T>
+requires BackendFor<B, T> Tensor<B, T, 4> gather_heads(B& be, In<B, T, 4> x) {
+  require(x.stride(3) == 1, "gather_heads", "the last axis of x must be contiguous");
+  Tensor<B, T, 4> out(be, x.extents);
+  be.for_each_row(x.extent(0) * x.extent(1), 0,
+                  detail::GatherHeads<T, typename B::space>{x, out.data()});
+  return out;
+}
+
 /// What does not depend on the query, for `steps` decoder steps over a batch of sources.
 template <class B, class T>
 struct DecodeStates {

@@ -120,11 +120,12 @@ class Bart {
     for (const DecoderLayer& layer : decoder_) {
       auto& cache = state.layers.emplace_back();
       cache.qkv = Tensor<B, T, 3>(be_, {max_steps, state.rows.most_rows(), 3 * shape.inner()});
-      cache.cross_kv = Matrix(be_, {batch.rows * batch.source_width, 2 * shape.inner()});
-      layer.cross.keys_and_values(be_, shape, run.encoded, cache.cross_kv.view());
+      Matrix kv(be_, {batch.rows * batch.source_width, 2 * shape.inner()});
+      layer.cross.keys_and_values(be_, shape, run.encoded, kv.view());
+      cache.keys = gather_heads<B, T>(be_, layer.cross.heads(shape, kv));
+      cache.values = gather_heads<B, T>(be_, layer.cross.heads(shape, kv, shape.inner()));
       cache.prepared = prepare_cross_attention<B, T>(
-          be_, layer.cross.heads(shape, cache.cross_kv).as_const(),
-          layer.cross.heads(shape, cache.cross_kv, shape.inner()), layer.cross.parameters(),
+          be_, cache.keys.view().as_const(), cache.values, layer.cross.parameters(),
           cross_context(run, 0), config_.cross_attention, horizon, max_steps);
     }
     state.lengths = std::move(run.lengths);
@@ -138,7 +139,6 @@ class Bart {
     state.go_on("Bart::decode_step", be_, ids, next);
     const index_t H = config_.decoder_attention_heads, E = config_.d_model, t = state.step;
     const index_t R = state.rows.rows(), G = state.rows.groups();
-    const AttentionShape sources{state.sources, 1, state.source_width, H, E / H};
     const AttentionShape groups{G, R / G, state.source_width, H, E / H};
     const Dropout none;
     AttendContext<C, Space> context;
@@ -153,11 +153,10 @@ class Bart {
       x = normed(layer.self_norm,
                  Residual<B, T>::forward(be_, *layer.self.o, x, a, none, layer.self.o_bias));
       layer.cross.queries(be_, x, q.view());
-      cross_attention_step(be_, layer.cross.heads(groups, q),
-                           layer.cross.heads(sources, cache.cross_kv),
-                           layer.cross.heads(sources, cache.cross_kv, E), layer.cross.parameters(),
-                           context, config_.cross_attention, state.horizon, t, cache.prepared,
-                           layer.cross.heads(groups, a), state.rows.sources());
+      cross_attention_step(be_, layer.cross.heads(groups, q), cache.keys, cache.values,
+                           layer.cross.parameters(), context, config_.cross_attention,
+                           state.horizon, t, cache.prepared, layer.cross.heads(groups, a),
+                           state.rows.sources());
       x = normed(layer.cross_norm,
                  Residual<B, T>::forward(be_, *layer.cross.o, x, a, none, layer.cross.o_bias));
       typename FeedForward<B, T>::Saved saved;

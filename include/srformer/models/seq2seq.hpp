@@ -27,8 +27,8 @@ template <class B, class T>
 struct DecoderState {
   using C = compute_t<T>;
   struct Layer {
-    Tensor<B, T, 3> qkv;       ///< [max_steps,R,3*H*D], filled up to `step`
-    Tensor<B, T, 2> cross_kv;  ///< [B*N,2*H*D]
+    Tensor<B, T, 3> qkv;           ///< [max_steps,R,3*H*D], filled up to `step`
+    Tensor<B, T, 4> keys, values;  ///< [B,H,N,D]
     DecodeStates<B, T> prepared;
   };
   index_t sources = 0, source_width = 0, horizon = 0, step = 0;

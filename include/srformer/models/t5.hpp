@@ -130,11 +130,12 @@ class T5 {
     for (const DecoderLayer& layer : decoder_) {
       auto& cache = state.layers.emplace_back();
       cache.qkv = Tensor<B, T, 3>(be_, {max_steps, state.rows.most_rows(), 3 * config_.inner()});
-      cache.cross_kv = Matrix(be_, {batch.rows * N, 2 * config_.inner()});
-      layer.cross.keys_and_values(be_, shape, run.encoded, cache.cross_kv.view());
+      Matrix kv(be_, {batch.rows * N, 2 * config_.inner()});
+      layer.cross.keys_and_values(be_, shape, run.encoded, kv.view());
+      cache.keys = gather_heads<B, T>(be_, heads_of(kv, shape, 0));
+      cache.values = gather_heads<B, T>(be_, heads_of(kv, shape, config_.inner()));
       cache.prepared = prepare_cross_attention<B, T>(
-          be_, heads_of(cache.cross_kv, shape, 0).as_const(),
-          heads_of(cache.cross_kv, shape, config_.inner()), layer.cross.parameters(),
+          be_, cache.keys.view().as_const(), cache.values, layer.cross.parameters(),
           cross_context(run, 0), config_.cross_attention, horizon, max_steps);
     }
     state.relative = Tensor<B, C, 2>(be_, {H, 2 * max_steps - 1});
@@ -154,7 +155,6 @@ class T5 {
     const index_t R = state.rows.rows(), G = state.rows.groups();
     Matrix x(be_, {R, config_.d_model});
     embedding_forward(be_, ids, shared_->matrix(), x.view());
-    const AttentionShape sources{state.sources, 1, state.source_width, H, D};
     const AttentionShape groups{G, R / G, state.source_width, H, D};
     const Dropout none;
     ScoreMask<C, Space> self;
@@ -173,10 +173,9 @@ class T5 {
 
       h = normed(*layer.cross_norm, x);
       layer.cross.queries(be_, h, q.view());
-      cross_attention_step(be_, heads_of(q, groups, 0), heads_of(cache.cross_kv, sources, 0),
-                           heads_of(cache.cross_kv, sources, inner), layer.cross.parameters(),
-                           cross, config_.cross_attention, state.horizon, t, cache.prepared,
-                           heads_of(a, groups, 0), state.rows.sources());
+      cross_attention_step(be_, heads_of(q, groups, 0), cache.keys, cache.values,
+                           layer.cross.parameters(), cross, config_.cross_attention, state.horizon,
+                           t, cache.prepared, heads_of(a, groups, 0), state.rows.sources());
       x = Residual<B, T>::forward(be_, *layer.cross.o, x, a, none);
 
       h = normed(*layer.feed_norm, x);
