@@ -166,19 +166,14 @@ void load(AnyModel& model, const HfCheckpoint& checkpoint, const FinetuneOptions
                  variant + " has no use for them: " + dropped.front() + ", ...");
 }
 
-nlohmann::json generation_config(const HfCheckpoint& checkpoint, const CommonConfig& config,
-                                 index_t max_target_length) {
-  nlohmann::json json = checkpoint.generation_config();
-  if (json.empty()) {  // a folder without generation_config.json has them in config.json
-    json = nlohmann::json::object();
-    for (const char* key :
-         {"bad_words_ids", "begin_suppress_tokens", "bos_token_id", "do_sample", "early_stopping",
-          "encoder_no_repeat_ngram_size", "forced_bos_token_id", "forced_eos_token_id",
-          "length_penalty", "min_length", "no_repeat_ngram_size", "num_beams", "repetition_penalty",
-          "suppress_tokens", "temperature", "top_k", "top_p"})
-      if (checkpoint.config().contains(key)) json[key] = checkpoint.config()[key];
-  }
-  json["max_length"] = max_target_length + 1;  // the start token counts
+/// The options that summaries are generated with, as the model's generation_config.json keeps them:
+/// those of the checkpoint under the flags.
+nlohmann::json generation_of(const HfCheckpoint& checkpoint, const FinetuneOptions& options,
+                             const CommonConfig& config) {
+  nlohmann::json json = generation_options_alone(checkpoint);
+  json.erase("max_new_tokens");
+  json["max_length"] = options.max_target_length + 1;  // the start token counts
+  options.generation.put_over(json);
   json["decoder_start_token_id"] = config.decoder_start_token_id;
   json["eos_token_id"] = config.eos_token_id;
   json["pad_token_id"] = config.pad_token_id;
@@ -230,6 +225,7 @@ struct Evaluation {
 
 /// Nothing when it was interrupted.
 std::optional<Evaluation> evaluate(AnyModel& model, const TextSet& set, bool generate,
+                                   const GenerationConfig& generation,
                                    const FinetuneOptions& options, const Tokenizer& tokenizer,
                                    Console& console) {
   const std::span<const Example> examples = set.examples;
@@ -248,9 +244,9 @@ std::optional<Evaluation> evaluate(AnyModel& model, const TextSet& set, bool gen
   for (index_t i = 0; i < order.steps(); ++i) {
     const auto indices = order.batch(i);
     const Batch batch = make_batch(examples, indices, pad);
-    GenerationConfig greedy;
-    greedy.max_new_tokens = options.max_target_length;
-    const auto outputs = model.generate(batch.source_ids, batch.source_lengths, greedy).sequences;
+    const auto first = static_cast<std::uint64_t>(i * options.eval_batch);
+    const auto outputs =
+        model.generate(batch.source_ids, batch.source_lengths, generation, first).sequences;
     for (std::size_t row = 0; row < outputs.size(); ++row) {
       evaluation.predictions[static_cast<std::size_t>(indices[row])] =
           tokenizer.decode(outputs[row]);
@@ -333,12 +329,17 @@ class Finetuning {
         resume_(check_output(options, console_)),
         checkpoint_(resume_ ? *resume_ : fs::path(options.model)),
         config_(trained_config(checkpoint_, options, resume_.has_value())),
+        generation_options_(generation_of(checkpoint_, options, common(config_))),
+        generation_(
+            options.generation.read(generation_options_, generation_options_path(checkpoint_))),
         tokenizer_folder_(options.model),
         tokenizer_(tokenizer_folder_),
         train_(set(options.train_file, options.max_train_samples)),
         validation_(set(options.validation_file, options.max_eval_samples)),
         test_(set(options.test_file, options.max_predict_samples)) {
     const CommonConfig config = common(config_);
+    generation_.seed = options.seed, generation_.num_return_sequences = 1;
+    check_generation(generation_, config.vocab_size);
     if (tokenizer_.size() > config.vocab_size)
       throw io_error(checkpoint_.config_path() + ": vocab_size is " +
                      std::to_string(config.vocab_size) + ", but the tokenizer has " +
@@ -462,7 +463,7 @@ class Finetuning {
 
   void evaluate_between(const StepReport& report) {
     const auto evaluation = evaluate(*model_, *validation_, options_.generate.value_or(false),
-                                     options_, tokenizer_, console_);
+                                     generation_, options_, tokenizer_, console_);
     if (!evaluation) return;
     ordered_json entry{{"step", report.step}, {"epoch", report.epoch}};
     evaluation->add_to(entry, "eval");
@@ -475,7 +476,8 @@ class Finetuning {
                        const std::optional<TextSet>& set) {
     if (!set) return;
     const bool generates = options_.generate.value_or(true);
-    const auto evaluation = evaluate(*model_, *set, generates, options_, tokenizer_, console_);
+    const auto evaluation =
+        evaluate(*model_, *set, generates, generation_, options_, tokenizer_, console_);
     if (!evaluation) {
       console_.clear();
       std::fprintf(stderr, "interrupted while evaluating; the trained model is in %s\n",
@@ -496,8 +498,7 @@ class Finetuning {
   /// Model and tokenizer, as transformers and the other programs read them.
   void save_whole(const fs::path& folder) {
     copy_tokenizer(tokenizer_folder_, folder);
-    model_->save(folder,
-                 generation_config(checkpoint_, model_->config(), options_.max_target_length));
+    model_->save(folder, generation_options_);
   }
 
   void save_checkpoint() {
@@ -528,6 +529,8 @@ class Finetuning {
   std::optional<fs::path> resume_;
   HfCheckpoint checkpoint_;
   ModelConfig config_;
+  nlohmann::json generation_options_;
+  GenerationConfig generation_;
   fs::path tokenizer_folder_;
   Tokenizer tokenizer_;
   std::optional<TextSet> train_, validation_, test_;

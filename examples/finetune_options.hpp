@@ -12,6 +12,7 @@
 
 #include "cross_attention_flags.hpp"
 #include "device/device.hpp"
+#include "generation_flags.hpp"
 
 namespace srformer::program {
 
@@ -34,6 +35,7 @@ struct FinetuneOptions {
   bool generate_flag = false;
   std::optional<bool> generate;  ///< what the flag said, if it was given
   CrossAttentionFlags cross_attention;
+  GenerationFlags generation;
   bool recurrence_scale_given = false, source_length_given = false;
 
   void add_to(CLI::App& app) {
@@ -83,7 +85,7 @@ struct FinetuneOptions {
     app.add_option("--dropout_rate", dropout_rate, "In place of config.json's")->check(share);
     app.add_flag("--group_by_length", group_by_length, "Batches of similar source length");
     app.add_flag("--skip_nonfinite", skip_nonfinite, "Leave out steps with NaN or infinity");
-    number("--seed", seed, "Of data order, dropout and new parameters");
+    number("--seed", seed, "Of data order, dropout, new parameters and sampling");
 
     number("--logging_steps", logging_steps, "Steps between two logs")->check(above_zero);
     number("--eval_steps", eval_steps, "Steps between two evaluations; 0: at the end alone")
@@ -103,6 +105,7 @@ struct FinetuneOptions {
 
     device.add_to(app);
     cross_attention.add_to(app);
+    generation.add_search_to(app);
   }
 
   /// Throws usage_error for flags that would have no effect.

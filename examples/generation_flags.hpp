@@ -29,7 +29,17 @@ struct GenerationFlags {
   std::optional<index_t> generation_horizon;
 
   void add_to(CLI::App& app) {
-    const auto at_least = [](index_t least) { return CLI::Range(least, index_t{1} << 40); };
+    add_search_to(app);
+    app.add_option("--num_return_sequences", num_return_sequences, "Outputs of each source")
+        ->check(at_least(1));
+    app.add_option("--seed", seed, "Of sampling");
+    app.add_option("--generation_horizon", generation_horizon,
+                   "Decoder steps over the source; else as config.json says")
+        ->check(at_least(1));
+  }
+
+  /// Those of one output for each source, without a seed or a horizon.
+  void add_search_to(CLI::App& app) {
     app.add_option("--max_length", max_length, "Tokens of an output at most, with the start token")
         ->check(at_least(2));
     app.add_option("--max_new_tokens", max_new_tokens, "The same without it")->check(at_least(1));
@@ -43,14 +53,11 @@ struct GenerationFlags {
     app.add_option("--early_stopping", early_stopping,
                    "Whether beam search ends with as many outputs as beams")
         ->check(CLI::IsMember({"true", "false", "never"}));
-    app.add_option("--num_return_sequences", num_return_sequences, "Outputs of each source")
-        ->check(at_least(1));
     app.add_flag("--do_sample{true}", do_sample, "Draw tokens; --do_sample=false: do not");
     app.add_option("--temperature", temperature, "Divides scores before sampling");
     app.add_option("--top_k", top_k, "Tokens that are drawn from; 0: all")->check(at_least(0));
     app.add_option("--top_p", top_p, "Share of the probability that is drawn from")
         ->check(CLI::Range(0.0, 1.0));
-    app.add_option("--seed", seed, "Of sampling");
     app.add_option("--repetition_penalty", repetition_penalty,
                    "Divides the score of tokens that are there already");
     app.add_option("--no_repeat_ngram_size", no_repeat_ngram_size,
@@ -61,16 +68,20 @@ struct GenerationFlags {
         ->check(at_least(0));
     app.add_option("--forced_bos_token_id", forced_bos_token_id, "The token after the start token");
     app.add_option("--forced_eos_token_id", forced_eos_token_id, "The token at --max_length");
-    app.add_option("--generation_horizon", generation_horizon,
-                   "Decoder steps over the source; else as config.json says")
-        ->check(at_least(1));
   }
 
   /// The options of a checkpoint with the flags over them; `otherwise` is the max_length where neither
   /// says one. Throws usage_error for flags that do not apply.
   GenerationConfig over(const HfCheckpoint& checkpoint, index_t otherwise) const {
-    const bool own = !checkpoint.generation_config().empty();
     nlohmann::json json = generation_options(checkpoint);
+    put_over(json);
+    GenerationConfig config = read(json, generation_options_path(checkpoint));
+    if (!config.max_length && !config.max_new_tokens) config.max_length = otherwise;
+    return config;
+  }
+
+  /// Sets in options of generation_config.json what the flags say.
+  void put_over(nlohmann::json& json) const {
     const auto put = [&](const char* name, const auto& flag) {
       if (flag) json[name] = *flag;
     };
@@ -94,9 +105,12 @@ struct GenerationFlags {
     put("encoder_no_repeat_ngram_size", encoder_no_repeat_ngram_size);
     put("forced_bos_token_id", forced_bos_token_id);
     put("forced_eos_token_id", forced_eos_token_id);
-    GenerationConfig config = generation_config_from_json(
-        json, own ? checkpoint.generation_config_path() : checkpoint.config_path());
-    if (!config.max_length && !config.max_new_tokens) config.max_length = otherwise;
+  }
+
+  /// What options of the file `path`, with the flags over them, come to. Throws usage_error for flags
+  /// that do not apply.
+  GenerationConfig read(const nlohmann::json& json, const std::string& path) const {
+    GenerationConfig config = generation_config_from_json(json, path);
     config.seed = seed.value_or(0);
     config.horizon = generation_horizon.value_or(0);
     const auto applies = [](bool holds, const std::string& text) {
@@ -118,6 +132,9 @@ struct GenerationFlags {
     }
     return config;
   }
+
+ private:
+  static CLI::Range at_least(index_t least) { return {least, index_t{1} << 40}; }
 };
 
 }  // namespace srformer::program

@@ -2,6 +2,9 @@
 // Options of generation as files have them: names, defaults, and what is refused in one sentence.
 #include <srformer/decode/generation_config.hpp>
 
+#include <set>
+
+#include "io/temporary_folder.hpp"
 #include "support/catch.hpp"
 
 using namespace srformer;
@@ -144,4 +147,35 @@ TEST_CASE("configurations that cannot be are refused") {
       },
       "suppress_tokens holds every token of forced_eos_token_id");
   refused([](C& c) { c.horizon = -1; }, "horizon must be");
+}
+
+TEST_CASE("the options of a config.json are all taken from it, and nothing else") {
+  // every field that is read refuses an object in its place
+  std::set<std::string> names;
+  for (const char* name : generation_option_names) {
+    CAPTURE(name);
+    names.insert(name);
+    nlohmann::json json{{name, nlohmann::json::object()}};
+    if (std::string(name) == "bos_token_id") json["force_bos_token_to_be_generated"] = true;
+    CHECK_THROWS_WITH(generation_config_from_json(json, "file"), ContainsSubstring(name));
+  }
+  CHECK(names.size() == std::size(generation_option_names));
+
+  const nlohmann::json options{
+      {"num_beams", 3},    {"length_penalty", 2.0}, {"max_length", 9},          {"top_k", 5},
+      {"eos_token_id", 2}, {"bos_token_id", 0},     {"no_repeat_ngram_size", 2}};
+  nlohmann::json config = options;
+  config.update({{"model_type", "bart"}, {"d_model", 8}, {"vocab_size", 20}});
+  const TemporaryFolder folder;
+  write_json_file(folder.path / "config.json", config);
+  SafetensorsWriter weights;
+  weights.add<float>("weight", DType::f32, {1}, std::vector{1.0f});
+  weights.write(folder.path / "model.safetensors");
+  CHECK(generation_options_alone(HfCheckpoint(folder.path)) == options);
+  CHECK(generation_options(HfCheckpoint(folder.path)) == config);
+  CHECK(generation_config(HfCheckpoint(folder.path)).num_beams == 3);
+  const nlohmann::json own{{"num_beams", 2}, {"transformers_version", "5.23.0"}};
+  write_json_file(folder.path / "generation_config.json", own);
+  CHECK(generation_options_alone(HfCheckpoint(folder.path)) == own);
+  CHECK(generation_options_path(HfCheckpoint(folder.path)).ends_with("generation_config.json"));
 }

@@ -121,6 +121,31 @@ check "one evaluation with ROUGE, the last" test "$(grep -c '"eval_rouge1"' last
 check "ROUGE of the last in all_results.json" grep -q '"eval_rouge1"' last/all_results.json
 check "no ROUGE where none was wanted" test -z "$(grep -l rouge last_not/*.json*)"
 
+# ---- summaries of an evaluation are those that summarize gives from the folder, whatever the flags --------
+generation=(--num_beams 3 --length_penalty 2 --no_repeat_ngram_size 2 --early_stopping true --min_length 4)
+run 0 "${base[@]}" --output_dir beams --max_steps 6 --test_file test.jsonl "${generation[@]}"
+for field in '"num_beams": 3' '"length_penalty": 2' '"no_repeat_ngram_size": 2' '"early_stopping": true' \
+  '"min_length": 4' '"max_length": 13'; do
+  check "$field in generation_config.json" grep -qF "$field" beams/generation_config.json
+done
+summarize=$(dirname "$finetune")/summarize
+check "summarize has the same summaries" eval '"$summarize" --model_name_or_path beams --input_file test.jsonl |
+  cmp - beams/generated_predictions.txt'
+run 0 "${base[@]}" --output_dir one --model_name_or_path beams --learning_rate 0 --max_steps 1 --test_file test.jsonl
+check "the options of a checkpoint stay" cmp beams/generated_predictions.txt one/generated_predictions.txt
+run 0 "${base[@]}" --output_dir one --model_name_or_path beams --learning_rate 0 --max_steps 1 --test_file test.jsonl \
+  --num_beams 1 --min_length 0 --overwrite_output_dir --max_new_tokens 1
+check "flags go over them" grep -qF '"num_beams": 1' one/generation_config.json
+check "one token is a word at most" eval '! grep -q " .* " one/generated_predictions.txt'
+run 0 "${base[@]}" --output_dir drawn --max_steps 2 --test_file test.jsonl --do_sample --temperature 3
+cp drawn/generated_predictions.txt drawn.txt
+run 0 "${base[@]}" --output_dir drawn --max_steps 2 --test_file test.jsonl --do_sample --temperature 3 --overwrite_output_dir
+check "what is drawn comes of the seed" cmp drawn.txt drawn/generated_predictions.txt
+refused 2 "give --num_beams above 1" "${base[@]}" --output_dir x --length_penalty 2
+refused 2 "give --do_sample" "${base[@]}" --output_dir x --top_k 5
+refused 2 "say the same" "${base[@]}" --output_dir x --max_length 5 --max_new_tokens 4
+refused 1 "outside the vocabulary" "${base[@]}" --output_dir x --forced_bos_token_id 100000
+
 # ---- without gnuplot: a line, and no failure ---------------------------------------------------
 checks=$((checks + 1))
 PATH=/nowhere "$finetune" "${base[@]}" --output_dir plain --max_steps 1 --save_steps 0 \

@@ -113,6 +113,33 @@ inline void check_generation(const GenerationConfig& c, index_t vocabulary) {
   if (c.eos_token_id) known("eos_token_id", *c.eos_token_id);
 }
 
+/// The fields that are read.
+inline constexpr const char* generation_option_names[] = {"max_length",
+                                                          "max_new_tokens",
+                                                          "min_length",
+                                                          "min_new_tokens",
+                                                          "num_beams",
+                                                          "length_penalty",
+                                                          "early_stopping",
+                                                          "num_return_sequences",
+                                                          "do_sample",
+                                                          "temperature",
+                                                          "top_k",
+                                                          "top_p",
+                                                          "repetition_penalty",
+                                                          "no_repeat_ngram_size",
+                                                          "encoder_no_repeat_ngram_size",
+                                                          "bad_words_ids",
+                                                          "forced_bos_token_id",
+                                                          "force_bos_token_to_be_generated",
+                                                          "forced_eos_token_id",
+                                                          "suppress_tokens",
+                                                          "begin_suppress_tokens",
+                                                          "decoder_start_token_id",
+                                                          "bos_token_id",
+                                                          "pad_token_id",
+                                                          "eos_token_id"};
+
 namespace detail {
 
 /// Token ids: a list, or where `one` is allowed a single id.
@@ -255,12 +282,25 @@ inline const nlohmann::json& generation_options(const HfCheckpoint& checkpoint) 
                                                 : checkpoint.generation_config();
 }
 
+/// The file that they stand in.
+inline std::string generation_options_path(const HfCheckpoint& checkpoint) {
+  return checkpoint.generation_config().empty() ? checkpoint.config_path()
+                                                : checkpoint.generation_config_path();
+}
+
+/// The options without what else a config.json holds: what a generation_config.json of their own says.
+inline nlohmann::json generation_options_alone(const HfCheckpoint& checkpoint) {
+  if (!checkpoint.generation_config().empty()) return checkpoint.generation_config();
+  nlohmann::json options = nlohmann::json::object();
+  for (const char* name : generation_option_names)
+    if (checkpoint.config().contains(name)) options[name] = checkpoint.config()[name];
+  return options;
+}
+
 /// The options of a checkpoint.
 inline GenerationConfig generation_config(const HfCheckpoint& checkpoint) {
-  const bool own = !checkpoint.generation_config().empty();
-  return generation_config_from_json(
-      generation_options(checkpoint),
-      own ? checkpoint.generation_config_path() : checkpoint.config_path());
+  return generation_config_from_json(generation_options(checkpoint),
+                                     generation_options_path(checkpoint));
 }
 
 }  // namespace srformer
