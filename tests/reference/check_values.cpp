@@ -3,8 +3,7 @@
 // inputs of every reference file below VALUES and compares what it computed. --no-steps, for values of a
 // large scale in float32, leaves out the parameters after the optimizer's steps and allows 5e-4 (torch in
 // float32 is off by 2.3e-4 in gradients of BART there), --rounded leaves out what 16 bits make of
-// unrounded inputs. Fails for a file that is in neither list below, for one that is absent,
-// and for one of `not_yet` that REPLAY can run after all.
+// unrounded inputs. Fails for a file that is not in the list below, and for one that is absent.
 //
 // In float64 and float32 everything is compared with the reference. In bfloat16 and float16 outputs,
 // logits and losses are (not if --rounded), and with the gradients once more against float64 on the same
@@ -79,15 +78,6 @@ const Names model_folders{
 /// torch is off by 3.6e-2 to 1.2e-1 in their logits and by 8e-2 to 0.8 in their gradients.
 const Names smooth_models{"t5_gated_untied"};
 constexpr double near_kinks = 6e-2, near_kinks_of_others = 1e-1;
-
-/// What it refuses so far.
-const Names attention_not_yet{};
-const Names models_not_yet{};
-
-/// Whether the program said that it knows no such kind of model, and nothing else went wrong.
-bool not_known(const std::string& said) {
-  return said.find("\"model_type\" is ") != std::string::npos;
-}
 
 std::string quoted(const fs::path& path) {
   std::string text = "'";
@@ -189,7 +179,6 @@ int check(const Task& task) {
   const bool models = task.models;
   const std::string kind = models ? "models" : "attention";
   const Names& wanted = models ? model_folders : attention_files;
-  const Names& not_yet = models ? models_not_yet : attention_not_yet;
   Names present;
   for (const auto& entry : fs::directory_iterator(task.values / kind)) {
     present.insert(entry.path().stem().string());
@@ -220,26 +209,12 @@ int check(const Task& task) {
     line(name, done.comparison->ok(), done.comparison->text());
     worst = std::max(worst, done.comparison->worst);
   }
-  for (const std::string& name : not_yet) {
-    if (!present.contains(name)) {
-      line(name, false, "absent");
-      continue;
-    }
-    const Run done = run(task, path(name));
-    line(name, !done.ended_well && not_known(done.said),
-         done.ended_well
-             ? "is listed as not there yet, but replay runs it; move it to the other list"
-             : "not there yet: " + done.said);
-  }
   for (const std::string& name : present) {
-    if (!wanted.contains(name) && !not_yet.contains(name)) {
-      line(name, false, "is in no list of check_values.cpp; add it");
-    }
+    if (!wanted.contains(name)) line(name, false, "is not in the list of check_values.cpp; add it");
   }
-  std::printf(
-      "%s %s %s: %zu compared, %zu left out, %zu not there yet, %zu failed, worst error %.2e\n",
-      kind.c_str(), task.device.c_str(), task.dtype.c_str(), wanted.size() - left_out, left_out,
-      not_yet.size(), failures, worst);
+  std::printf("%s %s %s: %zu compared, %zu left out, %zu failed, worst error %.2e\n", kind.c_str(),
+              task.device.c_str(), task.dtype.c_str(), wanted.size() - left_out, left_out, failures,
+              worst);
   return failures == 0 ? 0 : 1;
 }
 

@@ -105,6 +105,31 @@ inline nlohmann::json to_json(const CrossAttentionOptions& o) {
   return json;
 }
 
+namespace detail {
+
+/// Refuses a field of config.json whose value does not fit.
+struct FieldRange {
+  const std::string& path;
+  void operator()(const char* key, const nlohmann::json& value, bool fits,
+                  const char* expected) const {
+    if (!fits) refuse_field(path, key, value, expected);
+  }
+};
+
+/// Reads a token id, which must be one of the vocabulary.
+struct TokenField {
+  const nlohmann::json& json;
+  const std::string& path;
+  index_t vocabulary;
+  std::int32_t operator()(const char* key, std::int32_t otherwise) const {
+    const auto id = json_field_or<std::int32_t>(json, key, path, otherwise);
+    FieldRange{path}(key, id, id >= 0 && id < vocabulary, "a token id of the vocabulary");
+    return id;
+  }
+};
+
+}  // namespace detail
+
 /// The sizes and choices of a T5. Letters in docs/notation.md.
 struct T5Config {
   index_t vocab_size = 0;  ///< V
@@ -150,10 +175,7 @@ inline T5Config t5_config_from_json(const nlohmann::json& json, const std::strin
       json_size_or(json, "relative_attention_num_buckets", path, c.relative_attention_num_buckets);
   c.relative_attention_max_distance = json_size_or(json, "relative_attention_max_distance", path,
                                                    c.relative_attention_max_distance);
-  const auto in_range = [&](const char* key, const nlohmann::json& value, bool fits,
-                            const char* expected) {
-    if (!fits) detail::refuse_field(path, key, value, expected);
-  };
+  const detail::FieldRange in_range{path};
   // encoder and decoder share the buckets; the encoder has half of them for each side
   in_range("relative_attention_num_buckets", c.relative_attention_num_buckets,
            c.relative_attention_num_buckets >= 4, "at least 4");
@@ -179,11 +201,7 @@ inline T5Config t5_config_from_json(const nlohmann::json& json, const std::strin
   c.tie_word_embeddings = json_field_or<bool>(json, "tie_word_embeddings", path, true);
   c.scale_decoder_outputs =
       c.tie_word_embeddings && json_field_or<bool>(json, "scale_decoder_outputs", path, true);
-  const auto token = [&](const char* key, std::int32_t otherwise) {
-    const auto id = json_field_or<std::int32_t>(json, key, path, otherwise);
-    in_range(key, id, id >= 0 && id < c.vocab_size, "a token id of the vocabulary");
-    return id;
-  };
+  const detail::TokenField token{json, path, c.vocab_size};
   c.pad_token_id = token("pad_token_id", 0);
   c.eos_token_id = token("eos_token_id", 1);
   c.decoder_start_token_id = token("decoder_start_token_id", c.pad_token_id);
@@ -258,10 +276,7 @@ inline BartConfig bart_config_from_json(const nlohmann::json& json, const std::s
   c.decoder_ffn_dim = json_size(json, "decoder_ffn_dim", path);
   c.max_position_embeddings =
       json_size_or(json, "max_position_embeddings", path, c.max_position_embeddings);
-  const auto in_range = [&](const char* key, const nlohmann::json& value, bool fits,
-                            const char* expected) {
-    if (!fits) detail::refuse_field(path, key, value, expected);
-  };
+  const detail::FieldRange in_range{path};
   for (const auto& [key, heads] : {std::pair{"encoder_attention_heads", c.encoder_attention_heads},
                                    std::pair{"decoder_attention_heads", c.decoder_attention_heads}})
     in_range(key, heads, c.d_model % heads == 0, "a divisor of d_model");
@@ -282,11 +297,7 @@ inline BartConfig bart_config_from_json(const nlohmann::json& json, const std::s
   c.activation = activation_from_name(
       detail::json_choice(json, "activation_function", path, {"relu", "gelu", "gelu_new"}, "gelu"));
   c.scale_embedding = json_field_or<bool>(json, "scale_embedding", path, false);
-  const auto token = [&](const char* key, std::int32_t otherwise) {
-    const auto id = json_field_or<std::int32_t>(json, key, path, otherwise);
-    in_range(key, id, id >= 0 && id < c.vocab_size, "a token id of the vocabulary");
-    return id;
-  };
+  const detail::TokenField token{json, path, c.vocab_size};
   c.pad_token_id = token("pad_token_id", 1);
   c.bos_token_id = token("bos_token_id", 0);
   c.eos_token_id = token("eos_token_id", 2);
