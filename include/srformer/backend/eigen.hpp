@@ -113,6 +113,9 @@ class EigenBackend {
 
   void synchronize() {}
 
+  /// Gives memory that is kept for later back to the system.
+  void trim() { pool_.trim(); }
+
  private:
   static constexpr index_t chunk = 4096;
 

@@ -46,6 +46,7 @@ class Bart {
   /// As transformers initialises BART; parameters that a variant adds as method and factor say:
   /// W uniform in +-D^-1/2 times recurrence_init_scale, threshold 0.1, leak 0.5, sigma 0.5, gate 0.
   void initialize(RandomStream random, double recurrence_init_scale) {
+    parameters_.require_numbers("Bart::initialize");
     for (auto& p : parameters_) {
       if (p.role == Role::norm && p.name.ends_with(".weight")) {
         be_.fill(p.value, p.count, T(C(1)));
@@ -239,7 +240,9 @@ class Bart {
       return &parameters_.add("model." + name, role, std::move(shape));
     };
     const auto weight = [&](const std::string& name, index_t rows, index_t columns) {
-      return add(name + ".weight", Role::weight, {rows, columns});
+      auto* p = add(name + ".weight", Role::weight, {rows, columns});
+      p->quantizable = true;
+      return p;
     };
     const auto bias = [&](const std::string& name, index_t count) {
       return add(name + ".bias", Role::bias, {count});
@@ -286,6 +289,7 @@ class Bart {
     shared_ = &parameters_.add("model.shared.weight", Role::embedding, {c.vocab_size, E},
                                {"model.encoder.embed_tokens.weight",
                                 "model.decoder.embed_tokens.weight", "lm_head.weight"});
+    shared_->quantizable = true;
     encoder_embedding_ = embedding("encoder");
     for (index_t l = 0; l < c.encoder_layers; ++l) {
       const std::string name = "encoder.layers." + std::to_string(l);
@@ -394,7 +398,7 @@ class Bart {
   Matrix embedded(const Embedding& e, std::span<const std::int32_t> ids, index_t length,
                   index_t first = 0) const {
     Matrix x(be_, {static_cast<index_t>(ids.size()), config_.d_model});
-    embedding_forward(be_, ids, shared_->matrix(), x.view());
+    embedding_forward(be_, ids, shared_->weight(), x.view());
     add_positions_forward(be_, length, e.positions->matrix(), position_offset + first,
                           embedding_scale(), x.view());
     return x;

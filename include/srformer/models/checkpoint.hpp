@@ -79,6 +79,7 @@ using model_of_t = typename model_of<B, T, Config>::type;
 /// else missing, unexpected or misshapen is one io_error that names them all.
 template <class Model>
 void load_parameters(Model& model, const HfCheckpoint& checkpoint, bool new_variant = false) {
+  model.parameters().require_numbers("load_parameters");
   std::vector<TensorSlot> slots;
   for (auto& p : model.parameters()) {
     slots.push_back(detail::parameter_slot(model.backend(), p));
@@ -124,6 +125,7 @@ void save_model(Model& model, const std::filesystem::path& folder, DType dtype,
   using B = typename Model::backend_type;
   using T = typename Model::scalar;
   B& be = model.backend();
+  model.parameters().require_numbers("save_model");
   SafetensorsWriter writer;
   for (auto& p : model.parameters()) {
     if constexpr (std::is_same_v<typename B::space, host_space>) {

@@ -57,10 +57,10 @@ struct Residual {
     Tensor<B, T, 2> y = clone<B, const T, 2>(be, x);
     if (dropout.active()) {
       Tensor<B, T, 2> branch(be, x.extents);
-      linear_forward(be, a, weight.matrix(), bias_of(bias), branch.view());
+      linear_forward(be, a, weight.weight(), bias_of(bias), branch.view());
       dropout_forward(be, branch, y.view(), dropout);
     } else {
-      linear_forward(be, a, weight.matrix(), bias_of(bias), y.view(), {.add_to_output = true});
+      linear_forward(be, a, weight.weight(), bias_of(bias), y.view(), {.add_to_output = true});
     }
     return y;
   }
@@ -124,7 +124,7 @@ struct SelfAttention {
   /// [s q, k, v] of h [R,E].
   void project(B& be, In<B, T, 2> h, View<T, 2, typename B::space> qkv) const {
     const index_t columns = qkv.extent(1);
-    linear_forward(be, h, stacked(*q, columns), stacked_bias(q_bias, columns), qkv);
+    linear_forward(be, h, stacked_weight(*q, columns), stacked_bias(q_bias, columns), qkv);
     detail::scale_queries<B, T>(be, qkv, columns / 3, query_scale);
   }
 
@@ -183,12 +183,13 @@ struct CrossAttention {
   }
 
   void queries(B& be, In<B, T, 2> h, View<T, 2, typename B::space> out) const {
-    linear_forward(be, h, q->matrix(), bias_of(q_bias), out);
+    linear_forward(be, h, q->weight(), bias_of(q_bias), out);
     detail::scale_queries<B, T>(be, out, out.extent(1), query_scale);
   }
   void keys_and_values(B& be, const AttentionShape& s, In<B, T, 2> source,
                        View<T, 2, typename B::space> kv) const {
-    linear_forward(be, source, stacked(*k, 2 * s.inner()), stacked_bias(k_bias, 2 * s.inner()), kv);
+    linear_forward(be, source, stacked_weight(*k, 2 * s.inner()),
+                   stacked_bias(k_bias, 2 * s.inner()), kv);
   }
 
   /// a = attention of h [B*M,E] to source [B*N,E], kept in saved.
@@ -299,10 +300,10 @@ struct FeedForward {
   In<B, T, 2> forward(B& be, In<B, T, 2> h, const Dropout& dropout, Saved& saved) const {
     const std::array shape{h.extent(0), wi_0->shape.at(0)};
     saved.pre = Tensor<B, T, 2>(be, shape);
-    linear_forward(be, h, wi_0->matrix(), bias_of(wi_bias), saved.pre.view());
+    linear_forward(be, h, wi_0->weight(), bias_of(wi_bias), saved.pre.view());
     if (wi_1 != nullptr) {
       saved.gate = Tensor<B, T, 2>(be, shape);
-      linear_forward(be, h, wi_1->matrix(), std::nullopt, saved.gate.view());
+      linear_forward(be, h, wi_1->weight(), std::nullopt, saved.gate.view());
     }
     if (in_place()) {
       activation_forward(be, activation, saved.pre, saved.pre.view());

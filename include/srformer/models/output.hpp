@@ -28,9 +28,8 @@ struct OutputProjection {
 
   /// z [R,V] from x [R,E].
   void forward(B& be, In<B, T, 2> x, View<T, 2, Space> z) const {
-    const index_t V = weight->shape.at(0), E = weight->shape.at(1);
-    be.gemm(Op::none, Op::transpose, x.extent(0), V, E, C(scale), x.data, x.stride(0),
-            static_cast<const T*>(weight->value), E, C(0), z.data, z.stride(0));
+    const index_t V = weight->shape.at(0);
+    detail::multiply_by_weight(be, C(scale), x, weight->weight(), C(0), z);
     if (bias != nullptr) {
       be.for_each_row(
           x.extent(0), 0,

@@ -2,6 +2,8 @@
 // The parameters of a model: named, each once, all in one piece of memory, with their gradients in
 // another piece of the same layout. Optimiser, checkpoint, initialisation and tests walk this list;
 // nothing else lists parameters.
+//
+// For generation the weights of products can be stored in eight bits instead: quantize_weights().
 #pragma once
 
 #include <deque>
@@ -9,6 +11,7 @@
 #include <vector>
 
 #include <srformer/backend/tensor.hpp>
+#include <srformer/ops/linear.hpp>
 
 namespace srformer {
 
@@ -28,9 +31,15 @@ struct Parameter {
   index_t offset = 0;  ///< in elements from the start of all parameters
   index_t count = 0;
   T* value = nullptr;
-  T* gradient = nullptr;  ///< null until gradients are asked for
+  T* gradient = nullptr;      ///< null until gradients are asked for
+  bool quantizable = false;   ///< read by embedding_forward and linear_forward alone
+  QuantizedView quantized{};  ///< where it is stored in eight bits, and then value is null
 
-  View<const T, 2, Space> matrix() const { return {value, {shape.at(0), shape.at(1)}}; }
+  View<const T, 2, Space> matrix() const {
+    require(!quantized, "Parameter::matrix", "a weight stored in eight bits has no numbers");
+    return {value, {shape.at(0), shape.at(1)}};
+  }
+  WeightView<B, T> weight() const { return {{value, {shape.at(0), shape.at(1)}}, quantized}; }
   View<T, 2, Space> d_matrix() const { return {gradient, {shape.at(0), shape.at(1)}}; }
   View<const T, 1, Space> vector() const { return {value, {count}}; }
   View<T, 1, Space> d_vector() const { return {gradient, {count}}; }
@@ -63,9 +72,62 @@ class Parameters {
 
   /// Memory for all gradients, zero at first; later calls do nothing.
   void allocate_gradients() {
+    require_numbers("Parameters::allocate_gradients");
     if (!gradients_.empty()) return;
     gradients_ = zeros<T, 1>(*backend_, {size_});
     for (auto& p : list_) p.gradient = gradients_.data() + p.offset;
+  }
+
+  /// Stores the weights of products and embeddings in eight bits, with a scale for every row, and frees
+  /// their numbers: for generation alone. backend/quantized.hpp says what it costs in precision. Throws for
+  /// numbers that are not finite, and where there are gradients.
+  void quantize_weights() requires can_quantize<B, T> {
+    require(!values_.empty() && gradients_.empty(), "Parameters::quantize_weights",
+            "weights are quantized once, after they are loaded, in a model that is not trained");
+    if (quantized()) return;
+    index_t numbers = 0, bytes = 0, rows = 0;
+    for (const auto& p : list_) {
+      if (p.quantizable) {
+        bytes += p.count, rows += p.shape.at(0);
+      } else {
+        numbers += p.count;
+      }
+    }
+    Tensor<B, T, 1> rest(*backend_, {numbers});
+    integers_ = Tensor<B, std::int8_t, 1>(*backend_, {bytes});
+    scales_ = Tensor<B, float, 1>(*backend_, {rows});
+    totals_ = Tensor<B, std::int32_t, 1>(*backend_, {rows});
+    numbers = bytes = rows = 0;
+    for (auto& p : list_) {
+      const T* from = p.value;
+      if (p.quantizable) {
+        p.quantized =
+            quantize_matrix(p.name, p.shape.at(0), p.shape.at(1), from, integers_.data() + bytes,
+                            scales_.data() + rows, totals_.data() + rows);
+        bytes += p.count, rows += p.shape[0];
+        p.value = nullptr;
+      } else {
+        p.offset = numbers, p.value = rest.data() + numbers;
+        backend_->copy(p.value, from, p.count);
+        numbers += p.count;
+      }
+    }
+    values_ = std::move(rest);
+    if constexpr (requires { backend_->trim(); }) backend_->trim();
+  }
+
+  bool quantized() const { return !integers_.empty(); }
+
+  /// Throws where weights are stored in eight bits.
+  void require_numbers(const char* function) const {
+    require(!quantized(), function,
+            "the weights are stored in eight bits, which is for generation alone; load the model "
+            "without that to train or save it");
+  }
+
+  /// Bytes of all values as they are stored.
+  std::size_t bytes() const {
+    return values_.bytes() + integers_.bytes() + scales_.bytes() + totals_.bytes();
   }
 
   void zero_gradients() { backend_->fill(gradients_.data(), gradients_.size(), T(0)); }
@@ -93,6 +155,9 @@ class Parameters {
   std::deque<Parameter<B, T>> list_;
   index_t size_ = 0;
   Tensor<B, T, 1> values_, gradients_;
+  Tensor<B, std::int8_t, 1> integers_;  // of quantized weights, in the order of the list
+  Tensor<B, float, 1> scales_;
+  Tensor<B, std::int32_t, 1> totals_;
 };
 
 /// Calls f(parameter) for every parameter of a model, in order.
@@ -102,6 +167,12 @@ void visit_parameters(Model& model, F f) {
 }
 
 /// Parameters that follow each other in memory, seen as one matrix: q, k and v in one product.
+template <class B, class T>
+WeightView<B, T> stacked_weight(const Parameter<B, T>& first, index_t rows) {
+  WeightView<B, T> all{{first.value, {rows, first.shape.at(1)}}, first.quantized};
+  all.quantized.rows = rows;
+  return all;
+}
 template <class B, class T>
 View<const T, 2, typename B::space> stacked(const Parameter<B, T>& first, index_t rows) {
   return {first.value, {rows, first.shape.at(1)}};

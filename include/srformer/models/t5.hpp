@@ -47,6 +47,7 @@ class T5 {
   /// As transformers initialises T5; parameters that a variant adds as method and factor say:
   /// W uniform in +-D^-1/2 times recurrence_init_scale, threshold 0.1, leak 0.1, sigma 0.5, gate 0.
   void initialize(RandomStream random, double recurrence_init_scale) {
+    parameters_.require_numbers("T5::initialize");
     const double f = config_.initializer_factor;
     const auto E = static_cast<double>(config_.d_model), D = static_cast<double>(config_.d_kv);
     const auto F = static_cast<double>(config_.d_ff), inner = static_cast<double>(config_.inner());
@@ -154,7 +155,7 @@ class T5 {
     const index_t H = config_.num_heads, D = config_.d_kv, t = state.step, inner = config_.inner();
     const index_t R = state.rows.rows(), G = state.rows.groups();
     Matrix x(be_, {R, config_.d_model});
-    embedding_forward(be_, ids, shared_->matrix(), x.view());
+    embedding_forward(be_, ids, shared_->weight(), x.view());
     const AttentionShape groups{G, R / G, state.source_width, H, D};
     const Dropout none;
     ScoreMask<C, Space> self;
@@ -254,7 +255,9 @@ class T5 {
     const T5Config& c = config_;
     const index_t E = c.d_model, F = c.d_ff, H = c.num_heads, inner = c.inner();
     const auto weight = [&](const std::string& name, index_t rows, index_t columns) {
-      return &parameters_.add(name + ".weight", Role::weight, {rows, columns});
+      auto* p = &parameters_.add(name + ".weight", Role::weight, {rows, columns});
+      p->quantizable = true;
+      return p;
     };
     const auto norm = [&](const std::string& name) {
       return &parameters_.add(name + ".weight", Role::norm, {E});
@@ -265,11 +268,13 @@ class T5 {
     output_ = c.tie_word_embeddings
                   ? shared_
                   : &parameters_.add("lm_head.weight", Role::embedding, {c.vocab_size, E});
+    shared_->quantizable = output_->quantizable = true;
     const auto self = [&](const std::string& name, bool first, Parameter<B, T>*& bias) {
       SelfAttention<B, T> a{weight(name + ".q", inner, E), weight(name + ".k", inner, E),
                             weight(name + ".v", inner, E), weight(name + ".o", E, inner)};
       if (first) {
-        bias = weight(name + ".relative_attention_bias", c.relative_attention_num_buckets, H);
+        bias = &parameters_.add(name + ".relative_attention_bias.weight", Role::weight,
+                                {c.relative_attention_num_buckets, H});
       }
       return a;
     };
@@ -407,7 +412,7 @@ class T5 {
 
   Matrix embedded(std::span<const std::int32_t> ids, const Dropout& dropout) const {
     Matrix x(be_, {static_cast<index_t>(ids.size()), config_.d_model});
-    embedding_forward(be_, ids, shared_->matrix(), x.view());
+    embedding_forward(be_, ids, shared_->weight(), x.view());
     dropout_in_place(be_, x.view(), dropout);
     return x;
   }

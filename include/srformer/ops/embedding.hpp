@@ -14,6 +14,7 @@
 #include <span>
 
 #include <srformer/backend/tensor.hpp>
+#include <srformer/ops/linear.hpp>
 
 namespace srformer {
 
@@ -79,6 +80,42 @@ void embedding_forward(B& be, std::span<const std::int32_t> ids, In<B, T, 2> tab
   be.from_host(device_ids.data(), ids.data(), rows);
   be.for_each_row(rows, 0,
                   detail::GatherRows<T>{table.data, device_ids.data(), y.data, table.extent(1)});
+}
+
+namespace detail {
+
+struct GatherQuantizedRows {
+  QuantizedView table;
+  const std::int32_t* ids;
+  float* y;
+  template <class Team>
+  void operator()(const Team& team, index_t row, void*) const {
+    const index_t columns = table.columns, id = ids[row];
+    const std::int8_t* in = table.values + id * columns;
+    const float scale = table.scales[id];
+    float* out = y + row * columns;
+    team.for_each(columns, [=](index_t c) { out[c] = scale * static_cast<float>(in[c]); });
+  }
+};
+
+}  // namespace detail
+
+/// The same from a table that may be stored in eight bits.
+template <class B, class T>
+requires BackendFor<B, T>
+void embedding_forward(B& be, std::span<const std::int32_t> ids, const WeightView<B, T>& table,
+                       View<T, 2, typename B::space> y) {
+  if constexpr (can_quantize<B, T>) {
+    if (table.quantized) {
+      const auto rows = static_cast<index_t>(ids.size());
+      check_shape("embedding_forward", "y", "[R,E]", y.extents,
+                  std::array{rows, table.numbers.extent(1)});
+      detail::check_ids("embedding_forward", ids, table.numbers.extent(0));
+      return be.for_each_row(rows, 0,
+                             detail::GatherQuantizedRows{table.quantized, ids.data(), y.data});
+    }
+  }
+  embedding_forward<B, T>(be, ids, table.numbers, y);
 }
 
 /// d_table += the gradient through embedding_forward; rows of one id are summed in order.

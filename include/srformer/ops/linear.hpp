@@ -2,10 +2,13 @@
 // y = x W^T + b, over rows.
 //
 //   dx += dy W,   dW += dy^T x,   db += sum over rows of dy
+//
+// Forward, W may be stored in eight bits: backend/quantized.hpp.
 #pragma once
 
 #include <optional>
 
+#include <srformer/backend/quantized.hpp>
 #include <srformer/backend/tensor.hpp>
 
 namespace srformer {
@@ -74,6 +77,42 @@ void add_column_sums(B& be, In<B, T, 2> x, View<T, 1, typename B::space> total) 
   be.for_each(columns, detail::AddPartials<T>{partial.data(), total.data, parts, columns});
 }
 
+/// Whether weights of T can be stored in eight bits on a backend: those of float, on the CPU.
+template <class B, class T>
+inline constexpr bool can_quantize =
+    std::is_same_v<T, float>&& std::is_same_v<typename B::space, host_space>&& requires(B& be) {
+  be.threads();
+};
+
+/// A weight [O,I] as it is stored: numbers, or eight bits each.
+template <class B, class T>
+struct WeightView {
+  View<const T, 2, typename B::space> numbers;  ///< without data where they are quantized
+  QuantizedView quantized{};
+};
+
+namespace detail {
+
+/// y = alpha x W^T + beta y, whichever way W is stored; y is not read where beta is 0.
+template <class B, class T>
+void multiply_by_weight(B& be, std::type_identity_t<compute_t<T>> alpha, In<B, T, 2> x,
+                        const std::type_identity_t<WeightView<B, T>>& weight,
+                        std::type_identity_t<compute_t<T>> beta, View<T, 2, typename B::space> y) {
+  const index_t rows = x.extent(0), in = x.extent(1), out = weight.numbers.extent(0);
+  if constexpr (can_quantize<B, T>) {
+    if (weight.quantized) {
+      Tensor<B, std::uint8_t, 1> values(be, {rows * in});
+      Tensor<B, float, 1> scales(be, {rows});
+      return quantized_gemm(be.threads(), rows, alpha, x.data, x.stride(0), weight.quantized, beta,
+                            y.data, y.stride(0), values.data(), scales.data());
+    }
+  }
+  be.gemm(Op::none, Op::transpose, rows, out, in, alpha, x.data, x.stride(0), weight.numbers.data,
+          weight.numbers.stride(0), beta, y.data, y.stride(0));
+}
+
+}  // namespace detail
+
 struct LinearOptions {
   bool add_to_output = false;  ///< y += instead of y =, as for a residual stream
 };
@@ -83,18 +122,25 @@ struct LinearOptions {
 /// Cost 2 R I O.
 template <class B, class T>
 requires BackendFor<B, T>
-void linear_forward(B& be, In<B, T, 2> x, In<B, T, 2> weight, std::optional<In<B, T, 1>> bias,
-                    View<T, 2, typename B::space> y, LinearOptions options = {}) {
-  const index_t rows = x.extent(0), in = x.extent(1), out = weight.extent(0);
-  check_shape("linear_forward", "weight", "[O,I]", weight.extents, std::array{out, in});
+void linear_forward(B& be, In<B, T, 2> x, const std::type_identity_t<WeightView<B, T>>& weight,
+                    std::optional<In<B, T, 1>> bias, View<T, 2, typename B::space> y,
+                    LinearOptions options = {}) {
+  const index_t rows = x.extent(0), in = x.extent(1), out = weight.numbers.extent(0);
+  check_shape("linear_forward", "weight", "[O,I]", weight.numbers.extents, std::array{out, in});
   check_shape("linear_forward", "y", "[R,O]", y.extents, std::array{rows, out});
   using C = compute_t<T>;
-  be.gemm(Op::none, Op::transpose, rows, out, in, C(1), x.data, x.stride(0), weight.data,
-          weight.stride(0), C(options.add_to_output ? 1 : 0), y.data, y.stride(0));
+  detail::multiply_by_weight(be, C(1), x, weight, C(options.add_to_output ? 1 : 0), y);
   if (bias) {
     check_shape("linear_forward", "bias", "[O]", bias->extents, std::array{out});
     be.for_each_row(rows, 0, detail::AddRowVector<T>{y.data, bias->data, y.stride(0), out});
   }
+}
+
+template <class B, class T>
+requires BackendFor<B, T>
+void linear_forward(B& be, In<B, T, 2> x, In<B, T, 2> weight, std::optional<In<B, T, 1>> bias,
+                    View<T, 2, typename B::space> y, LinearOptions options = {}) {
+  linear_forward(be, x, WeightView<B, T>{weight}, bias, y, options);
 }
 
 /// Gradients of y = x W^T + b; each is added to; d_x and d_bias may be absent.

@@ -1,0 +1,276 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights stored in eight bits, and products of rows by them:
+//
+//   w_jp ~ s_j q_jp,   s_j = max_p |w_jp| / 127,   q_jp = round(w_jp / s_j)      once, when they are stored
+//   x_ip ~ t_i u_ip,   t_i = max_p |x_ip| / 127,   u_ip = round(x_ip / t_i)      at every product
+//   y_ij = alpha t_i s_j sum_p u_ip q_jp + beta y_ij
+//
+// The sums are of integers and exact, so that y does not depend on the processor but for the rounding of
+// the three products at the end. |w - s q| <= s / 2, and of x alike.
+//
+// u is stored as u + 128, which is not negative, as processors multiply such numbers; 128 sum_p q_jp is
+// taken off in the end. A row of x that is not finite makes its row of y NaN.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <utility>
+
+#include <srformer/backend/few_rows.hpp>
+#include <srformer/core/error.hpp>
+
+namespace srformer {
+
+/// The most columns of which no sum passes 32 bits.
+inline constexpr index_t quantized_columns = 65536;
+
+/// A matrix [rows,columns] in eight bits; null where there is none.
+struct QuantizedView {
+  const std::int8_t* values = nullptr;   ///< q, rows one after another
+  const float* scales = nullptr;         ///< s, of every row
+  const std::int32_t* totals = nullptr;  ///< sum_p q_jp of every row
+  index_t rows = 0, columns = 0;
+
+  explicit operator bool() const { return values != nullptr; }
+  float at(index_t row, index_t column) const {
+    return scales[row] * static_cast<float>(values[row * columns + column]);
+  }
+};
+
+namespace detail {
+
+/// 1 / scale and scale of a row x [n]: 0 and 0 for zeros, 0 and NaN where x is not finite.
+inline std::pair<float, float> quantization_scale(index_t n, const float* x) {
+  std::uint32_t largest = 0;  // magnitudes have the order of their bits, NaN above infinity
+  SRF_INDEPENDENT
+  for (index_t p = 0; p < n; ++p) {
+    const std::uint32_t magnitude = std::bit_cast<std::uint32_t>(x[p]) & 0x7FFFFFFFu;
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  if (largest >= 0x7F800000u) return {0.0f, std::numeric_limits<float>::quiet_NaN()};
+  const float scale = std::bit_cast<float>(largest) / 127.0f;
+  // Where the reciprocal is infinite numbers are below 2^-126 and count as zero.
+  const float inverse = scale >= 0x1.0p-126f ? 1.0f / scale : 0.0f;
+  return {inverse, inverse == 0 ? 0.0f : scale};
+}
+
+/// The nearest integer, ties to even, in [-127,127] as x is within scale.
+inline std::int32_t quantize(float x, float inverse) {
+  const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  const float q = (x * inverse + shift) - shift;
+  return static_cast<std::int32_t>(q);
+}
+
+/// u + 128 and t of the rows of x.
+inline void quantize_rows(index_t rows, index_t columns, const float* x, index_t stride,
+                          std::uint8_t* values, float* scales) {
+  for (index_t r = 0; r < rows; ++r) {
+    const float* from = x + r * stride;
+    const auto [inverse, scale] = quantization_scale(columns, from);
+    std::uint8_t* to = values + r * columns;
+    scales[r] = scale;
+    if (inverse == 0) {
+      std::fill_n(to, columns, std::uint8_t{128});
+      continue;
+    }
+    const float factor = inverse;
+    SRF_INDEPENDENT
+    for (index_t p = 0; p < columns; ++p)
+      to[p] = static_cast<std::uint8_t>(quantize(from[p], factor) + 128);
+  }
+}
+
+inline constexpr int quantized_high = 4, quantized_wide = 4;
+
+/// sums[i][j] = row i of x times row j of w, both of k integers.
+template <int Rows, int Columns>
+[[gnu::always_inline]] inline void integer_tile(
+    index_t k, const std::uint8_t* x, const std::int8_t* w, bool fetch,
+    std::int32_t (&sums)[quantized_high][quantized_wide]) {
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && !defined(__CUDACC__)
+  __m512i sum[Rows][Columns];
+#pragma GCC unroll 4
+  for (int i = 0; i < Rows; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < Columns; ++j) sum[i][j] = _mm512_setzero_si512();
+  }
+  const char* ahead = reinterpret_cast<const char*>(w + 2 * Columns * k);
+  for (index_t p = 0; p < k; p += 64, ahead += 64 * Columns) {
+    if (fetch) fetch_ahead<Rows, 64 * Columns>(ahead);
+    const __mmask64 there = k - p >= 64 ? ~__mmask64{0} : (__mmask64{1} << (k - p)) - 1;
+    __m512i left[Rows];
+#pragma GCC unroll 4
+    for (int i = 0; i < Rows; ++i) left[i] = _mm512_maskz_loadu_epi8(there, x + i * k + p);
+#pragma GCC unroll 4
+    for (int j = 0; j < Columns; ++j) {
+      const __m512i right = _mm512_maskz_loadu_epi8(there, w + j * k + p);
+#pragma GCC unroll 4
+      for (int i = 0; i < Rows; ++i) sum[i][j] = _mm512_dpbusd_epi32(sum[i][j], left[i], right);
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < Rows; ++i) {
+    if constexpr (Columns == 1) {
+      sums[i][0] = _mm512_reduce_add_epi32(sum[i][0]);
+    } else {  // the lanes of four sums side by side, then halves added while there are two
+      const __m512i even = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[i][0], sum[i][1]),
+                                            _mm512_unpackhi_epi32(sum[i][0], sum[i][1]));
+      const __m512i odd = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[i][2], sum[i][3]),
+                                           _mm512_unpackhi_epi32(sum[i][2], sum[i][3]));
+      const __m512i four =
+          _mm512_add_epi32(_mm512_unpacklo_epi64(even, odd), _mm512_unpackhi_epi64(even, odd));
+      const __m256i two =
+          _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64(four, 1));
+      const __m128i one =
+          _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(sums[i]), one);
+    }
+  }
+#else
+  static_cast<void>(fetch);
+  for (int i = 0; i < Rows; ++i) {
+    for (int j = 0; j < Columns; ++j) {
+      const std::uint8_t* left = x + i * k;
+      const std::int8_t* right = w + j * k;
+      std::int32_t sum = 0;
+      for (index_t p = 0; p < k; ++p)
+        sum += static_cast<std::int32_t>(left[p]) * static_cast<std::int32_t>(right[p]);
+      sums[i][j] = sum;
+    }
+  }
+#endif
+}
+
+/// Rows that were quantized, and where their products go.
+struct QuantizedRows {
+  index_t rows;
+  const std::uint8_t* values;
+  const float* scales;
+  float alpha, beta;
+  float* y;
+  index_t ldy;
+};
+
+/// Rows of x times rows [j, j + Columns) of w.
+template <int Columns>
+inline void quantized_columns(const QuantizedRows& x, const QuantizedView& w, index_t j) {
+  std::int32_t sums[quantized_high][quantized_wide];
+  const index_t k = w.columns, tiles = (x.rows + quantized_high - 1) / quantized_high;
+  const std::int8_t* right = w.values + j * k;
+  for (index_t tile = 0, i = 0; tile < tiles; ++tile) {
+    const index_t rows = (x.rows - i) / (tiles - tile);
+    const std::uint8_t* left = x.values + i * k;
+    const bool fetch = tile == 0;
+    if (rows == 1) {
+      integer_tile<1, Columns>(k, left, right, fetch, sums);
+    } else if (rows == 2) {
+      integer_tile<2, Columns>(k, left, right, fetch, sums);
+    } else if (rows == 3) {
+      integer_tile<3, Columns>(k, left, right, fetch, sums);
+    } else {
+      integer_tile<4, Columns>(k, left, right, fetch, sums);
+    }
+    for (index_t r = 0; r < rows; ++r) {
+      float* to = x.y + (i + r) * x.ldy + j;
+      const float scale = x.alpha * x.scales[i + r];
+      for (int c = 0; c < Columns; ++c) {
+        const auto sum = static_cast<float>(sums[r][c] - 128 * w.totals[j + c]);
+        const float product = scale * w.scales[j + c] * sum;
+        to[c] = x.beta == 0 ? product : product + x.beta * to[c];
+      }
+    }
+    i += rows;
+  }
+}
+
+/// Rows of x times rows [first, last) of w, on one thread.
+[[gnu::noinline]] inline void quantized_block(const QuantizedRows& x, const QuantizedView& w,
+                                              index_t first, index_t last) {
+  index_t j = first;
+  for (; j + quantized_wide <= last; j += quantized_wide)
+    quantized_columns<quantized_wide>(x, w, j);
+  for (; j < last; ++j) quantized_columns<1>(x, w, j);
+}
+
+}  // namespace detail
+
+/// Stores a matrix [rows,columns] in eight bits; `name` is for messages.
+///   values [rows,columns], scales [rows], totals [rows] are written
+/// Throws for numbers that are not finite and for more than quantized_columns columns.
+inline QuantizedView quantize_matrix(const std::string& name, index_t rows, index_t columns,
+                                     const float* from, std::int8_t* values, float* scales,
+                                     std::int32_t* totals) {
+  require(columns <= quantized_columns, "quantize_matrix",
+          name + ": " + std::to_string(columns) + " columns are more than the " +
+              std::to_string(quantized_columns) + " whose sums fit into 32 bits");
+  for (index_t r = 0; r < rows; ++r) {
+    const float* x = from + r * columns;
+    const auto [inverse, scale] = detail::quantization_scale(columns, x);
+    require(scale == scale, "quantize_matrix",
+            name + ": row " + std::to_string(r) + " holds a number that is not finite");
+    const float factor = inverse;
+    std::int8_t* q = values + r * columns;
+    std::int32_t total = 0;
+    for (index_t p = 0; p < columns; ++p) {
+      const std::int32_t rounded = detail::quantize(x[p], factor);
+      q[p] = static_cast<std::int8_t>(rounded);
+      total += rounded;
+    }
+    scales[r] = scale;
+    totals[r] = total;
+  }
+  return {values, scales, totals, rows, columns};
+}
+
+/// y = alpha x w^T + beta y.
+///   x [m,k] with rows ldx apart, w [n,k], y [m,n] with rows ldy apart; y is not read where beta is 0
+///   values [m,k], row_scales [m]  scratch: x in eight bits
+/// The same on any number of threads, and for every row whatever the others are. Cost 2 m n k operations
+/// on integers.
+inline void quantized_gemm([[maybe_unused]] int threads, index_t m, float alpha, const float* x,
+                           index_t ldx, const QuantizedView& w, float beta, float* y, index_t ldy,
+                           std::uint8_t* values, float* row_scales) {
+  const index_t n = w.rows, k = w.columns;
+  if (m == 0 || n == 0) return;
+  const auto rows_from = [=](index_t i, index_t count) {
+    return detail::QuantizedRows{count, values + i * k, row_scales + i, alpha, beta, y + i * ldy,
+                                 ldy};
+  };
+#if defined(_OPENMP)
+  // Few rows are in the nearest cache whole; of many a block, and a block of w.
+  const index_t high = m <= detail::few_rows ? m : 128;
+  const index_t wide = m <= detail::few_rows
+                           ? std::max<index_t>(16, n / (threads * 8) / detail::quantized_wide *
+                                                       detail::quantized_wide)
+                           : 128;
+  const index_t down = (m + high - 1) / high, across = (n + wide - 1) / wide;
+  if (threads > 1 && down * across > 1 && m * n * k >= index_t{1} << 17) {
+    const auto quantize_part = [=](index_t i) {
+      const index_t count = std::min(high, m - i);
+      detail::quantize_rows(count, k, x + i * ldx, ldx, values + i * k, row_scales + i);
+    };
+    if (down == 1) quantize_part(0);
+#pragma omp parallel num_threads(threads)
+    {
+      if (down > 1) {
+#pragma omp for schedule(dynamic)
+        for (index_t part = 0; part < down; ++part) quantize_part(part * high);
+      }
+#pragma omp for schedule(dynamic)
+      for (index_t block = 0; block < down * across; ++block) {
+        const index_t i = block / across * high, j = block % across * wide;
+        detail::quantized_block(rows_from(i, std::min(high, m - i)), w, j, std::min(n, j + wide));
+      }
+    }
+    return;
+  }
+#endif
+  detail::quantize_rows(m, k, x, ldx, values, row_scales);
+  for (index_t i = 0; i < m; i += 128)
+    detail::quantized_block(rows_from(i, std::min<index_t>(128, m - i)), w, 0, n);
+}
+
+}  // namespace srformer
