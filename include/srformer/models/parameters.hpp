@@ -93,25 +93,31 @@ class Parameters {
         numbers += p.count;
       }
     }
-    Tensor<B, T, 1> rest(*backend_, {numbers});
-    integers_ = Tensor<B, std::int8_t, 1>(*backend_, {bytes});
-    scales_ = Tensor<B, float, 1>(*backend_, {rows});
-    totals_ = Tensor<B, std::int32_t, 1>(*backend_, {rows});
-    numbers = bytes = rows = 0;
-    for (auto& p : list_) {
-      const T* from = p.value;
-      if (p.quantizable) {
-        p.quantized =
-            quantize_matrix(p.name, p.shape.at(0), p.shape.at(1), from, integers_.data() + bytes,
-                            scales_.data() + rows, totals_.data() + rows);
-        bytes += p.count, rows += p.shape[0];
-        p.value = nullptr;
-      } else {
-        p.offset = numbers, p.value = rest.data() + numbers;
-        backend_->copy(p.value, from, p.count);
-        numbers += p.count;
-      }
+    Tensor<B, std::int8_t, 1> integers(*backend_, {bytes});
+    Tensor<B, float, 1> scales(*backend_, {rows});
+    Tensor<B, std::int32_t, 1> totals(*backend_, {rows});
+    std::vector<QuantizedView> stored;
+    bytes = rows = 0;
+    for (const auto& p : list_) {
+      if (!p.quantizable) continue;
+      stored.push_back(quantize_matrix(p.name, p.shape.at(0), p.shape.at(1), p.value,
+                                       integers.data() + bytes, scales.data() + rows,
+                                       totals.data() + rows));
+      bytes += p.count, rows += p.shape[0];
     }
+    Tensor<B, T, 1> rest(*backend_, {numbers});
+    numbers = 0;
+    auto next = stored.begin();
+    for (auto& p : list_) {
+      if (p.quantizable) {
+        p.quantized = *next++, p.value = nullptr;
+        continue;
+      }
+      backend_->copy(rest.data() + numbers, static_cast<const T*>(p.value), p.count);
+      p.offset = numbers, p.value = rest.data() + numbers;
+      numbers += p.count;
+    }
+    integers_ = std::move(integers), scales_ = std::move(scales), totals_ = std::move(totals);
     values_ = std::move(rest);
     if constexpr (requires { backend_->trim(); }) backend_->trim();
   }
