@@ -5,14 +5,14 @@
 #include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
+#include <fstream>
 #include <srformer/attention/cross_attention.hpp>
-#include <srformer/core/random.hpp>
 #include <string>
 
 namespace srformer::bench {
 
 struct AttentionSizes {
-  std::string variant = "segmented_recurrent";
+  std::string variant = "segmented_recurrent", write;
   index_t B = 4, H = 8, D = 64, M = 128, N = 1024, L = 64, repetitions = 5;
 
   void add_to(CLI::App& app) {
@@ -24,31 +24,44 @@ struct AttentionSizes {
     app.add_option("--keys", N, "N");
     app.add_option("--segment_size", L, "L");
     app.add_option("--repetitions", repetitions, "Timed ones, after one that is not");
+    app.add_option("--write", write, "Output and gradients, float32 one after another, to a file");
   }
 };
+
+/// Numbers from -1 to 1 in steps of 1/4 that the peers make alike. Their products, and the sums of those,
+/// are exact in float32, so that every implementation fires at the same places.
+inline std::vector<float> made_numbers(index_t count, std::uint32_t seed) {
+  std::vector<float> x;
+  for (index_t i = 0; i < count; ++i) {
+    std::uint32_t h = (static_cast<std::uint32_t>(i) + seed * 0x9e3779b9u) * 0x85ebca6bu;
+    h = (h ^ (h >> 16)) * 0xc2b2ae35u;
+    x.push_back(static_cast<float>(static_cast<int>((h ^ (h >> 16)) % 9) - 4) / 4);
+  }
+  return x;
+}
 
 /// Prints one line of JSON: seconds of each repetition.
 template <class Backend>
 void time_attention(Backend& be, const AttentionSizes& s) {
-  const auto random = [&](const std::array<index_t, 4>& shape, std::uint64_t seed) {
-    std::vector<float> x(static_cast<std::size_t>(shape[0] * shape[1] * shape[2] * shape[3]));
-    for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(normal({seed, 0}, i));
+  const auto made = [&](const std::array<index_t, 4>& shape, std::uint32_t seed, float scale = 1) {
+    auto x = made_numbers(shape[0] * shape[1] * shape[2] * shape[3], seed);
+    for (float& value : x) value *= scale;
     return from_host<float, 4>(be, shape, x);
   };
   CrossAttentionOptions options;
   options.variant = variant_from_name(s.variant);
   options.segment_size = s.L;
   const std::array queries{s.B, s.H, s.M, s.D}, keys{s.B, s.H, s.N, s.D};
-  const auto q = random(queries, 1), k = random(keys, 2), v = random(keys, 3),
-             d_out = random(queries, 4), weight = random({1, 1, s.D, s.D}, 5);
-  const auto scalars = from_host<float, 1>(be, {2}, {0.1f, 0.1f});  // leak, threshold
-  auto out = random(queries, 6);
-  auto d_q = zeros<float, 4>(be, queries), d_k = zeros<float, 4>(be, keys),
-       d_v = zeros<float, 4>(be, keys), d_weight = zeros<float, 4>(be, weight.view().extents);
+  const auto q = made(queries, 1), k = made(keys, 2), v = made(keys, 3), d_out = made(queries, 4),
+             weight = made({1, 1, s.D, s.D}, 5, 0.25f);
+  const auto scalars = from_host<float, 1>(be, {2}, {0.125f, 0.125f});  // leak, threshold
+  auto out = zeros<float, 4>(be, queries), d_q = zeros<float, 4>(be, queries),
+       d_k = zeros<float, 4>(be, keys), d_v = zeros<float, 4>(be, keys),
+       d_weight = zeros<float, 4>(be, weight.view().extents);
   auto d_scalars = zeros<float, 1>(be, {2});
   const RecurrentParameters<const float> p{weight.data(), scalars.data(), scalars.data() + 1};
   const RecurrentParameters<float> d_p{d_weight.data(), d_scalars.data(), d_scalars.data() + 1};
-  std::printf("{\"seconds\": [");
+  std::vector<double> seconds;
   for (index_t i = 0; i <= s.repetitions; ++i) {
     be.synchronize();
     const auto start = std::chrono::steady_clock::now();
@@ -57,8 +70,21 @@ void time_attention(Backend& be, const AttentionSizes& s) {
                              d_p);
     be.synchronize();
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-    if (i > 0) std::printf("%s%.6f", i > 1 ? ", " : "", taken.count());
+    if (i > 0) seconds.push_back(taken.count());
+    if (i > 0 || s.write.empty()) continue;
+    std::ofstream file(s.write, std::ios::binary);
+    const auto write = [&](const auto& x) {
+      const auto values = to_host(be, x);
+      file.write(reinterpret_cast<const char*>(values.data()),
+                 static_cast<std::streamsize>(values.size() * sizeof(float)));
+    };
+    write(out), write(d_q), write(d_k), write(d_v);
+    if (options.has_recurrent_parameters()) write(d_weight), write(d_scalars);
+    if (!file.flush()) throw io_error(s.write + ": cannot be written");
   }
+  std::printf("{\"seconds\": [");
+  for (std::size_t i = 0; i < seconds.size(); ++i)
+    std::printf("%s%.6f", i > 0 ? ", " : "", seconds[i]);
   std::printf("]}\n");
 }
 

@@ -4,197 +4,333 @@
     cmake --preset release && cmake --build build/release --target bench example_init_model
     python3 bench/compare.py --build build/release
 
-Each row runs this library and a peer in turn, in processes of their own, on the same inputs, threads
-and precision (float32, dropout 0), for several interleaved rounds, and checks that both did the same
-work (losses within 1e-4, where both run the same model). It prints the median of the rounds' ratios, peer's time over ours, with the
-lowest and highest. The peers (torch, transformers) are installed by pip into a virtual environment
-of its own.
+Each row runs this library and a peer in turn, in processes of their own, on the same inputs, threads and
+precision, for several interleaved rounds, and fails when they did not do the same work. Ratios are the peer's
+time over ours, the median of the rounds', with the lowest and highest. The peers (bench/peers: torch,
+transformers, CTranslate2) are installed by pip into a virtual environment of its own. docs/benchmarks.md says
+what each row does.
 """
 import argparse
+import dataclasses
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import venv
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PEERS = ["torch", "transformers", "sentencepiece", "safetensors", "numpy"]
+ROOT = os.path.dirname(HERE)
+PACKAGES = ["torch", "transformers", "ctranslate2", "sentencepiece", "safetensors", "numpy"]
 
-PEER_TRAINING = r"""
-import json, resource, sys, time
-import torch
-from transformers import T5ForConditionalGeneration
-model_path, source, target, batch, steps, threads = sys.argv[1], *map(int, sys.argv[2:7])
-torch.set_num_threads(threads)
-model = T5ForConditionalGeneration.from_pretrained(model_path, dtype=torch.float32)
-model.train()
-for m in model.modules():
-    if isinstance(m, torch.nn.Dropout):
-        m.p = 0.0
-    if isinstance(getattr(m, "dropout", None), float):
-        m.dropout = 0.0
-V, eos = model.config.vocab_size, model.config.eos_token_id
-def ids(width):
-    i = torch.arange(batch * width)
-    x = 3 + i * 7919 % (V - 103)
-    x[(i + 1) % width == 0] = eos
-    return x.view(batch, width)
-data = dict(input_ids=ids(source), attention_mask=torch.ones(batch, source, dtype=torch.long), labels=ids(target))
-opt = torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.0)
-seconds, losses = [], []
-for step in range(steps + 1):
-    start = time.perf_counter()
-    opt.zero_grad()
-    loss = model(**data).loss
-    loss.backward()
-    opt.step()
-    end = time.perf_counter()
-    if step > 0:
-        seconds.append(end - start)
-    losses.append(float(loss))
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-print(json.dumps(dict(seconds=seconds, losses=losses, peak_bytes=peak)))
-"""
 
-PEER_ATTENTION = r"""
-import json, sys, time
-import torch
-B, H, D, M, N, repetitions, threads = map(int, sys.argv[1:8])
-torch.set_num_threads(threads)
-torch.manual_seed(0)
-q, k, v = (torch.randn(B, H, n, D, requires_grad=True) for n in (M, N, N))
-g, seconds = torch.randn(B, H, M, D), []
-for i in range(repetitions + 1):
-    start = time.perf_counter()
-    torch.nn.functional.scaled_dot_product_attention(q, k, v).backward(g)
-    if i > 0:
-        seconds.append(time.perf_counter() - start)
-    q.grad = k.grad = v.grad = None
-print(json.dumps(dict(seconds=seconds)))
-"""
+class Failure(Exception):
+    """A program ended with an error, or the work was not the same."""
+
+
+def need(holds, what):
+    if not holds:
+        raise Failure(what)
 
 
 def environment(folder):
     """The interpreter of a virtual environment that has the peers."""
     python = os.path.join(folder, "bin", "python")
     if not os.path.exists(python):
-        print(f"making {folder} with {', '.join(PEERS)}", file=sys.stderr)
+        print(f"making {folder} with {', '.join(PACKAGES)}", file=sys.stderr)
         venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-q", *PEERS], check=True)
+    if subprocess.run([python, "-c", "import torch, transformers, ctranslate2"], capture_output=True).returncode != 0:
+        subprocess.run([python, "-m", "pip", "install", "-q", *PACKAGES], check=True)
     return python
 
 
-def run(command):
-    env = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
-    done = subprocess.run(command, capture_output=True, text=True, env=env)
-    if done.returncode != 0:
-        sys.exit(f"{command[0]} failed: {done.stderr.strip()[-500:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+def last_words(text):
+    return " ".join(text.strip().splitlines()[-3:])[-500:] or "nothing was said"
+
+
+class Peer:
+    """A process of bench/peers: started once, asked for each round."""
+
+    def __init__(self, python, script, env, **job):
+        self.name, self.errors = script, tempfile.TemporaryFile("w+")
+        self.process = subprocess.Popen([python, os.path.join(HERE, "peers", script), json.dumps(job)], text=True, env=env,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
+
+    def round(self):
+        try:
+            self.process.stdin.write("\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            raise Failure(f"{self.name} failed: {last_words(self.errors.read())}")
+        return json.loads(line)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.errors.close()
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of the table; a measurement fills in what both took, a number for each round."""
+    work: str
+    peer: str
+    goal: float = None
+    unit: str = "s"
+    ours: list = dataclasses.field(default_factory=list)
+    peers: list = dataclasses.field(default_factory=list)
+
+    def add(self, ours, peers):
+        self.ours.append(ours)
+        self.peers.append(peers)
+
+    def result(self):
+        ratios = [p / o for o, p in zip(self.ours, self.peers)]
+        return dict(work=self.work, peer=self.peer, ours_s=statistics.median(self.ours),
+                    peer_s=statistics.median(self.peers), ratio=statistics.median(ratios), low=min(ratios),
+                    high=max(ratios), goal=self.goal, unit=self.unit)
 
 
 class Comparison:
     def __init__(self, args):
         self.args = args
         self.python = environment(args.venv)
+        self.env = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
+        self.env.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(os.path.join(args.work, "inductor")))
+        self.threads = ["--threads", str(args.threads)]
+        os.makedirs(args.work, exist_ok=True)
 
-    def model(self, name, *flags):
+    def ours(self, program, *arguments):
+        command = [os.path.join(self.args.build, "bench", "bench_" + program), *map(str, arguments), *self.threads]
+        done = subprocess.run(command, capture_output=True, text=True, env=self.env)
+        need(done.returncode == 0, f"{os.path.basename(command[0])} failed: {last_words(done.stderr)}")
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+    def peer(self, script, **job):
+        return Peer(self.python, script, self.env, threads=self.args.threads, **job)
+
+    def model(self, name):
         """A checkpoint folder, made once."""
+        flags = {"t5-small": [], "bart-base": [],
+                 "t5-small-recurrent": ["--cross_attention", "segmented_recurrent", "--segment_size", "64"],
+                 "bart-base-recurrent": ["--cross_attention", "segmented_recurrent", "--segment_size", "16", "--clamp", "2"]}
         folder = os.path.join(self.args.work, name)
         if not os.path.exists(os.path.join(folder, "config.json")):
             program = os.path.join(self.args.build, "examples", "init_model")
-            subprocess.run([program, "--output_dir", folder, *flags], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([program, "--output_dir", folder, "--preset", name.removesuffix("-recurrent"), "--seed", "1",
+                            *flags[name]], check=True, stdout=subprocess.DEVNULL)
         return folder
 
-    def training(self, work, peer_model, our_model, source, target, batch, goal, same_loss=True):
-        """Rows of training steps: this library's model beside transformers' with full attention."""
-        threads, steps = str(self.args.threads), str(self.args.steps)
-        sizes = [str(source), str(target), str(batch)]
-        ratios, ours, peers, memory, rate = [], [], [], [], []
+    def sources(self, name, count, width):
+        """A file of token ids, the last of each source the end token."""
+        with open(os.path.join(self.model(name), "config.json")) as f:
+            config = json.load(f)
+        V, eos = config["vocab_size"], config["eos_token_id"]
+        path = os.path.join(self.args.work, f"{name}-{count}x{width}.json")
+        with open(path, "w") as f:
+            json.dump([[3 + i * 7919 % (V - 103) for i in range(s * width, (s + 1) * width - 1)] + [eos]
+                       for s in range(count)], f)
+        return path, eos
+
+    def attention(self, rows, variant, B, N, L, kind):
+        """Output and gradients are compared where both have the same algebra."""
+        repetitions = self.args.steps or (1 if kind == "loop" else 3)
+        same = (variant, kind) not in {("segmented_recurrent", "sdpa")}
+        written = os.path.join(self.args.work, "attention.bin") if same else ""
+        with self.peer("attention.py", kind=kind, B=B, H=8, D=64, M=128, N=N, L=L, repetitions=repetitions,
+                       ours=written) as peer:
+            for _ in range(self.args.rounds):
+                a = self.ours("attention", variant, "--batch", B, "--keys", N, "--segment_size", L, "--repetitions", 9,
+                              *(["--write", written] if same else []))
+                b = peer.round()
+                if same:
+                    need(b["difference"] <= 1e-4, f"outputs or gradients differ by {b['difference']:.1e} of the largest")
+                rows[0].add(statistics.median(a["seconds"]), statistics.median(b["seconds"]))
+
+    def steps(self, model, source, target, batch, steps):
+        return self.ours("training_step", self.model(model), "--source", source, "--target", target, "--batch", batch,
+                         "--steps", steps)
+
+    def training(self, rows, model, source, target, batch, steps, compiled=False):
+        """The rows of a step: time, and where there are more, memory, optimiser, share of the product's rate."""
+        steps = self.args.steps or steps
+        with self.peer("training.py", model=self.model(model), source=source, target=target, batch=batch, steps=steps,
+                       compile=compiled) as peer:
+            for _ in range(self.args.rounds):
+                a, b = self.steps(model, source, target, batch, steps), peer.round()
+                need(len(a["losses"]) == len(b["losses"]) and
+                     all(abs(x - y) <= 1e-4 for x, y in zip(a["losses"], b["losses"])),
+                     f"the losses differ: {a['losses']} and {b['losses']}")
+                median = statistics.median
+                measured = [(median(a["seconds"]), median(b["seconds"])),
+                            (a["peak_bytes"] / 2**30, b["peak_bytes"] / 2**30),
+                            (median(a["optimizer_seconds"]), median(b["optimizer_seconds"])),
+                            (median(a["gradient_seconds"]), a["gradient_seconds_at_product_rate"])]
+                for row, (ours, peers) in zip(rows, measured):
+                    row.add(ours, peers)
+
+    def own_training(self, rows, model, source, target, batch, steps):
+        steps = self.args.steps or steps
         for _ in range(self.args.rounds):
-            a = run([os.path.join(self.args.build, "bench", "bench_training_step"), our_model, "--source", sizes[0],
-                     "--target", sizes[1], "--batch", sizes[2], "--steps", steps, "--threads", threads])
-            b = run([self.python, "-c", PEER_TRAINING, peer_model, *sizes, steps, threads])
-            if same_loss and max(abs(x - y) for x, y in zip(a["losses"], b["losses"])) > 1e-4 * abs(b["losses"][0]):
-                sys.exit(f"{work}: the losses differ: {a['losses']} and {b['losses']}")
-            ours.append(statistics.median(a["seconds"]))
-            peers.append(statistics.median(b["seconds"]))
-            ratios.append(peers[-1] / ours[-1])
-            memory.append(a["peak_bytes"] / b["peak_bytes"])
-            rate.append(a["product_gflops"])
-        return dict(work=work, peer="transformers", ours_s=statistics.median(ours), peer_s=statistics.median(peers),
-                    ratio=statistics.median(ratios), low=min(ratios), high=max(ratios), goal=goal,
-                    memory_ratio=statistics.median(memory), product_gflops=statistics.median(rate))
+            recurrent, full = (self.steps(name, source, target, batch, steps) for name in (model + "-recurrent", model))
+            rows[0].add(statistics.median(recurrent["seconds"]), statistics.median(full["seconds"]))
+            rows[1].add(statistics.median(recurrent["gradient_seconds"]), recurrent["gradient_seconds_at_product_rate"])
+
+    def generated(self, result, count, eos):
+        need(len(result["ids"]) == count and all(len(ids) == 128 and eos not in ids for ids in result["ids"]),
+             "not every output has 128 tokens without an end token")
+        return statistics.median(result["seconds"])
+
+    def generation(self, rows, peer_name, model, recurrent, count, width, beams, dtype="float32"):
+        """Ids are compared where both run one model in float32; a peer "ours" is this library with full attention."""
+        repetitions = self.args.steps or 1
+        folder = self.model(model)
+        path, eos = self.sources(model, count, width)
+
+        def ours(name):
+            return self.ours("generate", self.model(name), path, "--num_beams", beams, "--repetitions", repetitions,
+                             "--dtype", dtype)
+
+        def one(other):
+            a, b = ours(model + "-recurrent" if recurrent else model), other()
+            rows[0].add(self.generated(a, count, eos), self.generated(b, count, eos))
+            if not recurrent and dtype == "float32":
+                same_outputs(a, b)
+
+        if peer_name == "ours":
+            for _ in range(self.args.rounds):
+                one(lambda: ours(model))
+            return
+        with self.peer("generation.py", peer=peer_name, model=folder, sources=path, dtype=dtype, beams=beams,
+                       new_tokens=128, repetitions=repetitions) as peer:
+            for _ in range(self.args.rounds):
+                one(peer.round)
+
+    def loading(self, rows, model, limit):
+        path, _ = self.sources(model, 1, 2)
+        for _ in range(self.args.rounds + 1):  # the first reads the file from the disk
+            a = self.ours("generate", self.model(model), path, "--new_tokens", 1, "--repetitions", 0)
+            rows[0].add(a["load_seconds"], limit)
+        rows[0].ours.pop(0), rows[0].peers.pop(0)
 
 
-    def attention(self, work, variant, batch, keys, segment_size, goal):
-        """Rows of one attention, forward and backward, beside torch's full attention at the same sizes."""
-        threads, repetitions = str(self.args.threads), str(3 * self.args.steps)
-        ours, peers = [], []
-        for _ in range(self.args.rounds):
-            a = run([os.path.join(self.args.build, "bench", "bench_attention"), variant, "--batch", str(batch), "--keys",
-                     str(keys), "--segment_size", str(segment_size), "--repetitions", repetitions, "--threads", threads])
-            b = run([self.python, "-c", PEER_ATTENTION, str(batch), "8", "64", "128", str(keys), repetitions, threads])
-            ours.append(statistics.median(a["seconds"]))
-            peers.append(statistics.median(b["seconds"]))
-        ratios = [p / o for o, p in zip(ours, peers)]
-        return dict(work=work, peer="torch SDPA, full", ours_s=statistics.median(ours), peer_s=statistics.median(peers),
-                    ratio=statistics.median(ratios), low=min(ratios), high=max(ratios), goal=goal)
+def same_outputs(a, b):
+    """Of one model in float32: the same ids, or where they differ scores equal to 1e-5, and printed."""
+    for s, (x, y, p, q) in enumerate(zip(a["ids"], b["ids"], a["scores"], b["scores"])):
+        if x != y:
+            at = next(i for i, (left, right) in enumerate(zip(x, y)) if left != right)
+            print(f"source {s}: ids differ from token {at} on, scores {p:.7f} and {q:.7f}", file=sys.stderr)
+        need(abs(p - q) <= (1e-4 if x == y else 1e-5), f"source {s}: the scores are {p:.7f} and {q:.7f}")
 
 
-def rows():
-    small = ("--preset", "t5-small", "--seed", "1")
-    recurrent = ("--cross_attention", "segmented_recurrent", "--segment_size", "64")
+def measurements():
+    """Every measurement: its rows, and what fills them in."""
+    sr, found = "segmented_recurrent", []
 
-    def full(c):
-        return c.model("t5-small", *small)
+    def add(rows, name, *arguments, **options):
+        found.append((rows, lambda c: getattr(c, name)(rows, *arguments, **options)))
 
-    sr = "segmented_recurrent"
-    return {
-        "attention, segmented recurrent, B 4, N 1024, M 128, L 64": lambda c, n: c.attention(n, sr, 4, 1024, 64, 2.3),
-        "attention, segmented recurrent, B 4, N 1024, M 128, L 8": lambda c, n: c.attention(n, sr, 4, 1024, 8, 1.5),
-        "attention, segmented recurrent, B 1, N 16384, M 128, L 64": lambda c, n: c.attention(n, sr, 1, 16384, 64, 3.5),
-        "attention, full, B 4, N 1024, M 128": lambda c, n: c.attention(n, "full", 4, 1024, 64, 1.2),
-        "T5-small training step, source 1024, target 128, batch 1, full attention": lambda c, n: c.training(
-            n, full(c), full(c), 1024, 128, 1, 1.0),
-        "the same, segmented recurrent (ours) beside full": lambda c, n: c.training(
-            n, full(c), c.model("t5-small-recurrent", *small, *recurrent), 1024, 128, 1, 1.0, same_loss=False),
-        "T5-small training step, source 512, target 128, batch 4, full attention": lambda c, n: c.training(
-            n, full(c), full(c), 512, 128, 4, 1.0),
-    }
+    where = "attention, segmented recurrent, B {}, N {}, M 128, L {}"
+    sdpa = "torch SDPA, full"
+    add([Row(where.format(4, 1024, 64), sdpa, 2.3)], "attention", sr, 4, 1024, 64, "sdpa")
+    add([Row(where.format(4, 1024, 64), "authors' loop", 80)], "attention", sr, 4, 1024, 64, "loop")
+    add([Row(where.format(4, 1024, 64), "torch, vectorised", 5)], "attention", sr, 4, 1024, 64, "vectorised")
+    add([Row(where.format(4, 1024, 8), sdpa, 1.5)], "attention", sr, 4, 1024, 8, "sdpa")
+    add([Row(where.format(1, 16384, 64), sdpa, 3.5)], "attention", sr, 1, 16384, 64, "sdpa")
+    add([Row("attention, full, B 4, N 1024, M 128", sdpa, 1.2)], "attention", "full", 4, 1024, 64, "sdpa")
+
+    def step(model, source, batch, goal, steps, extra):
+        name = f"{model} training step, source {source}, target 128, batch {batch}"
+        rows = [Row(name + ", full attention", "transformers", goal)]
+        if extra:
+            rows += [Row(name + ", peak memory", "transformers", 1 / 0.6, "GiB"), Row(name + ", AdamW alone", "transformers"),
+                     Row(name + ", forward and backward", "its products at the rate of 1024x2048x512")]
+        add(rows, "training", model.lower(), source, 128, batch, steps)
+        return name
+
+    name = step("T5-small", 1024, 1, 2.5, 3, True)
+    add([Row(name + ", full attention", "transformers, torch.compile", 1.4)], "training", "t5-small", 1024, 128, 1, 3,
+        compiled=True)
+    step("T5-small", 512, 4, 1.8, 2, True)
+    step("BART-base", 1024, 1, 1.8, 2, True)
+    for model in ("T5-small", "BART-base"):
+        name = f"{model} training step, source 1024, target 128, batch 1, segmented recurrent"
+        add([Row(name, "ours, full", 1), Row(name + ", forward and backward", "its products at the rate of 1024x2048x512")],
+            "own_training", model.lower(), 1024, 128, 1, 2)
+
+    def generation(model, peer, goal, recurrent, count, width, beams, dtype="float32"):
+        kind = ("segmented recurrent" if recurrent else "full") + (", int8" if dtype == "int8" else "")
+        sources = f"source {width}" if count == 1 else f"{count} sources of {width}"
+        work = f"{model} generation, {sources}, 128 tokens, {f'beam {beams}' if beams > 1 else 'greedy'}, {kind}"
+        title = {"ctranslate2": f"CTranslate2 {dtype}, full", "transformers": "transformers, full", "ours": "ours, full"}[peer]
+        add([Row(work, title, goal)], "generation", peer, model.lower(), recurrent, count, width, beams, dtype)
+
+    for model in ("T5-small", "BART-base"):
+        for beams in (1, 4):
+            generation(model, "ctranslate2", 1.1, False, 1, 1024, beams)
+            generation(model, "transformers", 2.5, False, 1, 1024, beams)
+            generation(model, "ctranslate2", 1.2 if beams == 1 else 1.35, True, 1, 1024, beams)
+            generation(model, "ours", 1, True, 1, 1024, beams)
+            generation(model, "ctranslate2", 1.1, False, 1, 1024, beams, "int8")
+        generation(model, "ctranslate2", 2, True, 8, 1024, 4)
+    generation("T5-small", "ctranslate2", None, False, 32, 256, 1)
+    generation("T5-small", "ctranslate2", None, True, 32, 256, 1)
+    for model, limit in (("T5-small", 0.2), ("BART-base", 0.4)):
+        add([Row(f"{model} loading to the first encoder step", f"limit of {limit} s", 1)], "loading", model.lower(), limit)
+    return found
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    root = os.path.dirname(HERE)
-    p.add_argument("--build", default=os.path.join(root, "build", "release"), help="where this library's programs are")
-    p.add_argument("--work", default=os.path.join(root, "build", "compare"), help="where checkpoints are made")
-    p.add_argument("--venv", default=os.path.join(root, "build", "compare-venv"), help="the peers' environment")
+    p.add_argument("--build", default=os.path.join(ROOT, "build", "release"), help="where this library's programs are")
+    p.add_argument("--work", default=os.path.join(ROOT, "build", "compare"), help="where checkpoints are made")
+    p.add_argument("--venv", default=os.path.join(ROOT, "build", "compare-venv"), help="the peers' environment")
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--steps", type=int, default=3, help="timed steps a round")
-    p.add_argument("--threads", type=int, default=os.cpu_count())
-    p.add_argument("--only", default="", help="rows that contain this word")
+    p.add_argument("--steps", type=int, help="timed steps or repetitions a round; else as each row has them")
+    p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--only", default="", help="rows whose work or peer contain this word")
+    p.add_argument("--list", action="store_true", help="name the rows and end")
     p.add_argument("--json", help="also write the rows to this file")
     args = p.parse_args()
-    comparison, done = Comparison(args), []
-    cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), platform.machine())
+    chosen = [(rows, [r for r in rows if args.only in f"{r.work} | {r.peer}"], measure) for rows, measure in measurements()]
+    chosen = [m for m in chosen if m[1]]
+    if not chosen:
+        sys.exit(f"no row contains \"{args.only}\"")
+    if args.list:
+        print("\n".join(f"{r.work} | {r.peer} | {r.goal or '-'}" for _, wanted, _ in chosen for r in wanted))
+        return
+    comparison, done, failed = Comparison(args), [], 0
+    with open("/proc/cpuinfo") as f:
+        cpu = next((line.split(":")[1].strip() for line in f if line.startswith("model name")), platform.machine())
     print(f"{cpu}, {args.threads} threads, {args.rounds} rounds; ratio is the peer's time over ours\n")
-    print("| work | peer | ours s | peer s | ratio | lowest | highest | memory, ours over peer's |")
-    print("|---|---|---|---|---|---|---|---|")
-    for name, measure in rows().items():
-        if args.only not in name:
+    print("| work | peer | ours | peer's | unit | ratio | lowest | highest | at least |\n|---|---|---|---|---|---|---|---|---|")
+    for _, wanted, measure in chosen:
+        try:
+            measure(comparison)
+        except Failure as failure:
+            failed += 1
+            print(f"| {wanted[0].work} | {wanted[0].peer} | FAILED: {failure} |", flush=True)
             continue
-        r = measure(comparison, name)
-        done.append(r)
-        memory = f"{r['memory_ratio']:.2f}" if "memory_ratio" in r else "-"
-        print(f"| {r['work']} | {r['peer']} | {r['ours_s']:.3f} | {r['peer_s']:.3f} | {r['ratio']:.2f} | {r['low']:.2f} "
-              f"| {r['high']:.2f} | {memory} |", flush=True)
+        for row in wanted:
+            r = row.result()
+            done.append(r)
+            goal = f"{r['goal']:.2f}" if r["goal"] else "-"
+            print(f"| {r['work']} | {r['peer']} | {r['ours_s']:.4f} | {r['peer_s']:.4f} | {r['unit']} | {r['ratio']:.2f} "
+                  f"| {r['low']:.2f} | {r['high']:.2f} | {goal} |", flush=True)
     if args.json:
         with open(args.json, "w") as f:
             json.dump(done, f, indent=1)
-    if not done:
-        sys.exit(f"no row contains \"{args.only}\"")
+    if failed:
+        sys.exit(f"{failed} measurements failed")
 
 
 if __name__ == "__main__":
