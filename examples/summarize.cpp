@@ -2,7 +2,7 @@
 // Summaries of texts, one a line or in JSON lines, by greedy or beam search or sampling.
 //
 //   summarize --model_name_or_path model --input_file test.jsonl --output_file summaries.txt
-//   echo "A long text." | summarize --model_name_or_path model
+//   echo "A long text." | summarize --model_name_or_path model --stream
 #include <unistd.h>
 #include <algorithm>
 #include <chrono>
@@ -30,7 +30,7 @@ struct Options {
   std::string text_column = "text", source_prefix;
   std::optional<index_t> max_source_length, max_target_length;
   index_t batch_size = 16;
-  bool truncation = false;
+  bool truncation = false, stream = false;
   srformer::program::GenerationFlags generation;
   srformer::program::DeviceFlags device;
 };
@@ -130,6 +130,21 @@ srformer::GenerationConfig generation_of(const Options& options,
   return flags.over(checkpoint, 129);
 }
 
+/// Throws usage_error where no text could be written as it is generated.
+void check_stream(const Options& options, const srformer::GenerationConfig& generation) {
+  if (!options.stream) return;
+  if (generation.num_beams > 1)
+    throw usage_error(
+        "--stream does not go with beams, which change their text until they end; give "
+        "--num_beams 1");
+  if (generation.num_return_sequences > 1)
+    throw usage_error("--stream writes one output; give --num_return_sequences 1");
+  if (options.output_format != "text" || options.output != "-")
+    throw usage_error(
+        "--stream writes text to standard output; leave out --output_format jsonl and "
+        "--output_file");
+}
+
 /// One output, and how probable it is: see srformer::Generation.
 struct Output {
   Ids ids;
@@ -190,6 +205,32 @@ std::vector<Output> generate(srformer::program::AnyModel& model, const std::vect
   return outputs;
 }
 
+void write_text(const std::string& path, const std::string& text) {
+  if (path != "-") {
+    srformer::ReplacementFile file(path);
+    file.write(text);
+    file.commit();
+  } else if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() ||
+             std::fflush(stdout) != 0) {
+    throw io_error("standard output cannot be written; see where it leads");
+  }
+}
+
+/// Writes the text of the only source's only output as it is generated, and ends the line.
+void stream(srformer::program::AnyModel& model, const Source& source,
+            const srformer::Tokenizer& tokenizer, const srformer::GenerationConfig& generation) {
+  srformer::TextStream text(tokenizer);
+  const auto write = [](std::string part) {
+    std::ranges::replace(part, '\n', ' ');
+    write_text("-", part);
+  };
+  const index_t length = std::ssize(source.ids);
+  model.generate(source.ids, {&length, 1}, generation, 0,
+                 [&](index_t, std::int32_t token) { write(text.add(token)); });
+  write(text.finish());
+  write_text("-", "\n");
+}
+
 /// One line per output.
 std::string as_lines(const std::vector<Output>& outputs, const Options& options,
                      const srformer::Tokenizer* tokenizer) {
@@ -207,17 +248,6 @@ std::string as_lines(const std::vector<Output>& outputs, const Options& options,
     lines += '\n';
   }
   return lines;
-}
-
-void write_lines(const std::string& path, const std::string& lines) {
-  if (path != "-") {
-    srformer::ReplacementFile file(path);
-    file.write(lines);
-    file.commit();
-  } else if (std::fwrite(lines.data(), 1, lines.size(), stdout) != lines.size() ||
-             std::fflush(stdout) != 0) {
-    throw io_error("standard output cannot be written; see where it leads");
-  }
 }
 
 }  // namespace
@@ -253,6 +283,8 @@ int main(int argc, char** argv) {
                    "Sources decoded together")
         ->capture_default_str()
         ->check(at_least_one);
+    app.add_flag("--stream", options.stream,
+                 "Write the summary of one text to standard output as it is generated");
     options.generation.add_to(app);
     options.device.add_to(app);
     srformer::program::parse(app, argc, argv);
@@ -261,6 +293,7 @@ int main(int argc, char** argv) {
 
     const srformer::HfCheckpoint checkpoint(options.model);
     const srformer::GenerationConfig generation = generation_of(options, checkpoint);
+    check_stream(options, generation);
     std::optional<srformer::Tokenizer> tokenizer;
     const bool ids_alone = options.input_format == "ids" && options.output_format == "jsonl";
     if (const auto& folder = checkpoint.folder();
@@ -269,13 +302,17 @@ int main(int argc, char** argv) {
         std::filesystem::exists(folder / "vocab.json"))
       tokenizer.emplace(folder);
     std::vector<Source> sources = read_sources(options);
+    if (options.stream && sources.size() > 1)
+      throw usage_error("--stream writes the summary of one text, but the input holds " +
+                        std::to_string(sources.size()));
 
     const auto device = srformer::program::open_device(options.device);
     const auto model = device->model(srformer::model_config(checkpoint));
     model->load(checkpoint, false);
     const srformer::Tokenizer* words = tokenizer ? &*tokenizer : nullptr;
     encode_sources(sources, options, words, model->config());
+    if (options.stream) return stream(*model, sources.front(), *tokenizer, generation);
     const auto outputs = generate(*model, sources, options.batch_size, generation);
-    write_lines(options.output, as_lines(outputs, options, words));
+    write_text(options.output, as_lines(outputs, options, words));
   });
 }

@@ -52,6 +52,7 @@ stage() {
 
 programs=("-DSRFORMER_DEVICES=cpu;cuda" -DSRFORMER_CUDA_DTYPES=float32)
 if [ -n "$all" ]; then
+  export SRFORMER_GENERATIONS=10000  # tests/decode/many_generations_test.cpp
   programs=("-DSRFORMER_DEVICES=cpu;thrust-cpp;thrust-omp;thrust-tbb;cuda"
     "-DSRFORMER_CUDA_DTYPES=float32;float64;bfloat16;float16")
   side=(-DSRFORMER_CUDA=OFF -DSRFORMER_SIDE_CHECKS=OFF "-DSRFORMER_DEVICES=cpu;thrust-cpp")

@@ -59,8 +59,9 @@ class AnyModel {
                            double label_smoothing, bool (*keep_going)()) = 0;
   /// As srformer::generate.
   virtual Generation generate(std::span<const std::int32_t> ids, std::span<const index_t> lengths,
-                              const GenerationConfig& options, std::uint64_t first_source = 0) = 0;
-  /// Throws usage_error for a scalar that is too narrow to be trained in.
+                              const GenerationConfig& options, std::uint64_t first_source = 0,
+                              const OnToken& on_token = {}) = 0;
+  /// Throws usage_error for weights that are too narrow to be trained.
   virtual std::unique_ptr<AnyTraining> train(std::span<const Example> examples,
                                              const TrainingOptions& options) = 0;
 };
@@ -69,6 +70,9 @@ class AnyModel {
 class Device {
  public:
   virtual ~Device() = default;
+  /// Models keep their weights in eight bits once they are loaded, for generation alone. Throws
+  /// usage_error where they cannot.
+  virtual void store_in_eight_bits() = 0;
   /// With parameters that are zero.
   virtual std::unique_ptr<AnyModel> model(const ModelConfig& config) = 0;
   /// Runs an attention file or a model folder of the reference values: see replay.cpp.

@@ -45,7 +45,8 @@ class ModelOf final : public AnyModel {
   using T = typename Model::scalar;
 
   template <class Config>
-  ModelOf(B& be, const Config& config) : model_(be, config), config_(common(config)) {}
+  ModelOf(B& be, const Config& config, bool eight_bits)
+      : model_(be, config), config_(common(config)), eight_bits_(eight_bits) {}
 
   const CommonConfig& config() const override { return config_; }
   index_t size() const override { return model_.parameters().size(); }
@@ -62,6 +63,9 @@ class ModelOf final : public AnyModel {
   }
   void load(const HfCheckpoint& checkpoint, bool new_variant) override {
     load_parameters(model_, checkpoint, new_variant);
+    if constexpr (can_quantize<B, T>) {
+      if (eight_bits_) model_.parameters().quantize_weights();
+    }
   }
   void save(const std::filesystem::path& folder, const nlohmann::json& generation) override {
     save_model(model_, folder, *dtype_of<T>, generation);
@@ -72,11 +76,15 @@ class ModelOf final : public AnyModel {
                                model_.config().pad_token_id, keep_going);
   }
   Generation generate(std::span<const std::int32_t> ids, std::span<const index_t> lengths,
-                      const GenerationConfig& options, std::uint64_t first_source) override {
-    return srformer::generate(model_, ids, lengths, options, first_source);
+                      const GenerationConfig& options, std::uint64_t first_source,
+                      const OnToken& on_token) override {
+    return srformer::generate(model_, ids, lengths, options, first_source, on_token);
   }
   std::unique_ptr<AnyTraining> train(std::span<const Example> examples,
                                      const TrainingOptions& options) override {
+    if (eight_bits_)
+      throw usage_error(
+          "weights stored in eight bits cannot be trained; train with --dtype float32");
     if constexpr (std::is_floating_point_v<T>) {
       return std::make_unique<TrainingOf<Model>>(model_, examples, options);
     } else {
@@ -89,6 +97,7 @@ class ModelOf final : public AnyModel {
  private:
   Model model_;
   CommonConfig config_;
+  bool eight_bits_;
 };
 
 template <class B, class T>
@@ -97,17 +106,25 @@ class DeviceOf final : public Device {
   template <class... Options>
   explicit DeviceOf(Options&&... options) : be_(std::forward<Options>(options)...) {}
 
+  void store_in_eight_bits() override {
+    if (!can_quantize<B, T>)
+      throw usage_error("weights are stored in eight bits on the CPU and from float32 alone");
+    eight_bits_ = true;
+  }
   std::unique_ptr<AnyModel> model(const ModelConfig& config) override {
     return std::visit(
         [&](const auto& c) -> std::unique_ptr<AnyModel> {
           using Config = std::remove_cvref_t<decltype(c)>;
-          return std::make_unique<ModelOf<model_of_t<B, T, Config>>>(be_, c);
+          return std::make_unique<ModelOf<model_of_t<B, T, Config>>>(be_, c, eight_bits_);
         },
         config);
   }
   void replay(const std::filesystem::path& path, const std::filesystem::path& out) override {
     if (std::filesystem::is_directory(path)) {
-      replay_model<T>(be_, path, out);
+      replay_model<T>(be_, path, out, eight_bits_);
+    } else if (eight_bits_) {
+      throw usage_error(
+          "an attention file has no weights to store in eight bits; give a model folder");
     } else {
       replay_attention<T>(be_, path, out);
     }
@@ -115,6 +132,7 @@ class DeviceOf final : public Device {
 
  private:
   B be_;
+  bool eight_bits_ = false;
 };
 
 }  // namespace srformer::program

@@ -316,3 +316,32 @@ TEST_CASE("scores of greedy search are mean log-probabilities") {
   }
   CHECK(got.scores[0] == Approx(sum / static_cast<double>(tokens.size() - 1)));
 }
+
+TEST_CASE("each token is told before the next step, with its sequence") {
+  EigenBackend be(1);
+  std::vector<Ids> told;
+  const OnToken on_token = [&](index_t sequence, std::int32_t token) {
+    if (sequence >= std::ssize(told)) told.resize(static_cast<std::size_t>(sequence) + 1);
+    told[static_cast<std::size_t>(sequence)].push_back(token);
+  };
+  const Ids numbers{4, 1, 9};
+  index_t asked = 0;
+  FormulaModel<> model{be, {9}, [&](std::int32_t source, const TokenIds& sequence) {
+                         ++asked;
+                         CHECK(std::ranges::find(told, sequence) != told.end());
+                         return mixed_logits(9)(source, sequence);
+                       }};
+  GenerationConfig config = up_to(7);
+  for (const index_t each : {1, 3}) {
+    CAPTURE(each);
+    config.num_return_sequences = each, config.do_sample = each > 1, config.seed = 5;
+    told.clear(), asked = 0;
+    const auto out = generate(model, numbers, std::vector<index_t>(3, 1), config, 0, on_token);
+    CHECK(told == out.sequences);
+    CHECK(std::ssize(told) == 3 * each);
+    CHECK(asked > 4);
+  }
+  config = up_to(7), config.num_beams = 2;
+  CHECK_THROWS_WITH(generate(model, numbers, std::vector<index_t>(3, 1), config, 0, on_token),
+                    ContainsSubstring("on_token needs num_beams 1"));
+}

@@ -165,6 +165,29 @@ refused 1 "no list of token ids" summarize --model_name_or_path "$model" --input
 : >input.txt
 refused 1 "holds no text" summarize --model_name_or_path "$model"
 
+# ---- summarize --stream: what it writes without, for one text ----
+head -n 1 lines.txt >input.txt
+for folder_of_model in "$model" bart; do
+  for how in "--num_beams 1" "--do_sample --seed 4 --top_k 0" "--num_beams 1 --repetition_penalty 3"; do
+    # shellcheck disable=SC2086
+    run 0 summarize --model_name_or_path "$folder_of_model" --min_length 30 --max_length 40 --truncation $how
+    cp out.txt expected.txt
+    check "there is a text" test "$(wc -c <expected.txt)" -gt 10
+    # shellcheck disable=SC2086
+    run 0 summarize --model_name_or_path "$folder_of_model" --min_length 30 --max_length 40 --truncation $how --stream
+    check "a stream of $folder_of_model is the text ($how)" cmp out.txt expected.txt
+  done
+done
+refused 2 "does not go with beams" summarize --model_name_or_path "$model" --num_beams 2 --stream
+refused 2 "--num_return_sequences 1" summarize --model_name_or_path "$model" --do_sample --num_return_sequences 2 --stream
+refused 2 "leave out --output_format" summarize --model_name_or_path "$model" --output_format jsonl --stream
+refused 2 "leave out --output_format" summarize --model_name_or_path "$model" --output_file untouched.txt --stream
+cp lines.txt input.txt
+refused 2 "the input holds 3" summarize --model_name_or_path "$model" --stream
+check "a stream writes no file" test ! -e untouched.txt
+run 0 summarize --model_name_or_path bart --truncation --max_length 4 --num_beams 1
+check "sources longer than BART's positions are cut when asked to" grep -q '^3 of 3 sources were cut to 40 tokens$' err.txt
+
 # ---- first_words and evaluate ----
 printf '{"text": "one two three", "summary": "one two"}\n' >pairs.jsonl
 run 0 first_words --train_file pairs.jsonl --test_file pairs.jsonl --output_file words.txt

@@ -13,6 +13,7 @@
 #include <type_traits>
 #include <vector>
 
+#include <srformer/core/random.hpp>
 #include <srformer/text/tokenizer.hpp>
 
 #include "io/temporary_folder.hpp"
@@ -22,6 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 using srformer::ByteBpeTokenizer;
+using srformer::index_t;
 using srformer::SentencePieceTokenizer;
 using srformer::Tokenizer;
 using Ids = std::vector<std::int32_t>;
@@ -109,6 +111,89 @@ TEST_CASE("both tokenizers do what is asked through the one interface") {
   };
   check(Tokenizer(bart), ByteBpeTokenizer(bart), {0});
   check(SentencePieceTokenizer(data / "t5/plain"), SentencePieceTokenizer(data / "t5/plain"), {});
+}
+
+namespace {
+
+/// Holds the text that ids give one by one to that of them all. Returns how many ids gave none of it.
+std::size_t check_stream(const Tokenizer& tokenizer, const Ids& ids) {
+  const std::string whole = tokenizer.decode(ids);
+  srformer::TextStream stream(tokenizer);
+  std::string text;
+  std::size_t silent = 0;
+  for (const std::int32_t id : ids) {
+    const std::string part = stream.add(id);
+    silent += part.empty();
+    text += part;
+    REQUIRE(whole.starts_with(text));
+    REQUIRE(srformer::detail::valid_utf8_prefix(text) == text.size());
+  }
+  text += stream.finish();
+  REQUIRE(text == whole);
+  CHECK(stream.finish().empty());
+  return silent;
+}
+
+/// Ids in any order, special ones and those past the end among them.
+Ids any_ids(const Tokenizer& tokenizer, std::uint64_t seed, index_t count) {
+  Ids ids;
+  for (index_t i = 0; i < count; ++i)
+    ids.push_back(std::int32_t(
+        srformer::random_below({seed, 3}, std::uint64_t(i), std::uint64_t(tokenizer.size()) + 2)));
+  return ids;
+}
+
+}  // namespace
+
+TEST_CASE("the parts of a text that ids give one by one are the text of all of them") {
+  for (const auto& [folder, texts] : {std::pair(data / "bpe/json", data / "bpe/ids.jsonl"),
+                                      std::pair(data / "t5/plain", data / "t5/ids.jsonl"),
+                                      std::pair(data / "t5/json", data / "t5/ids.jsonl")}) {
+    CAPTURE(folder.string());
+    const Tokenizer tokenizer(folder);
+    std::ifstream file(texts);
+    std::size_t compared = 0, ids_given = 0, silent = 0;
+    for (std::string line; std::getline(file, line); ++compared) {
+      const Ids ids = tokenizer.encode(nlohmann::json::parse(line).at("t").get<std::string>());
+      ids_given += ids.size();
+      silent += check_stream(tokenizer, ids);
+    }
+    for (std::uint64_t seed = 0; seed < 300; ++seed)
+      check_stream(tokenizer, any_ids(tokenizer, seed, 40));
+    CHECK(compared > 500);
+    CHECK(silent >= compared);  // the end token says nothing, nor does half of a character
+    CHECK(silent < ids_given / 2);
+  }
+}
+
+TEST_CASE("a character of several ids comes whole") {
+  const Tokenizer tokenizer(bart);
+  const Ids ids = tokenizer.encode("\U0001d518", {.add_special_tokens = false});
+  REQUIRE(ids.size() > 1);
+  srformer::TextStream stream(tokenizer);
+  for (std::size_t i = 0; i + 1 < ids.size(); ++i) CHECK(stream.add(ids[i]).empty());
+  CHECK(stream.add(ids.back()) == "\U0001d518");
+  CHECK(stream.add(ids.front()).empty());  // and what stays half is the replacement character
+  CHECK(stream.finish() == "\ufffd");
+}
+
+TEST_CASE("text whose spaces are cleaned up comes as late as rules can reach back") {
+  TemporaryFolder folder;
+  fs::copy(data / "t5/plain/spiece.model", folder.path);
+  std::ofstream(folder.path / "tokenizer_config.json")
+      << R"({"extra_ids": 3, "clean_up_tokenization_spaces": true})";
+  const Tokenizer tokenizer(folder.path), plain(data / "t5/plain");
+  const Ids pieces = tokenizer.encode("' n ' t . ? , ! ' s ' m ' v e ' r e a n't '",
+                                      {.add_special_tokens = false});
+  std::size_t cleaned = 0;
+  for (std::uint64_t seed = 0; seed < 2000; ++seed) {
+    Ids ids;
+    for (std::uint64_t i = 0; i < 30; ++i)
+      ids.push_back(pieces[srformer::random_below({seed, 4}, i, pieces.size())]);
+    check_stream(tokenizer, ids);
+    cleaned += tokenizer.decode(ids) != plain.decode(ids);
+  }
+  CHECK(cleaned > 100);
 }
 
 TEST_CASE("ids and texts equal those of transformers with vocabularies trained here and there",

@@ -13,6 +13,7 @@
 // (models/seq2seq.hpp); no state is kept anywhere else.
 #pragma once
 
+#include <functional>
 #include <numeric>
 
 #include <srformer/core/random.hpp>
@@ -47,6 +48,10 @@ struct Generation {
     return all;
   }
 };
+
+/// Told every token of a sequence as it is chosen, its start token first, with the sequence's place in
+/// Generation::sequences.
+using OnToken = std::function<void(index_t sequence, std::int32_t token)>;
 
 namespace detail {
 
@@ -125,13 +130,17 @@ class Search {
                                     std::max(config.num_beams, config.num_return_sequences))) {}
 
   /// Greedy search, and sampling of num_return_sequences for each source.
-  Generation one_by_one(std::uint64_t first_source) {
+  Generation one_by_one(std::uint64_t first_source, const OnToken& on_token) {
     struct Row {
       index_t source, number;  // of the source, and of its sequences
       Hypothesis so_far;
     };
     const index_t each = config_.num_return_sequences;
     const RandomStream random{config_.seed, 0x73616D70};
+    const auto tell = [&](index_t sequence, std::int32_t token) {
+      if (on_token) on_token(sequence, token);
+    };
+    for (index_t i = 0; i < sources_ * each; ++i) tell(i, start_);
     std::vector<Row> rows, ended;
     for (index_t b = 0; b < sources_; ++b) rows.push_back({b, 0, {{start_}, {}, 0}});
     const index_t count =
@@ -163,6 +172,7 @@ class Search {
           } else {
             choose(candidates, 0, candidates.scores[0] - best.log_totals[r], row.so_far);
           }
+          tell(row.source * each + row.number, row.so_far.tokens.back());
           if (is_end(row.so_far.tokens.back()) || length + 1 == config_.longest()) {
             ended.push_back(std::move(row));
           } else {
@@ -428,14 +438,19 @@ class Search {
 ///   ids [B,N] padded, lengths [B]
 ///   first_source  the number of the first source, where a batch is part of a larger run: sampling
 ///                 draws from (seed, source, sequence, step) alone
+///   on_token      for text that appears as it is generated, without beams: what stands in theirs
+///                 changes until they end
 /// Cost a step: that of the model for the rows still running, and O(RV) for their scores.
 template <DecodesStepByStep Model>
 Generation generate(Model& model, std::span<const std::int32_t> ids,
                     std::span<const index_t> lengths, const GenerationConfig& config = {},
-                    std::uint64_t first_source = 0) {
+                    std::uint64_t first_source = 0, const OnToken& on_token = {}) {
   check_generation(config, model.config().vocab_size);
+  require(!on_token || config.num_beams == 1, "generate",
+          "on_token needs num_beams 1: the tokens of beams change until they end");
   detail::Search<Model> search(model, ids, lengths, config);
-  return config.num_beams > 1 ? search.beams(first_source) : search.one_by_one(first_source);
+  return config.num_beams > 1 ? search.beams(first_source)
+                              : search.one_by_one(first_source, on_token);
 }
 
 }  // namespace srformer

@@ -407,6 +407,16 @@ class ByteBpeTokenizer {
     return detail::replace_invalid_utf8(bytes);
   }
 
+  /// Bytes at the end of a decoded text that ids to come may change: U+FFFD, which may stand for the first
+  /// bytes of a character.
+  static std::size_t unsettled(std::string_view text) {
+    static constexpr std::string_view replacement = "\ufffd";
+    std::size_t bytes = 0;
+    for (; text.ends_with(replacement); text.remove_suffix(replacement.size()))
+      bytes += replacement.size();
+    return bytes;
+  }
+
   /// Number of ids: vocabulary and added tokens. An embedding may have more rows.
   index_t size() const { return std::ssize(tokens_); }
   /// Ids of the named tokens; -1 where the folder names none.

@@ -258,6 +258,17 @@ class SentencePieceTokenizer {
     return text;
   }
 
+  /// Bytes at the end of a decoded text that ids to come may change: none, or with
+  /// clean_up_tokenization_spaces what its rules, one after another, can reach back to.
+  std::size_t unsettled(std::string_view text) const {
+    if (!clean_up_) return 0;
+    std::size_t bytes = 0;
+    for (const auto& rule : clean_up_rules) bytes += rule.first.size() - 1;
+    if (bytes >= text.size()) return text.size();
+    while (bytes < text.size() && (std::uint8_t(text[text.size() - bytes]) & 0xc0) == 0x80) ++bytes;
+    return bytes;
+  }
+
   /// Number of ids: pieces, sentinels and added tokens. An embedding may have more rows.
   index_t size() const { return std::ssize(special_); }
   std::int32_t pad_id() const { return pad_id_; }
@@ -441,19 +452,19 @@ class SentencePieceTokenizer {
   }
 
   /// transformers' clean_up_tokenization.
+  static constexpr std::array<std::pair<std::string_view, std::string_view>, 10> clean_up_rules{
+      {{" .", "."},
+       {" ?", "?"},
+       {" !", "!"},
+       {" ,", ","},
+       {" ' ", "'"},
+       {" n't", "n't"},
+       {" 'm", "'m"},
+       {" 's", "'s"},
+       {" 've", "'ve"},
+       {" 're", "'re"}}};
   static void clean_up(std::string& text) {
-    static constexpr std::array<std::pair<std::string_view, std::string_view>, 10> rules{
-        {{" .", "."},
-         {" ?", "?"},
-         {" !", "!"},
-         {" ,", ","},
-         {" ' ", "'"},
-         {" n't", "n't"},
-         {" 'm", "'m"},
-         {" 's", "'s"},
-         {" 've", "'ve"},
-         {" 're", "'re"}}};
-    for (const auto& [from, to] : rules)
+    for (const auto& [from, to] : clean_up_rules)
       for (std::size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
         text.replace(at, from.size(), to);
   }

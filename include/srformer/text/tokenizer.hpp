@@ -69,6 +69,11 @@ class Tokenizer {
     return visit([&](const auto& t) { return t.decode(ids, skip_special_tokens); });
   }
 
+  /// Bytes at the end of a decoded text that ids to come may change.
+  std::size_t unsettled(std::string_view text) const {
+    return visit([&](const auto& t) { return t.unsettled(text); });
+  }
+
   /// Number of ids. An embedding may have more rows.
   index_t size() const {
     return visit([](const auto& t) { return t.size(); });
@@ -129,6 +134,35 @@ class Tokenizer {
   }
 
   Any any_;
+};
+
+/// The text of ids that come one by one, as far as it is settled: all parts together are Tokenizer::decode of all ids.
+/// An id costs decoding those before it again, O(n).
+class TextStream {
+ public:
+  /// `tokenizer` must stay.
+  explicit TextStream(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+
+  /// What an id adds; empty where the ids to come decide. Throws shape_error for a negative id.
+  std::string add(std::int32_t id) {
+    ids_.push_back(id);
+    text_ = tokenizer_.decode(ids_);
+    return up_to(text_.size() - tokenizer_.unsettled(text_));
+  }
+
+  /// The rest: no more ids come.
+  std::string finish() { return up_to(text_.size()); }
+
+ private:
+  std::string up_to(std::size_t end) {
+    if (end <= given_) return {};
+    return text_.substr(std::exchange(given_, end), end - given_);
+  }
+
+  const Tokenizer& tokenizer_;
+  std::vector<std::int32_t> ids_;
+  std::string text_;
+  std::size_t given_ = 0;  // bytes of text_ that were returned
 };
 
 }  // namespace srformer
