@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+// A BART whose parameters, activations and gradients are stored as half or bfloat16 against the same
+// numbers in double.
+#include "models/narrow_model.hpp"
+#include "models/tiny_bart.hpp"
+
+using namespace srformer;
+using namespace srformer::testing;
+
+namespace {
+
+template <class T>
+using Narrow = Bart<EigenBackend, T>;
+using Wide = Bart<EigenBackend, double>;
+
+/// Norms behind every sublayer keep roundings as large as those before.
+constexpr double room = 2;
+
+/// Every variant, with weights of a size that does not make roundings much larger.
+std::vector<Named<BartConfig>> moderate_configs() {
+  auto list = bart_variant_configs();
+  for (auto& c : list) c.config.init_std = 0.15;
+  return list;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("logits, loss and gradients of a BART in narrow scalars", "", Eigen::half,
+                   Eigen::bfloat16) {
+  for (const auto& [name, config] : moderate_configs()) {
+    CAPTURE(name);
+    const bool kinks =
+        config.cross_attention.has_recurrent_parameters() && config.cross_attention.recurrence;
+    const index_t compared = check_narrow_training<Narrow<TestType>, Wide>(
+        config, random_batch(config, {13, 6}, {5, 7}, 11, 0, 9), kinks, room);
+    CHECK((kinks || compared > 60));
+  }
+}
+
+TEMPLATE_TEST_CASE("decoding of a BART in narrow scalars", "", Eigen::half, Eigen::bfloat16) {
+  for (const auto& [name, config] : moderate_configs()) {
+    CAPTURE(name);
+    check_narrow_decoding<Narrow<TestType>, Wide>(config, random_batch(config, {13, 6}, {5, 7}, 11),
+                                                  6, room);
+  }
+}
