@@ -31,9 +31,11 @@ void DeviceFlags::add_to(CLI::App& app) {
   app.add_option("--device", device, "Where to run")
       ->capture_default_str()
       ->check(CLI::IsMember({"cpu", "thrust-cpp", "thrust-omp", "thrust-tbb", "cuda"}));
-  app.add_option("--dtype", dtype, "In which numbers are stored; 16 bits are computed in 32")
+  app.add_option("--dtype", dtype,
+                 "In which numbers are stored; 16 bits are computed in 32; int8: weights alone, to "
+                 "generate")
       ->capture_default_str()
-      ->check(CLI::IsMember({"float32", "float64", "bfloat16", "float16"}));
+      ->check(CLI::IsMember({"float32", "float64", "bfloat16", "float16", "int8"}));
   app.add_option("--threads", threads, "0: as many as the machine has")
       ->capture_default_str()
       ->check(CLI::Range(0, 4096));
@@ -43,13 +45,20 @@ std::unique_ptr<Device> open_device(const DeviceFlags& flags) {
   if (flags.threads > 1 && (flags.device == "thrust-cpp" || flags.device == "cuda"))
     throw usage_error("--threads does not apply to --device " + flags.device +
                       ", which has one; leave it out");
+  const bool eight_bits = flags.dtype == "int8";
+  if (eight_bits && flags.device != "cpu")
+    throw usage_error("--dtype int8 is for --device cpu; give --device " + flags.device +
+                      " another --dtype");
+  const std::string dtype = eight_bits ? "float32" : flags.dtype;
   const auto found = std::ranges::find_if(
-      built, [&](const Built& b) { return b.device == flags.device && b.dtype == flags.dtype; });
+      built, [&](const Built& b) { return b.device == flags.device && b.dtype == dtype; });
   if (found == std::end(built))
-    throw usage_error("--device " + flags.device + " --dtype " + flags.dtype +
+    throw usage_error("--device " + flags.device + " --dtype " + dtype +
                       " is not in this build; see SRFORMER_DEVICES and SRFORMER_DTYPES, and what "
                       "cmake says of absent packages");
-  return found->open(flags.threads);
+  auto device = found->open(flags.threads);
+  if (eight_bits) device->store_in_eight_bits();
+  return device;
 }
 
 }  // namespace srformer::program

@@ -17,8 +17,9 @@ struct DeviceFlags {
   void add_to(CLI::App& app);
 };
 
-/// The device that the flags name. Throws usage_error for one that this build lacks and for threads
-/// where there is but one, backend_error where there is no CUDA device.
+/// The device that the flags name; int8 is float32 whose models store their weights in eight bits. Throws
+/// usage_error for one that this build lacks, for int8 elsewhere than on the CPU and for threads where there
+/// is but one, backend_error where there is no CUDA device.
 std::unique_ptr<Device> open_device(const DeviceFlags& flags);
 
 }  // namespace srformer::program

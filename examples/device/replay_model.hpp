@@ -34,14 +34,18 @@ inline Batch reference_batch(const SafetensorsFile& file) {
 }
 
 /// Runs `model` on its reference batch and writes what reference.safetensors holds of results: logits,
-/// loss, smoothed_loss, grad/PARAM, losses, step/PARAM, generate/NAME.
+/// loss, smoothed_loss, grad/PARAM, losses, step/PARAM, generate/NAME. With weights in eight bits those
+/// that need no gradient.
 template <class Model>
 void replay_model(Model& model, const HfCheckpoint& checkpoint,
-                  const std::filesystem::path& out_path) {
+                  const std::filesystem::path& out_path, bool eight_bits) {
   using B = typename Model::backend_type;
   using T = typename Model::scalar;
   B& be = model.backend();
   load_parameters(model, checkpoint);
+  if constexpr (can_quantize<B, T>) {
+    if (eight_bits) model.parameters().quantize_weights();
+  }
   const std::filesystem::path folder = checkpoint.folder();
 
   const SafetensorsFile file(folder / "reference.safetensors");
@@ -60,15 +64,18 @@ void replay_model(Model& model, const HfCheckpoint& checkpoint,
   results.add("logits", {batch.rows, batch.target_width, model.config().vocab_size},
               to_host(be, model.logits(batch)));
   results.add("smoothed_loss", {}, {loss_of([&](auto sum) { model.add_loss(batch, 0.1, sum); })});
-  results.add("loss", {},
-              {loss_of([&](auto sum) { model.add_gradients(batch, {.scale = 1 / tokens}, sum); })});
+  results.add("loss", {}, {loss_of([&](auto sum) {
+                if (eight_bits) return model.add_loss(batch, 0, sum);
+                model.add_gradients(batch, {.scale = 1 / tokens}, sum);
+              })});
   const auto host = [&](const Parameter<B, T>& p, const T* data) {
     std::vector<T> values(static_cast<std::size_t>(p.count));
     be.to_host(values.data(), data, p.count);
     return values;
   };
-  for (const auto& p : model.parameters())
-    results.add("grad/" + p.name, p.shape, host(p, p.gradient));
+  for (const auto& p : model.parameters()) {
+    if (!eight_bits) results.add("grad/" + p.name, p.shape, host(p, p.gradient));
+  }
 
   const index_t horizon = json_size(reference, "horizon", json_path);
   const nlohmann::json stored = generation_options(checkpoint);
@@ -81,6 +88,8 @@ void replay_model(Model& model, const HfCheckpoint& checkpoint,
     const Generation generated = generate(model, batch.source_ids, batch.source_lengths, call);
     results.add_ids("generate/" + name, generated.sequences, generated.filling);
   }
+
+  if (eight_bits) return results.write(out_path);
 
   const nlohmann::json& o = reference.at("optimizer");
   AdamW<B, T> optimizer(be, model.parameters(),
@@ -108,8 +117,8 @@ void replay_model(Model& model, const HfCheckpoint& checkpoint,
 
 /// The same for the model in `folder`, which config.json says.
 template <class T, class B>
-void replay_model(B& be, const std::filesystem::path& folder,
-                  const std::filesystem::path& out_path) {
+void replay_model(B& be, const std::filesystem::path& folder, const std::filesystem::path& out_path,
+                  bool eight_bits) {
   const HfCheckpoint checkpoint(folder);
   ModelConfig config = model_config(checkpoint);
   if (auto* t5 = std::get_if<T5Config>(&config))
@@ -117,7 +126,7 @@ void replay_model(B& be, const std::filesystem::path& folder,
   std::visit(
       [&](const auto& c) {
         model_of_t<B, T, std::remove_cvref_t<decltype(c)>> model(be, c);
-        replay_model(model, checkpoint, out_path);
+        replay_model(model, checkpoint, out_path, eight_bits);
       },
       config);
 }
