@@ -55,8 +55,9 @@ class Peer:
 
     def __init__(self, python, script, env, **job):
         self.name, self.errors = script, tempfile.TemporaryFile("w+")
-        self.process = subprocess.Popen([python, os.path.join(HERE, "peers", script), json.dumps(job)], text=True, env=env,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
+        command = [python, os.path.join(HERE, "peers", script), json.dumps(job)]
+        self.process = subprocess.Popen(command, text=True, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=self.errors)
 
     def round(self):
         try:
@@ -108,6 +109,10 @@ class Comparison:
         self.env.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(os.path.join(args.work, "inductor")))
         self.threads = ["--threads", str(args.threads)]
         os.makedirs(args.work, exist_ok=True)
+        programs = ["bench/bench_" + name for name in ("attention", "training_step", "generate")]
+        for program in [*programs, "examples/init_model"]:
+            if not os.path.exists(os.path.join(args.build, program)):
+                sys.exit(f"{args.build} has no {program}; build the targets bench and example_init_model")
 
     def ours(self, program, *arguments):
         command = [os.path.join(self.args.build, "bench", "bench_" + program), *map(str, arguments), *self.threads]
@@ -120,9 +125,9 @@ class Comparison:
 
     def model(self, name):
         """A checkpoint folder, made once."""
-        flags = {"t5-small": [], "bart-base": [],
-                 "t5-small-recurrent": ["--cross_attention", "segmented_recurrent", "--segment_size", "64"],
-                 "bart-base-recurrent": ["--cross_attention", "segmented_recurrent", "--segment_size", "16", "--clamp", "2"]}
+        recurrent = ["--cross_attention", "segmented_recurrent", "--segment_size"]
+        flags = {"t5-small": [], "t5-small-recurrent": [*recurrent, "64"],
+                 "bart-base": [], "bart-base-recurrent": [*recurrent, "16", "--clamp", "2"]}
         folder = os.path.join(self.args.work, name)
         if not os.path.exists(os.path.join(folder, "config.json")):
             program = os.path.join(self.args.build, "examples", "init_model")
@@ -153,7 +158,8 @@ class Comparison:
                               *(["--write", written] if same else []))
                 b = peer.round()
                 if same:
-                    need(b["difference"] <= 1e-4, f"outputs or gradients differ by {b['difference']:.1e} of the largest")
+                    difference = b["difference"]
+                    need(difference <= 1e-4, f"outputs or gradients differ by {difference:.1e} of the largest")
                 rows[0].add(statistics.median(a["seconds"]), statistics.median(b["seconds"]))
 
     def steps(self, model, source, target, batch, steps):
@@ -218,7 +224,7 @@ class Comparison:
     def loading(self, rows, model, limit):
         path, _ = self.sources(model, 1, 2)
         for _ in range(self.args.rounds + 1):  # the first reads the file from the disk
-            a = self.ours("generate", self.model(model), path, "--new_tokens", 1, "--repetitions", 0)
+            a = self.ours("generate", self.model(model), path, "--repetitions", 0)
             rows[0].add(a["load_seconds"], limit)
         rows[0].ours.pop(0), rows[0].peers.pop(0)
 
@@ -240,7 +246,7 @@ def measurements():
         found.append((rows, lambda c: getattr(c, name)(rows, *arguments, **options)))
 
     where = "attention, segmented recurrent, B {}, N {}, M 128, L {}"
-    sdpa = "torch SDPA, full"
+    sdpa, product = "torch SDPA, full", "its products at the rate of 1024x2048x512"
     add([Row(where.format(4, 1024, 64), sdpa, 2.3)], "attention", sr, 4, 1024, 64, "sdpa")
     add([Row(where.format(4, 1024, 64), "authors' loop", 80)], "attention", sr, 4, 1024, 64, "loop")
     add([Row(where.format(4, 1024, 64), "torch, vectorised", 5)], "attention", sr, 4, 1024, 64, "vectorised")
@@ -248,30 +254,31 @@ def measurements():
     add([Row(where.format(1, 16384, 64), sdpa, 3.5)], "attention", sr, 1, 16384, 64, "sdpa")
     add([Row("attention, full, B 4, N 1024, M 128", sdpa, 1.2)], "attention", "full", 4, 1024, 64, "sdpa")
 
-    def step(model, source, batch, goal, steps, extra):
+    def step(model, source, batch, goal, steps):
         name = f"{model} training step, source {source}, target 128, batch {batch}"
-        rows = [Row(name + ", full attention", "transformers", goal)]
-        if extra:
-            rows += [Row(name + ", peak memory", "transformers", 1 / 0.6, "GiB"), Row(name + ", AdamW alone", "transformers"),
-                     Row(name + ", forward and backward", "its products at the rate of 1024x2048x512")]
+        memory = 1 / 0.6 if model == "T5-small" else None
+        rows = [Row(name + ", full attention", "transformers", goal),
+                Row(name + ", peak memory", "transformers", memory, "GiB"),
+                Row(name + ", AdamW alone", "transformers"),
+                Row(name + ", forward and backward", product)]
         add(rows, "training", model.lower(), source, 128, batch, steps)
         return name
 
-    name = step("T5-small", 1024, 1, 2.5, 3, True)
+    name = step("T5-small", 1024, 1, 2.5, 3)
     add([Row(name + ", full attention", "transformers, torch.compile", 1.4)], "training", "t5-small", 1024, 128, 1, 3,
         compiled=True)
-    step("T5-small", 512, 4, 1.8, 2, True)
-    step("BART-base", 1024, 1, 1.8, 2, True)
+    step("T5-small", 512, 4, 1.8, 2)
+    step("BART-base", 1024, 1, 1.8, 2)
     for model in ("T5-small", "BART-base"):
         name = f"{model} training step, source 1024, target 128, batch 1, segmented recurrent"
-        add([Row(name, "ours, full", 1), Row(name + ", forward and backward", "its products at the rate of 1024x2048x512")],
-            "own_training", model.lower(), 1024, 128, 1, 2)
+        add([Row(name, "ours, full", 1), Row(name + ", forward and backward", product)], "own_training", model.lower(),
+            1024, 128, 1, 2)
 
     def generation(model, peer, goal, recurrent, count, width, beams, dtype="float32"):
         kind = ("segmented recurrent" if recurrent else "full") + (", int8" if dtype == "int8" else "")
         sources = f"source {width}" if count == 1 else f"{count} sources of {width}"
         work = f"{model} generation, {sources}, 128 tokens, {f'beam {beams}' if beams > 1 else 'greedy'}, {kind}"
-        title = {"ctranslate2": f"CTranslate2 {dtype}, full", "transformers": "transformers, full", "ours": "ours, full"}[peer]
+        title = {"ctranslate2": f"CTranslate2 {dtype}"}.get(peer, peer) + ", full"
         add([Row(work, title, goal)], "generation", peer, model.lower(), recurrent, count, width, beams, dtype)
 
     for model in ("T5-small", "BART-base"):
@@ -285,7 +292,8 @@ def measurements():
     generation("T5-small", "ctranslate2", None, False, 32, 256, 1)
     generation("T5-small", "ctranslate2", None, True, 32, 256, 1)
     for model, limit in (("T5-small", 0.2), ("BART-base", 0.4)):
-        add([Row(f"{model} loading to the first encoder step", f"limit of {limit} s", 1)], "loading", model.lower(), limit)
+        work = f"{model} loading to the first encoder step"
+        add([Row(work, f"limit of {limit} s", 1)], "loading", model.lower(), limit)
     return found
 
 
@@ -301,19 +309,23 @@ def main():
     p.add_argument("--list", action="store_true", help="name the rows and end")
     p.add_argument("--json", help="also write the rows to this file")
     args = p.parse_args()
-    chosen = [(rows, [r for r in rows if args.only in f"{r.work} | {r.peer}"], measure) for rows, measure in measurements()]
-    chosen = [m for m in chosen if m[1]]
+    chosen = []
+    for rows, measure in measurements():
+        wanted = [r for r in rows if args.only in f"{r.work} | {r.peer}"]
+        if wanted:
+            chosen.append((wanted, measure))
     if not chosen:
         sys.exit(f"no row contains \"{args.only}\"")
     if args.list:
-        print("\n".join(f"{r.work} | {r.peer} | {r.goal or '-'}" for _, wanted, _ in chosen for r in wanted))
+        print("\n".join(f"{r.work} | {r.peer} | {r.goal or '-'}" for wanted, _ in chosen for r in wanted))
         return
     comparison, done, failed = Comparison(args), [], 0
     with open("/proc/cpuinfo") as f:
         cpu = next((line.split(":")[1].strip() for line in f if line.startswith("model name")), platform.machine())
     print(f"{cpu}, {args.threads} threads, {args.rounds} rounds; ratio is the peer's time over ours\n")
-    print("| work | peer | ours | peer's | unit | ratio | lowest | highest | at least |\n|---|---|---|---|---|---|---|---|---|")
-    for _, wanted, measure in chosen:
+    print("| work | peer | ours | peer's | unit | ratio | lowest | highest | at least |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for wanted, measure in chosen:
         try:
             measure(comparison)
         except Failure as failure:
@@ -324,8 +336,9 @@ def main():
             r = row.result()
             done.append(r)
             goal = f"{r['goal']:.2f}" if r["goal"] else "-"
-            print(f"| {r['work']} | {r['peer']} | {r['ours_s']:.4f} | {r['peer_s']:.4f} | {r['unit']} | {r['ratio']:.2f} "
-                  f"| {r['low']:.2f} | {r['high']:.2f} | {goal} |", flush=True)
+            numbers = " | ".join([f"{r['ours_s']:.4f}", f"{r['peer_s']:.4f}", r["unit"], f"{r['ratio']:.2f}",
+                                  f"{r['low']:.2f}", f"{r['high']:.2f}", goal])
+            print(f"| {r['work']} | {r['peer']} | {numbers} |", flush=True)
     if args.json:
         with open(args.json, "w") as f:
             json.dump(done, f, indent=1)

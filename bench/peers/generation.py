@@ -47,7 +47,7 @@ def ctranslate2_generator():
 
     translator = ctranslate2.Translator(converted(), device="cpu", compute_type=job["dtype"], inter_threads=1,
                                         intra_threads=job["threads"])
-    assert translator.compute_type == job["dtype"], f"CTranslate2 computes in {translator.compute_type}"
+    assert translator.compute_type in (job["dtype"], job["dtype"] + "_float32"), translator.compute_type
     tokens = [[str(i) for i in row] for row in sources]
 
     def generate():
