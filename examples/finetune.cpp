@@ -340,6 +340,11 @@ class Finetuning {
     const CommonConfig config = common(config_);
     generation_.seed = options.seed, generation_.num_return_sequences = 1;
     check_generation(generation_, config.vocab_size);
+    if (config.max_positions > 0 && generation_.longest() - 1 > config.max_positions)
+      throw usage_error("summaries of " + std::to_string(generation_.longest() - 1) +
+                        " tokens are more than the model's " +
+                        std::to_string(config.max_positions) +
+                        " positions; give a lower --max_length");
     if (tokenizer_.size() > config.vocab_size)
       throw io_error(checkpoint_.config_path() + ": vocab_size is " +
                      std::to_string(config.vocab_size) + ", but the tokenizer has " +

@@ -146,6 +146,16 @@ refused 2 "give --do_sample" "${base[@]}" --output_dir x --top_k 5
 refused 2 "say the same" "${base[@]}" --output_dir x --max_length 5 --max_new_tokens 4
 refused 1 "outside the vocabulary" "${base[@]}" --output_dir x --forced_bos_token_id 100000
 
+# ---- a BART ---------------------------------------------------------------------------------------
+bart=$(dirname "$model")/bart_full
+run 0 "${base[@]}" --model_name_or_path "$bart" --output_dir bart --max_source_length 100 --max_steps 2 --num_beams 2 \
+  --test_file test.jsonl "${recurrent[@]}"
+check "a BART's clamp is 2" grep -q '"clamp": 2' bart/config.json
+check "a BART's summaries" eval '"$summarize" --model_name_or_path bart --max_source_length 100 --truncation \
+  --input_file test.jsonl | cmp - bart/generated_predictions.txt'
+refused 2 "summaries of 129 tokens are more than the model's 128 positions" "${base[@]}" --model_name_or_path "$bart" \
+  --output_dir x --max_new_tokens 129
+
 # ---- without gnuplot: a line, and no failure ---------------------------------------------------
 checks=$((checks + 1))
 PATH=/nowhere "$finetune" "${base[@]}" --output_dir plain --max_steps 1 --save_steps 0 \
