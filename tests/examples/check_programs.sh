@@ -144,6 +144,12 @@ run 0 summarize --model_name_or_path "$model" --max_length 12 --dtype float64 --
 cp out.txt drawn.txt
 run 0 summarize --model_name_or_path "$model" --max_length 12 --dtype float64 --do_sample --seed 3
 check "what is drawn does not depend on the batch" cmp out.txt drawn.txt
+run 0 summarize --model_name_or_path "$model" --max_length 12 --dtype int8
+cp out.txt narrow.txt
+check "weights in eight bits give a line for each line" test "$(wc -l <narrow.txt)" -eq 3
+run 0 summarize --model_name_or_path "$model" --max_length 12 --dtype int8 --threads 1 --batch_size 1
+check "the same on one thread and one at a time" cmp out.txt narrow.txt
+refused 2 "--dtype int8 is for --device cpu" summarize --model_name_or_path "$model" --dtype int8 --device cuda
 refused 2 "--num_beams above 1" summarize --model_name_or_path "$model" --length_penalty 2
 refused 2 "give --do_sample" summarize --model_name_or_path "$model" --top_p 0.9
 refused 2 "greedy search has one output" summarize --model_name_or_path "$model" --num_return_sequences 2
