@@ -114,20 +114,10 @@ class Bart {
                                               rows_per_source, config_.eos_token_id);
     Run run = begin("Bart::start_decoding", batch, {});
     encode(run, nullptr);
-    const AttentionShape shape = decoder_shape(run);
-    DecoderState state;
-    state.sources = batch.rows, state.source_width = batch.source_width, state.horizon = horizon;
-    state.rows = DecodeRows<B>(be_, batch.rows, batch.rows * rows_per_source, max_steps);
+    auto state = DecoderState::before_steps(be_, batch, max_steps, horizon, rows_per_source);
     for (const DecoderLayer& layer : decoder_) {
-      auto& cache = state.layers.emplace_back();
-      cache.qkv = Tensor<B, T, 3>(be_, {max_steps, state.rows.most_rows(), 3 * shape.inner()});
-      Matrix kv(be_, {batch.rows * batch.source_width, 2 * shape.inner()});
-      layer.cross.keys_and_values(be_, shape, run.encoded, kv.view());
-      cache.keys = gather_heads<B, T>(be_, layer.cross.heads(shape, kv));
-      cache.values = gather_heads<B, T>(be_, layer.cross.heads(shape, kv, shape.inner()));
-      cache.prepared = prepare_cross_attention<B, T>(
-          be_, cache.keys.view().as_const(), cache.values, layer.cross.parameters(),
-          cross_context(run, 0), config_.cross_attention, horizon, max_steps);
+      layer.cross.start_decoding(be_, decoder_shape(run), run.encoded, cross_context(run, 0),
+                                 config_.cross_attention, state);
     }
     state.lengths = std::move(run.lengths);
     return state;

@@ -16,6 +16,7 @@
 #include <srformer/attention/cross_attention.hpp>
 #include <srformer/models/initialization.hpp>
 #include <srformer/models/parameters.hpp>
+#include <srformer/models/seq2seq.hpp>
 #include <srformer/ops/activation.hpp>
 #include <srformer/ops/linear.hpp>
 #include <srformer/ops/norm.hpp>
@@ -205,6 +206,22 @@ struct CrossAttention {
     if (options.has_memory()) saved.memory = Tensor<B, T, 4>(be, memory_shape(options, keys));
     cross_attention_forward(be, heads(s, saved.q), keys, values, parameters(), context, options,
                             heads(s, saved.a), saved.memory.view());
+  }
+
+  /// Adds a decoder layer to `state`: room for its self-attention, and what its steps need of the source.
+  void start_decoding(B& be, const AttentionShape& s, In<B, T, 2> source,
+                      const AttendContext<compute_t<T>, typename B::space>& context,
+                      const CrossAttentionOptions& options, DecoderState<B, T>& state) const {
+    const index_t steps = state.rows.max_steps();
+    auto& cache = state.layers.emplace_back();
+    cache.qkv = Tensor<B, T, 3>(be, {steps, state.rows.most_rows(), 3 * s.inner()});
+    Tensor<B, T, 2> kv(be, {source.extent(0), 2 * s.inner()});
+    keys_and_values(be, s, source, kv.view());
+    cache.keys = gather_heads<B, T>(be, heads(s, kv));
+    cache.values = gather_heads<B, T>(be, heads(s, kv, s.inner()));
+    cache.prepared =
+        prepare_cross_attention<B, T>(be, cache.keys.view().as_const(), cache.values, parameters(),
+                                      context, options, state.horizon, steps);
   }
 
   /// d_h and d_source += the gradients.

@@ -38,6 +38,15 @@ struct DecoderState {
   Tensor<B, C, 2> relative;      ///< [H,2*max_steps-1] where scores are biased by distance
   std::vector<Layer> layers;
 
+  /// The rows of a batch of sources before the first step; each layer is to be added.
+  static DecoderState before_steps(B& be, const Batch& batch, index_t max_steps, index_t horizon,
+                                   index_t rows_per_source) {
+    DecoderState state;
+    state.sources = batch.rows, state.source_width = batch.source_width, state.horizon = horizon;
+    state.rows = DecodeRows<B>(be, batch.rows, batch.rows * rows_per_source, max_steps);
+    return state;
+  }
+
   /// Takes up the rows of the step to come, one for each of `ids`.
   void go_on(const char* function, B& be, std::span<const std::int32_t> ids, const NextRows& next) {
     require(step < rows.max_steps(), function, "the state holds no more steps");

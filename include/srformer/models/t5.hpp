@@ -123,23 +123,12 @@ class T5 {
     Run run = begin("T5::start_decoding", batch, {});
     encode(run, nullptr);
 
-    const index_t H = config_.num_heads, D = config_.d_kv, N = batch.source_width;
-    DecoderState state;
-    state.sources = batch.rows, state.source_width = N, state.horizon = horizon;
-    state.rows = DecodeRows<B>(be_, batch.rows, batch.rows * rows_per_source, max_steps);
-    const AttentionShape shape{batch.rows, 1, N, H, D};
+    auto state = DecoderState::before_steps(be_, batch, max_steps, horizon, rows_per_source);
     for (const DecoderLayer& layer : decoder_) {
-      auto& cache = state.layers.emplace_back();
-      cache.qkv = Tensor<B, T, 3>(be_, {max_steps, state.rows.most_rows(), 3 * config_.inner()});
-      Matrix kv(be_, {batch.rows * N, 2 * config_.inner()});
-      layer.cross.keys_and_values(be_, shape, run.encoded, kv.view());
-      cache.keys = gather_heads<B, T>(be_, heads_of(kv, shape, 0));
-      cache.values = gather_heads<B, T>(be_, heads_of(kv, shape, config_.inner()));
-      cache.prepared = prepare_cross_attention<B, T>(
-          be_, cache.keys.view().as_const(), cache.values, layer.cross.parameters(),
-          cross_context(run, 0), config_.cross_attention, horizon, max_steps);
+      layer.cross.start_decoding(be_, decoder_shape(run), run.encoded, cross_context(run, 0),
+                                 config_.cross_attention, state);
     }
-    state.relative = Tensor<B, C, 2>(be_, {H, 2 * max_steps - 1});
+    state.relative = Tensor<B, C, 2>(be_, {config_.num_heads, 2 * max_steps - 1});
     position_bias_forward(be_, buckets(false), decoder_bias_->matrix(), max_steps, max_steps,
                           state.relative.view());
     state.lengths = std::move(run.lengths);
@@ -174,9 +163,9 @@ class T5 {
 
       h = normed(*layer.cross_norm, x);
       layer.cross.queries(be_, h, q.view());
-      cross_attention_step(be_, heads_of(q, groups, 0), cache.keys, cache.values,
+      cross_attention_step(be_, layer.cross.heads(groups, q), cache.keys, cache.values,
                            layer.cross.parameters(), cross, config_.cross_attention, state.horizon,
-                           t, cache.prepared, heads_of(a, groups, 0), state.rows.sources());
+                           t, cache.prepared, layer.cross.heads(groups, a), state.rows.sources());
       x = Residual<B, T>::forward(be_, *layer.cross.o, x, a, none);
 
       h = normed(*layer.feed_norm, x);
@@ -561,12 +550,6 @@ class T5 {
   OutputProjection<B, T> output() const {
     const double scale = 1 / std::sqrt(static_cast<double>(config_.d_model));
     return {output_, config_.scale_decoder_outputs ? scale : 1};
-  }
-
-  // ---- decoding ------------------------------------------------------------------------------
-
-  static View<T, 4, Space> heads_of(Matrix& matrix, const AttentionShape& s, index_t first_column) {
-    return as_heads(matrix.view(), s.batch, s.heads, s.head_size, first_column);
   }
 
   B& be_;
