@@ -63,6 +63,28 @@ TEMPLATE_TEST_CASE("small_gemm is the definition", "", float, double, Eigen::hal
   }
 }
 
+TEMPLATE_TEST_CASE("Large products of numbers that are widened", "", Eigen::half, Eigen::bfloat16) {
+  for (const Op tb : {Op::none, Op::transpose}) {
+    for (const double beta : {0.0, -0.5}) {
+      for (const index_t n : {64, 513, 1030}) {
+        const GemmCase p{Op::none, tb, 67, n, 65, 0.75, beta, 3};
+        const auto a = p.a<TestType>(), b = p.b<TestType>();
+        auto c = p.c<TestType>();
+        const auto expected = tests::plain_gemm(p, a, b, c);
+        large_gemm(2, p.transpose_a, p.transpose_b, p.m, p.n, p.k, float(p.alpha), a.data(),
+                   p.lda(), b.data(), p.ldb(), float(p.beta), c.data(), p.ldc());
+        check(p, c, expected);
+        const auto wide = p.a<float>();
+        auto sums = p.c<float>();
+        const auto expected_sums = tests::plain_gemm(p, wide, b, sums);
+        large_gemm(2, p.transpose_a, p.transpose_b, p.m, p.n, p.k, float(p.alpha), wide.data(),
+                   p.lda(), b.data(), p.ldb(), float(p.beta), sums.data(), p.ldc());
+        check(p, sums, expected_sums);
+      }
+    }
+  }
+}
+
 TEMPLATE_TEST_CASE("large_gemm is the definition on one and two threads", "", float, double,
                    Eigen::half, Eigen::bfloat16, Dual64) {
   for (const GemmCase& p : tests::gemm_cases(300)) {

@@ -16,6 +16,7 @@
 #include <Eigen/Core>
 #include <algorithm>
 #include <cstring>
+#include <memory>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -490,6 +491,67 @@ void eigen_gemm(Op transpose_a, Op transpose_b, index_t m, index_t n, index_t k,
 
 }  // namespace detail
 
+template <class TA, class TB, class TC>
+void large_gemm(int threads, Op transpose_a, Op transpose_b, index_t m, index_t n, index_t k,
+                std::type_identity_t<compute_t<TC>> alpha, const TA* a, index_t lda, const TB* b,
+                index_t ldb, std::type_identity_t<compute_t<TC>> beta, TC* c, index_t ldc);
+
+#if defined(SRF_HAS_ONEDNN)
+namespace detail {
+
+/// x [rows,columns] as float, on `threads` threads.
+template <class T>
+void widen_rows([[maybe_unused]] int threads, index_t rows, index_t columns, const T* x,
+                index_t stride, float* to) {
+#if defined(_OPENMP)
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+#endif
+  for (index_t i = 0; i < rows; ++i) {
+    const T* from = x + i * stride;
+    float* row = to + i * columns;
+    SRF_INDEPENDENT
+    for (index_t j = 0; j < columns; ++j) row[j] = widened(from[j]);
+  }
+}
+
+/// A product of many rows of half and bfloat16 in float: some columns of C at a time, so that what is
+/// widened stays small.
+template <class TA, class TB, class TC>
+void widened_large_gemm(int threads, Op transpose_b, index_t m, index_t n, index_t k, float alpha,
+                        const TA* a, index_t lda, const TB* b, index_t ldb, float beta, TC* c,
+                        index_t ldc) {
+  constexpr index_t wide = 512;
+  const index_t most = std::min(wide, n);
+  const bool tb = transpose_b == Op::transpose;
+  const std::unique_ptr<float[]> memory(
+      new float[static_cast<std::size_t>(m * k + most * (k + m))]);
+  float *left = memory.get(), *right = left + m * k, *sums = right + most * k;
+  widen_rows(threads, m, k, a, lda, left);
+  for (index_t j = 0; j < n; j += wide) {
+    const index_t columns = std::min(wide, n - j);
+    if (tb) {
+      widen_rows(threads, columns, k, b + j * ldb, ldb, right);
+    } else {
+      widen_rows(threads, k, columns, b + j, ldb, right);
+    }
+    large_gemm(threads, Op::none, transpose_b, m, columns, k, alpha, left, k, right,
+               tb ? k : columns, 0.0f, sums, columns);
+#if defined(_OPENMP)
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+#endif
+    for (index_t i = 0; i < m; ++i) {
+      float* from = sums + i * columns;
+      TC* to = c + i * ldc + j;
+      for (index_t q = 0; beta != 0 && q < columns; ++q) from[q] += beta * widened(to[q]);
+      SRF_INDEPENDENT
+      for (index_t q = 0; q < columns; ++q) to[q] = narrowed<TC>(from[q]);
+    }
+  }
+}
+
+}  // namespace detail
+#endif
+
 /// One product on `threads` threads. Deterministic for a given number of threads.
 template <class TA, class TB, class TC>
 void large_gemm(int threads, Op transpose_a, Op transpose_b, index_t m, index_t n, index_t k,
@@ -520,6 +582,12 @@ void large_gemm(int threads, Op transpose_a, Op transpose_b, index_t m, index_t 
     }
   }
   if constexpr (detail::widens_to_float<TA, TB, TC>) {
+#if defined(SRF_HAS_ONEDNN)
+    if (transpose_a == Op::none && m >= 64 && n >= 64 && k >= 64) {
+      return detail::widened_large_gemm(threads, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta,
+                                        c, ldc);
+    }
+#endif
     const index_t high = detail::widened_high, wide = detail::widened_wide;
     const index_t across = (n + wide - 1) / wide, blocks = (m + high - 1) / high * across;
 #if defined(_OPENMP)
