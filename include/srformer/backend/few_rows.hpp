@@ -61,8 +61,8 @@ inline constexpr bool has_dots = (std::is_same_v<TA, double> && std::is_same_v<T
                                   std::is_same_v<compute_t<TB>, float> &&
                                   std::is_same_v<compute_t<TC>, float>);
 
-/// Up to so many rows the kernel is ahead of those that pack B.
-inline constexpr index_t few_rows = 16;
+/// Up to so many rows the kernel is ahead of those that pack B, which each thread does for itself.
+inline constexpr index_t few_rows = dots_high >= 4 ? 48 : 16;
 
 /// Whether it is where B is in the cache and stored as TB, and has n rows: up to two rows, and where the
 /// packed kernel has no full vector. A single row has a kernel of its own.
