@@ -69,6 +69,21 @@ TEMPLATE_LIST_TEST_CASE("memory is aligned, distinct, never null, and recycled",
   REQUIRE(be.pool().acquisitions() == first_step);
 }
 
+TEST_CASE("large blocks begin at a huge page, hold what is written, and are recycled") {
+  EigenBackend be(2);
+  const index_t n = static_cast<index_t>(AlignedSource::large / sizeof(float)) + 1;
+  for (int round = 0; round < 2; ++round) {
+    float* p = be.allocate<float>(n);
+    REQUIRE(reinterpret_cast<std::uintptr_t>(p) % AlignedSource::huge_page == 0);
+    be.fill(p, n, 3.0f);
+    REQUIRE(std::count(p, p + n, 3.0f) == n);
+    be.deallocate(p, n);
+  }
+  REQUIRE(be.pool().acquisitions() == 1);
+  be.trim();
+  REQUIRE(be.pool().bytes_in_use() == 0);
+}
+
 TEMPLATE_LIST_TEST_CASE("copy converts through the compute type", "", tests::HostBackends) {
   TestType be = make_backend<TestType>(2);
   std::vector<float> values(long_size);

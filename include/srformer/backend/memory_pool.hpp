@@ -8,6 +8,10 @@
 #include <new>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace srformer {
 
 /// Keeps freed blocks by size class. Not for use by several threads at once: a backend allocates
@@ -68,10 +72,22 @@ class MemoryPool {
   std::size_t in_use_ = 0, peak_ = 0, acquisitions_ = 0;
 };
 
-/// Host memory on 64-byte boundaries.
+/// Host memory on 64-byte boundaries. Large blocks, as those of a model's weights, ask for huge pages: a
+/// step of generation reads all of them, and looks up 512 times fewer addresses then.
 struct AlignedSource {
-  void* acquire(std::size_t bytes) { return ::operator new (bytes, std::align_val_t{64}); }
-  void release(void* block, std::size_t) { ::operator delete (block, std::align_val_t{64}); }
+  static constexpr std::size_t huge_page = std::size_t{2} << 20, large = std::size_t{32} << 20;
+
+  static std::align_val_t alignment(std::size_t bytes) {
+    return std::align_val_t{bytes >= large ? huge_page : 64};
+  }
+  void* acquire(std::size_t bytes) {
+    void* block = ::operator new(bytes, alignment(bytes));
+#if defined(MADV_HUGEPAGE)
+    if (bytes >= large) ::madvise(block, bytes, MADV_HUGEPAGE);  // advice: may be refused
+#endif
+    return block;
+  }
+  void release(void* block, std::size_t bytes) { ::operator delete(block, alignment(bytes)); }
 };
 
 }  // namespace srformer
