@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <Eigen/Core>
 #include <csignal>
@@ -106,6 +107,35 @@ TEST_CASE("a part is read from its first element", "[safetensors]") {
   file.read_part("x", 2, std::span(other));
   CHECK(same == std::vector<double>{2, 3});
   CHECK(other == std::vector<float>{3, 4});
+}
+
+TEST_CASE("a tensor that is forgotten leaves memory and is read again", "[safetensors]") {
+  const TemporaryFolder folder;
+  const std::vector<float> values(std::size_t{4} << 20, 1.5f), few(3, -2.0f);
+  SafetensorsWriter writer;
+  writer.add<float>("a", DType::f32, {3}, few);
+  writer.add<float>("b", DType::f32, {std::ssize(values)}, values);
+  writer.write(folder.path / "x.safetensors");
+  const SafetensorsFile file(folder.path / "x.safetensors");
+  const auto resident = [] {  // pages of files in this process
+    index_t all = 0, here = 0, shared = 0;
+    std::ifstream("/proc/self/statm") >> all >> here >> shared;
+    return shared * ::sysconf(_SC_PAGESIZE);
+  };
+  REQUIRE(file.read<float>("b") == values);
+  const index_t before = resident();
+  file.forget("b");
+  REQUIRE(before - resident() > index_t{8} << 20);
+  REQUIRE(file.read<float>("b") == values);
+  file.forget("a");
+  REQUIRE(file.read<float>("a") == few);
+  REQUIRE_THROWS_WITH(file.forget("c"), ContainsSubstring("has no tensor \"c\""));
+  const std::string header = R"({"a":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}})";
+  const std::string bytes =
+      file_bytes(header, std::string(reinterpret_cast<const char*>(few.data()), 12));
+  const SafetensorsFile in_memory(std::as_bytes(std::span(bytes)), "weights");
+  in_memory.forget("a");
+  REQUIRE(in_memory.read<float>("a") == few);
 }
 
 TEST_CASE("a damaged file is refused with byte, tensor and advice", "[safetensors]") {

@@ -82,6 +82,17 @@ class MappedFile {
     return {reinterpret_cast<const char*>(bytes().data()), bytes().size()};
   }
 
+  /// Takes the pages of `part`, which lies in bytes(), out of this process's memory; they are paged in
+  /// again where they are read. Does nothing to what was not mapped.
+  void forget(std::span<const std::byte> part) const {
+    if (mapping_ == nullptr || part.empty()) return;
+    const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    const auto first = static_cast<std::size_t>(part.data() - bytes().data());
+    const std::size_t begin = first / page * page;
+    ::madvise(static_cast<std::byte*>(mapping_) + begin, first + part.size() - begin,
+              MADV_DONTNEED);  // advice: may be refused
+  }
+
  private:
   void swap(MappedFile& other) noexcept {
     std::swap(mapping_, other.mapping_);

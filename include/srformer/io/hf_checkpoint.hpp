@@ -251,8 +251,10 @@ class HfCheckpoint {
     if (!problems.empty())
       throw io_error(folder_.string() + ": the tensors are not those of the model: " + problems +
                      "; check that config.json belongs to these weights");
-    for (const auto& [slot, name] : found)
+    for (const auto& [slot, name] : found) {
       if (slot->fill) slot->fill(file_of(name), name);
+      file_of(name).forget(name);
+    }
   }
 
  private:

@@ -200,6 +200,9 @@ class SafetensorsFile {
     read_part(name, 0, out);
   }
 
+  /// Takes the tensor out of this process's memory, once it was read; it can be read again.
+  void forget(std::string_view name) const { file_.forget(info(name).bytes); }
+
   /// The tensor as a new vector.
   template <class T>
   requires std::constructible_from<T, double> std::vector<T> read(std::string_view name)
