@@ -63,9 +63,7 @@ class ModelOf final : public AnyModel {
   }
   void load(const HfCheckpoint& checkpoint, bool new_variant) override {
     load_parameters(model_, checkpoint, new_variant);
-    if constexpr (can_quantize<B, T>) {
-      if (eight_bits_) model_.parameters().quantize_weights();
-    }
+    if (eight_bits_) srformer::store_in_eight_bits(model_);
   }
   void save(const std::filesystem::path& folder, const nlohmann::json& generation) override {
     save_model(model_, folder, *dtype_of<T>, generation);

@@ -33,6 +33,13 @@ inline Batch reference_batch(const SafetensorsFile& file) {
   return batch;
 }
 
+/// Stores the weights of a loaded model in eight bits; only asked for where they can be.
+template <class Model>
+void store_in_eight_bits(Model& model) {
+  if constexpr (can_quantize<typename Model::backend_type, typename Model::scalar>)
+    model.parameters().quantize_weights();
+}
+
 /// Runs `model` on its reference batch and writes what reference.safetensors holds of results: logits,
 /// loss, smoothed_loss, grad/PARAM, losses, step/PARAM, generate/NAME. With weights in eight bits those
 /// that need no gradient.
@@ -43,9 +50,7 @@ void replay_model(Model& model, const HfCheckpoint& checkpoint,
   using T = typename Model::scalar;
   B& be = model.backend();
   load_parameters(model, checkpoint);
-  if constexpr (can_quantize<B, T>) {
-    if (eight_bits) model.parameters().quantize_weights();
-  }
+  if (eight_bits) store_in_eight_bits(model);
   const std::filesystem::path folder = checkpoint.folder();
 
   const SafetensorsFile file(folder / "reference.safetensors");

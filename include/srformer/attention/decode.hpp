@@ -325,10 +325,6 @@ inline CrossAttentionOptions for_generation(CrossAttentionOptions options, index
   return options;
 }
 
-}  // namespace detail
-
-namespace detail {
-
 template <class T, class Space>
 struct GatherHeads {
   View<const T, 4, Space> x;

@@ -252,10 +252,8 @@ struct Dots {
     for (; j < n; ++j) {
       V part;
       sums<lanes>(b + j * ldb, part);
-      for (int half = lanes / 2; half > 0; half /= 2) {
-        for (int e = 0; e < half; ++e) part[e] += part[e + half];
-      }
-      c[j] = beta == T(0) ? alpha * part[0] : alpha * part[0] + beta * c[j];
+      const T sum = sum_of_lanes(part);
+      c[j] = beta == T(0) ? alpha * sum : alpha * sum + beta * c[j];
     }
   }
 };
