@@ -100,6 +100,26 @@ TEMPLATE_TEST_CASE("large_gemm is the definition on one and two threads", "", fl
   }
 }
 
+TEMPLATE_TEST_CASE("Products of many rows by a transposed matrix", "", float, double) {
+  index_t tried = 0;
+  for (const index_t m : {detail::few_rows + 1, index_t{129}, index_t{300}}) {
+    for (const index_t n : {1, 2, 15, 33, 513}) {
+      for (const index_t k : {1, 2, 17, 64, 129}) {
+        const double alpha = (m + n) % 2 == 0 ? 1 : 0.75, beta = double(tried % 3) / 2;
+        const GemmCase p{Op::none, Op::transpose, m, n, k, alpha, beta, (n + k) % 3};
+        const auto a = p.a<TestType>(), b = p.b<TestType>();
+        auto c = p.c<TestType>();
+        const auto expected = tests::plain_gemm(p, a, b, c);
+        large_gemm(2, p.transpose_a, p.transpose_b, m, n, k, TestType(alpha), a.data(), p.lda(),
+                   b.data(), p.ldb(), TestType(beta), c.data(), p.ldc());
+        check(p, c, expected);
+        ++tried;
+      }
+    }
+  }
+  REQUIRE(tried == 3 * 5 * 5);
+}
+
 TEST_CASE("products of duals carry the slopes of both sides") {
   const GemmCase p{Op::transpose, Op::none, 3, 4, 5, 1, 0};
   auto a = p.a<Dual64>(), b = p.b<Dual64>(), c = p.c<Dual64>();

@@ -62,7 +62,7 @@ inline constexpr bool has_dots = (std::is_same_v<TA, double> && std::is_same_v<T
                                   std::is_same_v<compute_t<TC>, float>);
 
 /// Up to so many rows the kernel is ahead of those that pack B, which each thread does for itself.
-inline constexpr index_t few_rows = dots_high >= 4 ? 48 : 16;
+inline constexpr index_t few_rows = dots_high >= 4 ? 64 : 32;
 
 /// Whether it is where B is in the cache and stored as TB, and has n rows: up to two rows, and where the
 /// packed kernel has no full vector. A single row has a kernel of its own.
@@ -141,29 +141,43 @@ template <class V>
   return v[0];
 }
 
-/// Asks for the memory of the tile after next (for one row the next) in the order in which it lies:
-/// processors that fetch ahead by themselves lose their way between rows that share a page.
-template <int Rows, int Bytes>
-[[gnu::always_inline]] inline void fetch_ahead(const char* at) {
-#pragma GCC unroll 8
-  for (int line = 0; line < Bytes; line += 64) {
-    if constexpr (Rows == 1) {
-      __builtin_prefetch(at + line, 0, 3);
-    } else {
-      __builtin_prefetch(at + line, 0, 2);
-    }
-  }
+/// v stays in a register: GCC would read it from memory again for each product that it enters, and
+/// products would wait for loads.
+template <class V>
+[[gnu::always_inline]] inline void keep_in_register([[maybe_unused]] V& v) {
+#if defined(__x86_64__) && !defined(__CUDACC__)
+  asm("" : "+v"(v));
+#endif
 }
+
+/// What a tile asks of memory while it is at work: some lines of 64 bytes for each step. They are those
+/// of the columns after next (for one row the next) in the order in which they lie: processors that fetch
+/// ahead by themselves lose their way between rows that share a page.
+struct Fetch {
+  const char* at;
+  int lines;
+
+  /// The share of one of `tiles` tiles, so that memory is never idle: `lines` for each of `steps` steps
+  /// are wanted of all together.
+  static Fetch share(const void* from, index_t tile, index_t tiles, index_t steps, int lines) {
+    const int each = tiles < lines ? lines / static_cast<int>(tiles) : 1;
+    return {static_cast<const char*>(from) + tile * each * steps * 64,
+            (tile + 1) * each <= lines ? each : 0};
+  }
+
+  template <bool soon>
+  [[gnu::always_inline]] void step() {
+    for (int line = 0; line < lines; ++line, at += 64) __builtin_prefetch(at, 0, soon ? 3 : 2);
+  }
+};
 
 /// dots[i][j] = row i of A times row j of B.
 template <int Rows, int Columns, class TA, class TB, class C = compute_t<TB>>
 [[gnu::always_inline]] inline void dots_tile(index_t k, const TA* a, index_t lda, const TB* b,
-                                             index_t ldb, bool fetch,
+                                             index_t ldb, Fetch fetch,
                                              C (&dots)[dots_high][dots_wide]) {
   using V = typename Vector<C>::type;
   constexpr int lanes = Vector<C>::lanes, parts = 64 / vector_bytes, step = lanes * parts;
-  constexpr int bytes = Columns * step * sizeof(TB);
-  const char* ahead = reinterpret_cast<const char*>(b + (Rows == 1 ? 1 : 2) * Columns * ldb);
   V sum[Rows][Columns][parts] = {};
   const auto add = [&](const TA* x, index_t of_x, const TB* y, index_t of_y)
       __attribute__((always_inline)) {
@@ -171,24 +185,24 @@ template <int Rows, int Columns, class TA, class TB, class C = compute_t<TB>>
     for (int e = 0; e < parts; ++e) {
       V left[Rows];
 #pragma GCC unroll 8
-      for (int i = 0; i < Rows; ++i) load_computed(left[i], x + i * of_x + e * lanes);
+      for (int i = 0; i < Rows; ++i) {
+        load_computed(left[i], x + i * of_x + e * lanes);
+        keep_in_register(left[i]);
+      }
 #pragma GCC unroll 8
       for (int j = 0; j < Columns; ++j) {
         V right;
         load_computed(right, y + j * of_y + e * lanes);
+        keep_in_register(right);
 #pragma GCC unroll 8
         for (int i = 0; i < Rows; ++i) sum[i][j][e] += left[i] * right;
       }
     }
   };
   const index_t whole = k - k % step;
-  if (fetch) {
-    for (index_t p = 0; p < whole; p += step, ahead += bytes) {
-      fetch_ahead<Rows, bytes>(ahead);
-      add(a + p, lda, b + p, ldb);
-    }
-  } else {
-    for (index_t p = 0; p < whole; p += step) add(a + p, lda, b + p, ldb);
+  for (index_t p = 0; p < whole; p += step) {
+    fetch.step<Rows == 1>();
+    add(a + p, lda, b + p, ldb);
   }
   if (whole < k) {  // with zeros behind
     TA left[Rows * step];
@@ -219,10 +233,13 @@ template <int Columns, class TA, class TB, class TC, class C = compute_t<TC>>
 inline void dots_columns(index_t m, index_t k, C alpha, const TA* a, index_t lda, const TB* b,
                          index_t ldb, C beta, TC* c, index_t ldc) {
   C dots[dots_high][dots_wide];
+  constexpr int step = 64 / sizeof(C), lines = Columns * step * sizeof(TB) / 64;
   const index_t tiles = (m + dots_high - 1) / dots_high;
+  const TB* ahead = b + (m == 1 ? 1 : 2) * Columns * ldb;
+  const bool fetching = ldb == k && Columns == dots_wide;
   for (index_t tile = 0, i = 0; tile < tiles; ++tile) {
     const index_t rows = (m - i) / (tiles - tile);
-    const bool fetch = tile == 0 && ldb == k && Columns == dots_wide;
+    const auto fetch = Fetch::share(ahead, tile, tiles, k / step, fetching ? lines : 0);
     const TA* at = a + i * lda;
     if (rows == 1) {
       dots_tile<1, Columns>(k, at, lda, b, ldb, fetch, dots);

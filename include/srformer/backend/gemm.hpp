@@ -22,14 +22,12 @@
 #include <utility>
 
 #include <srformer/backend/few_rows.hpp>
+#include <srformer/backend/onednn.hpp>
 #include <srformer/core/error.hpp>
 #include <srformer/core/scalar.hpp>
 
 #if defined(_OPENMP)
 #include <omp.h>
-#endif
-#if defined(SRF_HAS_ONEDNN)
-#include <dnnl.h>
 #endif
 
 namespace srformer {
@@ -566,13 +564,8 @@ void large_gemm(int threads, Op transpose_a, Op transpose_b, index_t m, index_t 
       const detail::ThreadScope scope(threads);
 #if defined(SRF_HAS_ONEDNN)
       if constexpr (std::is_same_v<TC, float>) {
-        const dnnl_status_t status =
-            dnnl_sgemm(transpose_a == Op::none ? 'N' : 'T', transpose_b == Op::none ? 'N' : 'T', m,
-                       n, k, alpha, a, lda, b, ldb, beta, c, ldc);
-        if (status == dnnl_success) return;
-        throw backend_error("large_gemm: oneDNN refused a product of " + std::to_string(m) + " x " +
-                            std::to_string(n) + " x " + std::to_string(k) + " with status " +
-                            std::to_string(static_cast<int>(status)));
+        return detail::onednn_gemm(transpose_a == Op::transpose, transpose_b == Op::transpose, m, n,
+                                   k, alpha, a, lda, b, ldb, beta, c, ldc);
       }
 #endif
       detail::eigen_gemm(transpose_a, transpose_b, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);

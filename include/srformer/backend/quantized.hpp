@@ -88,7 +88,7 @@ inline constexpr int quantized_high = 4, quantized_wide = 4;
 /// sums[i][j] = row i of x times row j of w, both of k integers.
 template <int Rows, int Columns>
 [[gnu::always_inline]] inline void integer_tile(
-    index_t k, const std::uint8_t* x, const std::int8_t* w, bool fetch,
+    index_t k, const std::uint8_t* x, const std::int8_t* w, [[maybe_unused]] Fetch fetch,
     std::int32_t (&sums)[quantized_high][quantized_wide]) {
 #if defined(__AVX512VNNI__) && defined(__AVX512BW__) && !defined(__CUDACC__)
   __m512i sum[Rows][Columns];
@@ -97,9 +97,8 @@ template <int Rows, int Columns>
 #pragma GCC unroll 4
     for (int j = 0; j < Columns; ++j) sum[i][j] = _mm512_setzero_si512();
   }
-  const char* ahead = reinterpret_cast<const char*>(w + 2 * Columns * k);
-  for (index_t p = 0; p < k; p += 64, ahead += 64 * Columns) {
-    if (fetch) fetch_ahead<Rows, 64 * Columns>(ahead);
+  for (index_t p = 0; p < k; p += 64) {
+    fetch.step<Rows == 1>();
     const __mmask64 there = k - p >= 64 ? ~__mmask64{0} : (__mmask64{1} << (k - p)) - 1;
     __m512i left[Rows];
 #pragma GCC unroll 4
@@ -130,7 +129,6 @@ template <int Rows, int Columns>
     }
   }
 #else
-  static_cast<void>(fetch);
   for (int i = 0; i < Rows; ++i) {
     for (int j = 0; j < Columns; ++j) {
       const std::uint8_t* left = x + i * k;
@@ -163,7 +161,7 @@ inline void quantized_columns(const QuantizedRows& x, const QuantizedView& w, in
   for (index_t tile = 0, i = 0; tile < tiles; ++tile) {
     const index_t rows = (x.rows - i) / (tiles - tile);
     const std::uint8_t* left = x.values + i * k;
-    const bool fetch = tile == 0;
+    const auto fetch = Fetch::share(right + 2 * Columns * k, tile, tiles, k / 64, Columns);
     if (rows == 1) {
       integer_tile<1, Columns>(k, left, right, fetch, sums);
     } else if (rows == 2) {
