@@ -51,7 +51,7 @@ int main(int argc, char** argv) try {
   app.add_option("sources", sources_path, "JSON list of lists of token ids")->required();
   app.add_option("--new_tokens", new_tokens, "Tokens of each output");
   app.add_option("--num_beams", beams, "Hypotheses of beam search; 1: greedy");
-  app.add_option("--repetitions", repetitions, "Timed ones, after two tokens of the first source");
+  app.add_option("--repetitions", repetitions, "Timed ones, after one that is not");
   app.add_option("--threads", threads, "Threads; 0: all");
   app.add_option("--dtype", dtype, "Of the weights: float32 or int8")
       ->check(CLI::IsMember({"float32", "int8"}));
@@ -71,16 +71,13 @@ int main(int argc, char** argv) try {
         const Sources sources(sources_path, config.pad_token_id);
         GenerationConfig options;
         options.num_beams = beams;
-        options.max_new_tokens = options.min_new_tokens = 2;
-        const std::span first(sources.ids.data(), sources.ids.size() / sources.lengths.size());
-        generate(model, first, std::span(sources.lengths).first(1), options);
         options.max_new_tokens = options.min_new_tokens = new_tokens;
         Generation generation;
         std::vector<double> seconds;
-        for (index_t i = 0; i < repetitions; ++i) {
+        for (index_t i = 0; repetitions > 0 && i <= repetitions; ++i) {
           const double begin = now();
           generation = generate(model, sources.ids, sources.lengths, options);
-          seconds.push_back(now() - begin);
+          if (i > 0) seconds.push_back(now() - begin);
         }
         for (auto& row : generation.sequences) row.erase(row.begin());
         rusage usage{};
