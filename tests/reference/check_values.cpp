@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// check_values VALUES REPLAY attention|models DTYPE [DEVICE] [--no-steps|--rounded]: runs REPLAY on the
-// inputs of every reference file below VALUES and compares what it computed. --no-steps, for values of a
-// large scale in float32, leaves out the parameters after the optimizer's steps and allows 5e-4 (torch in
-// float32 is off by 2.3e-4 in gradients of BART there), --rounded leaves out what 16 bits make of
-// unrounded inputs. Fails for a file that is not in the list below, and for one that is absent.
+// check_values VALUES REPLAY attention|models DTYPE [DEVICE] [--other-seed|--no-steps|--rounded]: runs
+// REPLAY on the inputs of every reference file below VALUES and compares what it computed. For values of
+// other seeds in float32: --other-seed allows 4e-2 in parameters after the optimizer's steps (a cell at
+// its kink fires or not by rounding; torch in float32 is off by 1.9e-2 in bart_srformer_upstream of seed
+// 3), and --no-steps, for those of a large scale, leaves them out and allows 5e-4 elsewhere (torch is off
+// by 2.3e-4 in gradients of BART there). --rounded leaves out what 16 bits make of unrounded inputs. Fails
+// for a file that is not in the list below, and for one that is absent.
 //
 // In float64 and float32 everything is compared with the reference. In bfloat16 and float16 outputs,
 // logits and losses are (not if --rounded), and with the gradients once more against float64 on the same
@@ -99,6 +101,7 @@ struct Task {
   std::string dtype, device = "cpu";
   bool steps = true;
   bool unrounded = true;
+  bool other_seed = false;
 
   bool narrow() const { return dtype == "bfloat16" || dtype == "float16"; }
   std::optional<DType> stored() const {
@@ -156,6 +159,7 @@ Run run(const Task& task, const fs::path& reference) {
                     : task.steps              ? 1e-4
                                               : 5e-4;
   rules.steps = task.steps && !task.narrow();
+  if (task.other_seed && task.dtype == "float32") rules.step_tolerance = 4e-2;
   rules.gradients = !task.narrow();
   if (task.models && task.narrow()) rules.generate = std::vector<std::string>{};
   result.comparison = compare(SafetensorsFile(expected), SafetensorsFile(out), rules);
@@ -224,13 +228,14 @@ int check(const Task& task) {
 int main(int argc, char** argv) {
   std::vector<std::string> arguments(argv + 1, argv + argc);
   const std::string last = arguments.empty() ? "" : arguments.back();
-  if (last == "--no-steps" || last == "--rounded") arguments.pop_back();
+  if (last == "--other-seed" || last == "--no-steps" || last == "--rounded") arguments.pop_back();
   const std::set<std::string> kinds{"attention", "models"},
       dtypes{"float64", "float32", "bfloat16", "float16"};
   if (arguments.size() < 4 || arguments.size() > 5 || !kinds.contains(arguments[2]) ||
       !dtypes.contains(arguments[3])) {
     std::cerr << "usage: check_values VALUES REPLAY attention|models "
-                 "float64|float32|bfloat16|float16 [DEVICE] [--no-steps|--rounded]\n";
+                 "float64|float32|bfloat16|float16 [DEVICE] "
+                 "[--other-seed|--no-steps|--rounded]\n";
     return 2;
   }
   try {
@@ -239,6 +244,7 @@ int main(int argc, char** argv) {
     if (arguments.size() == 5) task.device = arguments[4];
     task.steps = last != "--no-steps";
     task.unrounded = last != "--rounded";
+    task.other_seed = last == "--other-seed";
     return srformer::reference::check(task);
   } catch (const std::exception& error) {
     std::cerr << "check_values: " << error.what() << '\n';

@@ -52,7 +52,9 @@ struct Rules {
   double tolerance = 1e-9;  ///< of the largest value of a tensor
   /// The generate calls to compare; none: all of them.
   std::optional<std::vector<std::string>> generate{};
-  bool steps = true;      ///< whether the optimizer's steps are compared
+  bool steps = true;  ///< whether the optimizer's steps are compared
+  /// Of parameters after them; 0: 100 times the tolerance, 10 times where it is below 1e-6.
+  double step_tolerance = 0;
   bool gradients = true;  ///< whether gradients are compared
   /// Above 0: the gradients of all parameters are compared as one vector, by this relative distance.
   double whole_gradient = 0;
@@ -155,7 +157,8 @@ inline Comparison compare(const SafetensorsFile& expected, const SafetensorsFile
         ++result.skipped;
         continue;
       }
-      limit *= rules.tolerance > 1e-6 ? 100 : 10;
+      limit = rules.step_tolerance > 0 ? rules.step_tolerance
+                                       : limit * (rules.tolerance > 1e-6 ? 100 : 10);
     }
     const std::vector<double> x = expected.read<double>(name), y = got.read<double>(name);
     const double scale =

@@ -98,6 +98,12 @@ TEST_CASE("a parameter after the steps is allowed more, and nothing where its gr
   CHECK(missed([](Contents& c) { c.values["step/a"][0] += 0.99e-2 * 2; }, in_float).empty());
   CHECK_THAT(missed([](Contents& c) { c.values["step/a"][0] += 1.01e-2 * 2; }, in_float),
              ContainsSubstring("step/a off by"));
+  const Rules other_seed{.tolerance = 1e-4, .step_tolerance = 4e-2};
+  CHECK(missed([](Contents& c) { c.values["step/a"][0] += 3.9e-2 * 2; }, other_seed).empty());
+  CHECK_THAT(missed([](Contents& c) { c.values["step/a"][0] += 4.1e-2 * 2; }, other_seed),
+             ContainsSubstring("step/a off by"));
+  CHECK_THAT(missed([](Contents& c) { c.values["loss"][0] += 0.1; }, other_seed),
+             ContainsSubstring("loss off by"));
 }
 
 TEST_CASE("what is missing, empty, of another size or not finite is refused") {

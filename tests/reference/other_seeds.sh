@@ -3,8 +3,9 @@
 #
 #   tests/reference/other_seeds.sh BUILD_DIR [SEED:SCALE]...     default 2:1 3:1 1:3
 #
-# At a scale above 1, in float32, the parameters after the optimizer's steps are not compared: AdamW moves an element
-# whose gradient is rounding error by the learning rate, one way or the other, and more elements have such gradients.
+# AdamW moves an element whose gradient is rounding error by the learning rate, one way or the other: in float32 the
+# parameters after its steps may be off by 4e-2 (torch's are by 1.9e-2 for seed 3), and at a scale above 1, where more
+# elements have such gradients, they are not compared.
 # float16 is left out there, whose range ends at 65504. In 16 bits the comparison is with float64 on the same rounded
 # inputs: rounding the weights of a model alone moves its logits by up to 2e-2.
 #
@@ -40,11 +41,11 @@ for case in "$@"; do
     for kind in attention models; do
       for dtype in float64 float32 bfloat16 float16; do
         [ "$scale" = 1 ] || [ $dtype != float16 ] || continue
-        only=
+        only=--other-seed
         [ "$scale" = 1 ] || [ $dtype != float32 ] || only=--no-steps
         case $dtype in *16) only=--rounded ;; esac
         "$build/tests/reference/check_values" "$values/$case" "$build/examples/replay" $kind $dtype "$device" \
-          ${only:+"$only"} >"$values/out" ||
+          "$only" >"$values/out" ||
           { failed=1; grep '^X' "$values/out" || true; }
         tail -n 1 "$values/out"
       done
