@@ -6,60 +6,12 @@
 
 using namespace srformer;
 using namespace srformer::testing;
-using Catch::Matchers::ContainsSubstring;
 
 namespace {
 
 using Model = T5<EigenBackend, double>;
 
-template <class Call>
-std::string shape_refusal(Call call) {
-  return refusal_of<shape_error>(call);
-}
-
-/// The configurations whose results do not depend on what else is in a batch.
-std::vector<NamedConfig> masked_configs() { return with_masked_padding(variant_configs()); }
-
 }  // namespace
-
-TEST_CASE("with masked padding a source in a batch gives what it gives alone") {
-  EigenBackend be(1);
-  for (const auto& [name, config] : masked_configs()) {
-    CAPTURE(name);
-    Model model(be, config);
-    randomize(model, 7);
-    const Batch batch = random_batch(config, {17, 1, 24, 8, 5}, {6, 2, 4, 7, 1}, 21, 3, 5);
-    const auto logits = logits_of(model, batch);
-    double sum = 0, smoothed_sum = 0;
-    for (index_t b = 0; b < batch.rows; ++b) {
-      CAPTURE(b);
-      const Batch alone = single(batch, b);
-      const auto rows = rows_of(logits, batch, b, alone.target_width, config.vocab_size);
-      CHECK(relative_difference(logits_of(model, alone), rows) < 1e-12);
-      sum += loss_of(model, alone);
-      smoothed_sum += loss_of(model, alone, 0.1);
-    }
-    CHECK(loss_of(model, batch) == Approx(sum).epsilon(1e-12));
-    CHECK(loss_of(model, batch, 0.1) == Approx(smoothed_sum).epsilon(1e-12));
-  }
-}
-
-TEST_CASE("with masked padding the gradients of a batch are the sum of those of its sources") {
-  EigenBackend be(1);
-  for (const auto& [name, config] : masked_configs()) {
-    CAPTURE(name);
-    Model model(be, config);
-    randomize(model, 7);
-    const Batch batch = random_batch(config, {17, 1, 24, 8}, {6, 2, 4, 7}, 22, 2, 5);
-    train_loss_of(model, batch, {.label_smoothing = 0.1});
-    const auto together = to_host(be, model.parameters().gradients());
-    model.parameters().zero_gradients();
-    for (index_t b = 0; b < batch.rows; ++b) {
-      train_loss_of(model, single(batch, b), {.label_smoothing = 0.1});
-    }
-    CHECK(relative_difference(to_host(be, model.parameters().gradients()), together) < 1e-12);
-  }
-}
 
 TEST_CASE(
     "without a horizon it is the width of the targets of a batch, in upstream padding all counts") {
@@ -80,95 +32,6 @@ TEST_CASE(
   CHECK(differs() < 1e-12);
   cross.padding = Padding::upstream;
   CHECK(differs() > 1e-3);
-}
-
-TEST_CASE("what stands in the padding of a source does not matter") {
-  EigenBackend be(1);
-  for (const auto& [name, config] : masked_configs()) {
-    CAPTURE(name);
-    Model model(be, config);
-    randomize(model, 7);
-    const Batch zeros_there = random_batch(config, {9, 4}, {5, 3}, 23, 4, 0);
-    const Batch others_there = random_batch(config, {9, 4}, {5, 3}, 23, 4, 19);
-    REQUIRE(zeros_there.source_ids != others_there.source_ids);
-    CHECK(logits_of(model, zeros_there) == logits_of(model, others_there));
-  }
-}
-
-TEST_CASE("a decoder position sees no later label") {
-  EigenBackend be(1);
-  for (const auto& [name, config] : variant_configs()) {
-    CAPTURE(name);
-    Model model(be, config);
-    randomize(model, 7);
-    Batch batch = random_batch(config, {13}, {6}, 24);
-    const auto before = logits_of(model, batch);
-    batch.labels[3] = batch.labels[3] == 7 ? 8 : 7;  // read at position 4
-    const auto after = logits_of(model, batch);
-    const index_t V = config.vocab_size;
-    const auto row = [V](const std::vector<double>& z, index_t i) {
-      return std::vector<double>(z.begin() + i * V, z.begin() + (i + 1) * V);
-    };
-    for (index_t i = 0; i < 4; ++i) CHECK(row(before, i) == row(after, i));
-    CHECK(row(before, 4) != row(after, 4));
-    CHECK(row(before, 5) != row(after, 5));
-  }
-}
-
-TEST_CASE("the loss is the mean negative log likelihood of the labels that count") {
-  EigenBackend be(1);
-  const T5Config config = tiny_config();
-  Model model(be, config);
-  randomize(model, 7);
-  const Batch batch = random_batch(config, {6, 4}, {5, 2}, 25);
-  const auto z = logits_of(model, batch);
-  double expected = 0, smoothed = 0;
-  for (std::size_t r = 0; r < batch.labels.size(); ++r) {
-    if (batch.labels[r] < 0) continue;
-    const auto first = z.begin() + static_cast<index_t>(r) * config.vocab_size;
-    double sum = 0, total = 0;
-    for (index_t c = 0; c < config.vocab_size; ++c) sum += std::exp(first[c]), total += first[c];
-    const double lse = std::log(sum), nll = lse - first[batch.labels[r]];
-    expected += nll;
-    smoothed += 0.9 * nll + 0.1 * (lse - total / static_cast<double>(config.vocab_size));
-  }
-  CHECK(loss_of(model, batch) == Approx(expected).epsilon(1e-13));
-  CHECK(loss_of(model, batch, 0.1) == Approx(smoothed).epsilon(1e-13));
-  CHECK(train_loss_of(model, batch, {.label_smoothing = 0.1}) == loss_of(model, batch, 0.1));
-}
-
-TEST_CASE("dropout depends on its stream alone, not on the number of threads") {
-  const T5Config config = tiny_config(cross_options(Variant::segmented_recurrent));
-  const Batch batch = random_batch(config, {13, 6, 9}, {5, 7, 6}, 26);
-  const auto run = [&](int threads, double rate, RandomStream random) {
-    EigenBackend be(threads);
-    Model model(be, config);
-    randomize(model, 7);
-    const double loss = train_loss_of(model, batch, {.dropout_rate = rate, .random = random});
-    auto all = to_host(be, model.parameters().gradients());
-    all.push_back(loss);
-    return all;
-  };
-  const RandomStream random{4, 9};
-  const auto one = run(1, 0.2, random);
-  CHECK(one == run(1, 0.2, random));
-  CHECK(one == run(2, 0.2, random));
-  CHECK(one == run(3, 0.2, random));
-  CHECK(one.back() != run(1, 0.2, RandomStream{4, 10}).back());
-  CHECK(one.back() != run(1, 0.2, RandomStream{5, 9}).back());
-  CHECK(one.back() != run(1, 0, random).back());
-  CHECK(run(1, 0, random) == run(1, 0, RandomStream{77, 1}));
-}
-
-TEST_CASE("loss and logits know no dropout") {
-  EigenBackend be(1);
-  T5Config config = tiny_config();
-  config.dropout_rate = 0.5;
-  Model model(be, config);
-  randomize(model, 7);
-  const Batch batch = random_batch(config, {6, 4}, {5, 2}, 25);
-  CHECK(loss_of(model, batch) == train_loss_of(model, batch, {.dropout_rate = 0}));
-  CHECK(loss_of(model, batch) == loss_of(model, batch));
 }
 
 TEST_CASE("parameters start as transformers starts them") {
@@ -254,27 +117,6 @@ TEST_CASE("initial values depend on the stream and not on what else the model ha
   CHECK(to_host(be, other.parameters().values()) != before);
 }
 
-TEST_CASE("only what a variant adds is initialised for a checkpoint without it") {
-  EigenBackend be(1);
-  for (const Variant variant : {Variant::segmented_recurrent, Variant::transformer_xl}) {
-    CrossAttentionOptions cross = cross_options(variant);
-    cross.gate = cross.sigma = variant == Variant::segmented_recurrent;
-    Model model(be, tiny_config(cross)), plain(be, tiny_config());
-    for (auto& p : model.parameters()) be.fill(p.value, p.count, 7.0);
-    model.initialize_recurrence(RandomStream{3, 1}, 1);
-    std::set<std::string> known;
-    for (const auto& p : plain.parameters()) known.insert(p.name);
-    std::size_t added = 0;
-    for (const auto& p : model.parameters()) {
-      CAPTURE(p.name);
-      const bool kept = std::all_of(p.value, p.value + p.count, [](double x) { return x == 7; });
-      CHECK(kept == known.contains(p.name));
-      added += !known.contains(p.name);
-    }
-    CHECK(added == (variant == Variant::transformer_xl ? 16u : 10u));
-  }
-}
-
 TEST_CASE("names, order and shapes of the parameters are those of transformers") {
   EigenBackend be(1);
   CrossAttentionOptions cross = cross_options(Variant::segmented_recurrent);
@@ -319,65 +161,6 @@ TEST_CASE("names, order and shapes of the parameters are those of transformers")
         "decoder.block.0.layer.2.DenseReluDense.wo.weight[12,10]\n"
         "decoder.block.0.layer.2.layer_norm.weight[12]\n"
         "decoder.final_layer_norm.weight[12]\n");
-}
-
-TEST_CASE("a token id out of range is refused with its value and place") {
-  EigenBackend be(1);
-  const T5Config config = tiny_config();
-  Model model(be, config);
-  randomize(model, 7);
-  const Batch good = random_batch(config, {5, 3}, {4, 2}, 27);
-  for (const std::int32_t id : {23, 1000, -1}) {
-    CAPTURE(id);
-    Batch batch = good;
-    batch.source_ids[6] = id;
-    for (const std::string& said :
-         {shape_refusal([&] { logits_of(model, batch); }),
-          shape_refusal([&] { train_loss_of(model, batch, {}); }), shape_refusal([&] {
-            model.start_decoding(batch.source_ids, batch.source_lengths, 4);
-          })}) {
-      CHECK_THAT(said, ContainsSubstring(std::to_string(id)) && ContainsSubstring("6") &&
-                           ContainsSubstring("23"));
-    }
-  }
-  for (const std::int32_t label : {23, 1000}) {
-    Batch batch = good;
-    batch.labels[1] = label;
-    CHECK_THAT(shape_refusal([&] { loss_of(model, batch); }),
-               ContainsSubstring("label " + std::to_string(label)) &&
-                   ContainsSubstring("vocabulary of 23"));
-  }
-}
-
-TEST_CASE("a batch whose sizes contradict each other is refused") {
-  EigenBackend be(1);
-  const T5Config config = tiny_config();
-  Model model(be, config);
-  randomize(model, 7);
-  const Batch good = random_batch(config, {5, 3}, {4, 2}, 28);
-  const auto said = [&](auto change) {
-    Batch batch = good;
-    change(batch);
-    return shape_refusal([&] { logits_of(model, batch); });
-  };
-  CHECK(said([](Batch&) {}) == "accepted");
-  CHECK_THAT(said([](Batch& b) { b.source_ids.pop_back(); }), ContainsSubstring("T5::logits"));
-  CHECK_THAT(said([](Batch& b) { b.labels.push_back(1); }), ContainsSubstring("T5::logits"));
-  CHECK_THAT(said([](Batch& b) { b.source_lengths.pop_back(); }), ContainsSubstring("T5::logits"));
-  CHECK_THAT(said([](Batch& b) { b = {}; }), ContainsSubstring("T5::logits"));
-  CHECK_THAT(said([](Batch& b) { b.source_lengths[1] = 0; }), ContainsSubstring("length 0"));
-  CHECK_THAT(said([](Batch& b) { b.source_lengths[1] = 6; }), ContainsSubstring("length 6"));
-}
-
-TEST_CASE("a batch without a label that counts has no loss and no gradient") {
-  EigenBackend be(1);
-  const T5Config config = tiny_config(cross_options(Variant::segmented_recurrent));
-  Model model(be, config);
-  randomize(model, 7);
-  Batch batch = random_batch(config, {5, 3}, {4, 2}, 28);
-  std::ranges::fill(batch.labels, Batch::ignored_label);
-  CHECK(train_loss_of(model, batch, {.label_smoothing = 0.1}) == 0);
-  for (const double g : to_host(be, model.parameters().gradients())) REQUIRE(g == 0);
 }
 
 TEST_CASE("norms may take their mean as torch does in float32, bit for bit") {
