@@ -142,15 +142,12 @@ void load(AnyModel& model, const HfCheckpoint& checkpoint, const FinetuneOptions
   for (const auto& p : parameters) {
     bool stored = checkpoint.contains(p.name);
     for (const std::string& alias : p.aliases) stored = stored || checkpoint.contains(alias);
-    const bool recurrent = p.role == Role::scalar || p.name.find(".SNN_kv.") != std::string::npos;
-    if (!stored && recurrent) fresh.push_back(p.name);
+    if (!stored && is_variant_parameter(p.name)) fresh.push_back(p.name);
   }
   for (const std::string& name : checkpoint.names()) {
-    const auto ends = [&](const char* tail) { return name.ends_with(tail); };
-    const bool recurrent = ends(".SNN_kv.weight") || ends(".leak") || ends(".threshold") ||
-                           ends(".sigma") || ends(".gate");
     const auto is_it = [&](const auto& p) { return p.name == name; };
-    if (recurrent && std::ranges::none_of(parameters, is_it)) dropped.push_back(name);
+    if (is_variant_parameter(name) && std::ranges::none_of(parameters, is_it))
+      dropped.push_back(name);
   }
   if (fresh.empty() && options.recurrence_scale_given)
     throw usage_error("--recurrence_init_scale does not apply: " + checkpoint.folder().string() +

@@ -2,6 +2,8 @@
 // What holds for every model: a source in a batch is treated as if it were alone, no position sees what
 // comes later, the loss is its definition, dropout is a function of its stream, and what makes no sense
 // is refused.
+#include <srformer/models/checkpoint.hpp>
+
 #include <set>
 
 #include "models/tiny_bart.hpp"
@@ -210,6 +212,7 @@ TEMPLATE_TEST_CASE("only what a variant adds is initialised for a checkpoint wit
       CAPTURE(p.name);
       const bool kept = std::all_of(p.value, p.value + p.count, [](double x) { return x == 7; });
       CHECK(kept == known.contains(p.name));
+      CHECK(kept == !is_variant_parameter(p.name));
       added += !known.contains(p.name);
     }
     CHECK(added == (variant == Variant::transformer_xl ? 16u : 10u));

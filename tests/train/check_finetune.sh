@@ -199,6 +199,10 @@ refused 1 "holds no trainer_state.json" "${long[@]}" --output_dir x --resume_fro
 run 0 "${base[@]}" --model_name_or_path all --cross_attention full --output_dir full --max_steps 1
 check "what is dropped is said" grep -q 'parameters are dropped' out.txt
 check "it is full" grep -q '"variant": "full"' full/config.json
+run 0 "${base[@]}" --model_name_or_path full --cross_attention transformer_xl --output_dir xl --max_steps 1
+check "new RNNs are said" grep -q 'parameters of transformer_xl are new and initialised: .*RNN' out.txt
+run 0 "${base[@]}" --model_name_or_path xl --cross_attention full --output_dir without_rnn --max_steps 1
+check "dropped RNNs are said" grep -q 'parameters are dropped, as full has no use .*RNN' out.txt
 run 0 "${base[@]}" --model_name_or_path all --output_dir again --max_steps 1
 check "the variant of the checkpoint stays" grep -q '"segmented_recurrent"' again/config.json
 check "nothing is new" test -z "$(grep notice out.txt | grep parameters)"

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <iterator>
 #include <memory>
+#include <string_view>
 
 #include <srformer/models/bart.hpp>
 #include <srformer/models/t5.hpp>
@@ -74,6 +76,16 @@ struct model_of<B, T, BartConfig> {
 template <class B, class T, class Config>
 using model_of_t = typename model_of<B, T, Config>::type;
 
+/// The names of what a variant of the cross-attention adds, as patterns.
+inline constexpr const char* variant_parameter_names[] = {
+    "*.SNN_kv.weight", "*.leak", "*.threshold", "*.sigma", "*.gate", "*.RNN_*"};
+
+/// Whether a variant of the cross-attention adds a parameter of this name.
+inline bool is_variant_parameter(std::string_view name) {
+  return std::ranges::any_of(variant_parameter_names,
+                             [&](const char* pattern) { return matches_pattern(name, pattern); });
+}
+
 /// Fills the parameters of a T5 or BART. Those that a variant adds may be absent only if `new_variant`; they
 /// keep their values then, and stored ones that the model has no use for are passed over. Anything
 /// else missing, unexpected or misshapen is one io_error that names them all.
@@ -83,20 +95,17 @@ void load_parameters(Model& model, const HfCheckpoint& checkpoint, bool new_vari
   std::vector<TensorSlot> slots;
   for (auto& p : model.parameters()) {
     slots.push_back(detail::parameter_slot(model.backend(), p));
-    const bool added = p.role == Role::scalar || p.name.find(".SNN_kv.") != std::string::npos ||
-                       p.name.find(".RNN_") != std::string::npos;
-    if ((added && new_variant) || p.role == Role::constant) slots.back().required = false;
+    if ((new_variant && is_variant_parameter(p.name)) || p.role == Role::constant)
+      slots.back().required = false;
   }
   LoadOptions options;
   options.optional_prefix = "model.";  // of BART's names; older files and base models lack it
   options.ignore_unexpected = {
       "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", "*.version"};
-  if (new_variant) {
-    for (const char* name :
-         {"*.SNN_kv.weight", "*.leak", "*.threshold", "*.sigma", "*.gate", "*.RNN_*"}) {
-      options.ignore_unexpected.push_back(name);
-    }
-  }
+  if (new_variant)
+    options.ignore_unexpected.insert(options.ignore_unexpected.end(),
+                                     std::begin(variant_parameter_names),
+                                     std::end(variant_parameter_names));
   checkpoint.load(slots, options);
 }
 
