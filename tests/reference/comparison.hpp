@@ -53,7 +53,8 @@ struct Rules {
   /// The generate calls to compare; none: all of them.
   std::optional<std::vector<std::string>> generate{};
   bool steps = true;  ///< whether the optimizer's steps are compared
-  /// Of parameters after them; 0: 100 times the tolerance, 10 times where it is below 1e-6.
+  /// Of parameters after them, a tenth of it of the losses on the way; 0: 100 times the tolerance, 10 times
+  /// where it is below 1e-6, and the tolerance itself.
   double step_tolerance = 0;
   bool gradients = true;  ///< whether gradients are compared
   /// Above 0: the gradients of all parameters are compared as one vector, by this relative distance.
@@ -151,6 +152,7 @@ inline Comparison compare(const SafetensorsFile& expected, const SafetensorsFile
       continue;
     }
     double limit = rules.tolerance;
+    if (name == "losses" && rules.step_tolerance > 0) limit = rules.step_tolerance / 10;
     if (name.starts_with("step/")) {
       const std::string gradient = "grad/" + name.substr(5);
       if (detail::largest(expected.read<double>(gradient)) < 1e-12) {

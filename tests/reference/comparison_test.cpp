@@ -17,10 +17,10 @@ namespace {
 /// A small file of results and inputs that a test changes before it is written.
 struct Contents {
   std::map<std::string, std::vector<double>> values{
-      {"q", {1, 2}},          {"grad_out", {1, 1}},        {"out", {1, -4, 2}},
-      {"loss", {3}},          {"grad_q", {0.5, 0.25}},     {"grad/a", {10, -2}},
-      {"grad/b", {1e-4, 0}},  {"grad/unused", {1e-13, 0}}, {"step/a", {1, 2}},
-      {"step/unused", {5, 5}}};
+      {"q", {1, 2}},           {"grad_out", {1, 1}},        {"out", {1, -4, 2}},
+      {"loss", {3}},           {"grad_q", {0.5, 0.25}},     {"grad/a", {10, -2}},
+      {"grad/b", {1e-4, 0}},   {"grad/unused", {1e-13, 0}}, {"step/a", {1, 2}},
+      {"step/unused", {5, 5}}, {"losses", {3, 2}}};
   std::map<std::string, std::vector<std::vector<std::int64_t>>> ids{
       {"generate/greedy", {{0, 7, 1, 0}, {0, 8, 9, 1}}}, {"generate/beam", {{0, 5, 1}}}};
 
@@ -68,7 +68,7 @@ TEST_CASE("equal files agree, inputs are not compared") {
   got.values.erase("grad_out");
   const Comparison found = compare_contents({}, got);
   CHECK(found.ok());
-  CHECK(found.compared == 10);  // out, loss, grad_q, 3 grad/, 2 step/, 2 generate/
+  CHECK(found.compared == 11);  // out, loss, losses, grad_q, 3 grad/, 2 step/, 2 generate/
   CHECK(found.skipped == 1);
   CHECK(found.worst == 0);
 }
@@ -102,7 +102,12 @@ TEST_CASE("a parameter after the steps is allowed more, and nothing where its gr
   CHECK(missed([](Contents& c) { c.values["step/a"][0] += 3.9e-2 * 2; }, other_seed).empty());
   CHECK_THAT(missed([](Contents& c) { c.values["step/a"][0] += 4.1e-2 * 2; }, other_seed),
              ContainsSubstring("step/a off by"));
-  CHECK_THAT(missed([](Contents& c) { c.values["loss"][0] += 0.1; }, other_seed),
+  CHECK(missed([](Contents& c) { c.values["losses"][1] += 3.9e-3 * 3; }, other_seed).empty());
+  CHECK_THAT(missed([](Contents& c) { c.values["losses"][1] += 4.1e-3 * 3; }, other_seed),
+             ContainsSubstring("losses off by"));
+  CHECK_THAT(missed([](Contents& c) { c.values["losses"][1] += 1.1e-4 * 3; }, in_float),
+             ContainsSubstring("losses off by"));
+  CHECK_THAT(missed([](Contents& c) { c.values["loss"][0] += 1.1e-4 * 3; }, other_seed),
              ContainsSubstring("loss off by"));
 }
 
