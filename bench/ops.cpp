@@ -11,6 +11,9 @@
 #include <srformer/ops/softmax.hpp>
 #include <srformer/train/optimizer.hpp>
 
+#include <optional>
+#include <string>
+
 #include "benchmark_run.hpp"
 
 namespace {
@@ -120,6 +123,23 @@ int main(int argc, char** argv) {
     t.of(4 * RE * F, 4 * (3 * RE + 3 * EF + RF), [&] {
       linear_backward(t.be, x, weight, d_y, d_x.view(), d_weight.view(), d_bias.view());
     });
+  });
+
+  // Weights of 66 MB, which no cache holds: a step of generation.
+  for (const index_t rows : {1, 4, 16, 64, 128}) {
+    run.add("linear forward to V, rows: " + std::to_string(rows), [=](const Timing& t) {
+      const auto x = t.made<2>({rows, E}), weight = t.made<2>({V, E});
+      auto y = t.made<2>({rows, V});
+      const auto r = static_cast<double>(rows);
+      t.of(2 * r * E * V, 4 * (r * E + V * E + r * V),
+           [&] { linear_forward(t.be, x, weight, std::nullopt, y.view()); });
+    });
+  }
+  run.add("linear forward to E", [](const Timing& t) {
+    const auto x = t.made<2>({R, F}), weight = t.made<2>({E, F});
+    auto y = t.made<2>({R, E});
+    t.of(2 * RE * F, 4 * (RE + EF + RF),
+         [&] { linear_forward(t.be, x, weight, std::nullopt, y.view()); });
   });
 
   add_activation(run, "relu", Activation::relu, 1, 3);
