@@ -165,9 +165,16 @@ struct Fetch {
             (tile + 1) * each <= lines ? each : 0};
   }
 
-  template <bool soon>
+  /// A single row asks for all lines, and sooner.
+  template <int Rows, int All>
   [[gnu::always_inline]] void step() {
-    for (int line = 0; line < lines; ++line, at += 64) __builtin_prefetch(at, 0, soon ? 3 : 2);
+    if constexpr (Rows == 1) {
+#pragma GCC unroll 8
+      for (int line = 0; line < All; ++line) __builtin_prefetch(at + 64 * line, 0, 3);
+      at += 64 * All;
+    } else {
+      for (int line = 0; line < lines; ++line, at += 64) __builtin_prefetch(at, 0, 2);
+    }
   }
 };
 
@@ -187,22 +194,26 @@ template <int Rows, int Columns, class TA, class TB, class C = compute_t<TB>>
 #pragma GCC unroll 8
       for (int i = 0; i < Rows; ++i) {
         load_computed(left[i], x + i * of_x + e * lanes);
-        keep_in_register(left[i]);
+        if constexpr (Rows > 1) keep_in_register(left[i]);
       }
 #pragma GCC unroll 8
       for (int j = 0; j < Columns; ++j) {
         V right;
         load_computed(right, y + j * of_y + e * lanes);
-        keep_in_register(right);
+        if constexpr (Rows > 1) keep_in_register(right);
 #pragma GCC unroll 8
         for (int i = 0; i < Rows; ++i) sum[i][j][e] += left[i] * right;
       }
     }
   };
   const index_t whole = k - k % step;
-  for (index_t p = 0; p < whole; p += step) {
-    fetch.step<Rows == 1>();
-    add(a + p, lda, b + p, ldb);
+  if (fetch.lines > 0) {
+    for (index_t p = 0; p < whole; p += step) {
+      fetch.step<Rows, Columns * step * sizeof(TB) / 64>();
+      add(a + p, lda, b + p, ldb);
+    }
+  } else {
+    for (index_t p = 0; p < whole; p += step) add(a + p, lda, b + p, ldb);
   }
   if (whole < k) {  // with zeros behind
     TA left[Rows * step];
