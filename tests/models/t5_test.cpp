@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <set>
-
 #include "models/tiny_t5.hpp"
 #include "support/catch.hpp"
 

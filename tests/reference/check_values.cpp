@@ -3,9 +3,10 @@
 // REPLAY on the inputs of every reference file below VALUES and compares what it computed. For values of
 // other seeds in float32: --other-seed allows 4e-2 in parameters after the optimizer's steps and 4e-3 in
 // the losses on the way (a cell at its kink fires or not by rounding; torch in float32 is off by 1.9e-2
-// and 1.5e-3 in bart_srformer_upstream of seed 3), and --no-steps, for those of a large scale, leaves them out and allows 5e-4 elsewhere (torch is off
-// by 2.3e-4 in gradients of BART there). --rounded leaves out what 16 bits make of unrounded inputs. Fails
-// for a file that is not in the list below, and for one that is absent.
+// and 1.5e-3 in bart_srformer_upstream of seed 3), and --no-steps, for those of a large scale, leaves
+// them out and allows 5e-4 elsewhere (torch is off by 2.3e-4 in gradients of BART there). --rounded leaves
+// out what 16 bits make of unrounded inputs. Fails for a file that is not in the list below, and for one
+// that is absent.
 //
 // In float64 and float32 everything is compared with the reference. In bfloat16 and float16 outputs,
 // logits and losses are (not if --rounded), and with the gradients once more against float64 on the same

@@ -178,6 +178,10 @@ struct Fetch {
   }
 };
 
+/// Lines of 64 bytes of B that a tile of some columns reads in a step.
+template <int Columns, class TB>
+inline constexpr int lines_of_step = static_cast<int>(Columns * sizeof(TB) / sizeof(compute_t<TB>));
+
 /// dots[i][j] = row i of A times row j of B.
 template <int Rows, int Columns, class TA, class TB, class C = compute_t<TB>>
 [[gnu::always_inline]] inline void dots_tile(index_t k, const TA* a, index_t lda, const TB* b,
@@ -209,7 +213,7 @@ template <int Rows, int Columns, class TA, class TB, class C = compute_t<TB>>
   const index_t whole = k - k % step;
   if (fetch.lines > 0) {
     for (index_t p = 0; p < whole; p += step) {
-      fetch.step<Rows, Columns * step * sizeof(TB) / 64>();
+      fetch.step<Rows, lines_of_step<Columns, TB>>();
       add(a + p, lda, b + p, ldb);
     }
   } else {
@@ -244,7 +248,7 @@ template <int Columns, class TA, class TB, class TC, class C = compute_t<TC>>
 inline void dots_columns(index_t m, index_t k, C alpha, const TA* a, index_t lda, const TB* b,
                          index_t ldb, C beta, TC* c, index_t ldc) {
   C dots[dots_high][dots_wide];
-  constexpr int step = 64 / sizeof(C), lines = Columns * step * sizeof(TB) / 64;
+  constexpr int step = 64 / sizeof(C), lines = lines_of_step<Columns, TB>;
   const index_t tiles = (m + dots_high - 1) / dots_high;
   const TB* ahead = b + (m == 1 ? 1 : 2) * Columns * ldb;
   const bool fetching = ldb == k && Columns == dots_wide;
