@@ -5,15 +5,15 @@
 //   generate MODEL SOURCES --new_tokens 128 --num_beams 4 --repetitions 3
 //
 // SOURCES is a JSON list of lists of token ids. Prints one line of JSON: seconds of each repetition, the
-// encoder included; seconds from opening the folder until the first encoder step, of one token, is done;
-// ids without the start token, scores, peak bytes. compare.py runs it beside its peers.
+// encoder included; seconds from opening the folder until a source of one token has given one token; ids
+// without the start token, scores, peak bytes. compare.py runs it beside its peers.
 #include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>
-#include <srformer/decode/search.hpp>
 #include <srformer/models/checkpoint.hpp>
 
+#include "../examples/device/device.hpp"
 #include "product_rate.hpp"
 
 namespace {
@@ -43,54 +43,48 @@ struct Sources {
 }  // namespace
 
 int main(int argc, char** argv) try {
-  std::string model_path, sources_path, dtype = "float32";
+  std::string model_path, sources_path;
   index_t new_tokens = 128, beams = 1, repetitions = 3;
-  int threads = 0;
+  program::DeviceFlags flags;
   CLI::App app("Time generation");
   app.add_option("model", model_path, "Checkpoint folder")->required();
   app.add_option("sources", sources_path, "JSON list of lists of token ids")->required();
   app.add_option("--new_tokens", new_tokens, "Tokens of each output");
   app.add_option("--num_beams", beams, "Hypotheses of beam search; 1: greedy");
   app.add_option("--repetitions", repetitions, "Timed ones, after one that is not");
-  app.add_option("--threads", threads, "Threads; 0: all");
-  app.add_option("--dtype", dtype, "Of the weights: float32 or int8")
-      ->check(CLI::IsMember({"float32", "int8"}));
+  flags.add_to(app);
   CLI11_PARSE(app, argc, argv);
 
+  const auto device = program::open_device(flags);
+  GenerationConfig options;
+  options.max_new_tokens = options.min_new_tokens = 1;
   const double start = now();
-  EigenBackend be(threads);
   const HfCheckpoint checkpoint(model_path);
-  std::visit(
-      [&]<class Config>(const Config& config) {
-        model_of_t<EigenBackend, float, Config> model(be, config);
-        load_parameters(model, checkpoint);
-        if (dtype == "int8") model.parameters().quantize_weights();
-        model.start_decoding(std::vector{config.eos_token_id}, std::vector<index_t>{1}, 1, 0, 1);
-        const double load_seconds = now() - start;
+  const auto model = device->model(model_config(checkpoint));
+  model->load(checkpoint, false);
+  model->generate(std::vector{model->config().eos_token_id}, std::vector<index_t>{1}, options);
+  const double load_seconds = now() - start;
 
-        const Sources sources(sources_path, config.pad_token_id);
-        GenerationConfig options;
-        options.num_beams = beams;
-        options.max_new_tokens = options.min_new_tokens = new_tokens;
-        Generation generation;
-        std::vector<double> seconds;
-        for (index_t i = 0; repetitions > 0 && i <= repetitions; ++i) {
-          const double begin = now();
-          generation = generate(model, sources.ids, sources.lengths, options);
-          if (i > 0) seconds.push_back(now() - begin);
-        }
-        for (auto& row : generation.sequences) row.erase(row.begin());
-        rusage usage{};
-        getrusage(RUSAGE_SELF, &usage);
-        const nlohmann::json line{{"seconds", seconds},
-                                  {"load_seconds", load_seconds},
-                                  {"ids", generation.sequences},
-                                  {"scores", generation.scores},
-                                  {"dtype", dtype},
-                                  {"peak_bytes", usage.ru_maxrss * 1024L}};
-        std::printf("%s\n", line.dump().c_str());
-      },
-      model_config(checkpoint));
+  const Sources sources(sources_path, model->config().pad_token_id);
+  options.num_beams = beams;
+  options.max_new_tokens = options.min_new_tokens = new_tokens;
+  Generation generation;
+  std::vector<double> seconds;
+  for (index_t i = 0; repetitions > 0 && i <= repetitions; ++i) {
+    const double begin = now();
+    generation = model->generate(sources.ids, sources.lengths, options);
+    if (i > 0) seconds.push_back(now() - begin);
+  }
+  for (auto& row : generation.sequences) row.erase(row.begin());
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const nlohmann::json line{{"seconds", seconds},
+                            {"load_seconds", load_seconds},
+                            {"ids", generation.sequences},
+                            {"scores", generation.scores},
+                            {"dtype", flags.dtype},
+                            {"peak_bytes", usage.ru_maxrss * 1024L}};
+  std::printf("%s\n", line.dump().c_str());
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "error: %s\n", error.what());

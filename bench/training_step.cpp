@@ -1,168 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
-// Times whole training steps of a checkpoint folder: forward, backward, AdamW; dropout 0.
+// Times whole training steps on the CPU.
 //
 //   training_step MODEL --source 1024 --target 128 --batch 1 --steps 3
 //
-// Prints one line of JSON: seconds and losses per step, seconds of the optimiser alone, the rate of a
-// 1024x2048x512 product measured beside it, the share of it that forward and backward reach, peak bytes.
 // compare.py runs it beside its peers.
-#include <sys/resource.h>
+#include <srformer/backend/eigen.hpp>
 
-#include <CLI/CLI.hpp>
-#include <cstdio>
-#include <srformer/models/checkpoint.hpp>
-#include <srformer/train/optimizer.hpp>
-
-#include "product_rate.hpp"
-
-namespace {
-
-using namespace srformer;
-
-using bench::now;
-
-/// Ids that compare.py makes alike: 3 + 7919 i mod (V - 103), the last of a row the end token.
-std::vector<std::int32_t> made_ids(index_t rows, index_t width, index_t vocabulary,
-                                   std::int32_t eos) {
-  std::vector<std::int32_t> ids;
-  for (index_t i = 0; i < rows * width; ++i) {
-    ids.push_back(
-        (i + 1) % width == 0 ? eos : static_cast<std::int32_t>(3 + i * 7919 % (vocabulary - 103)));
-  }
-  return ids;
-}
-
-/// What the products of a model are as wide as.
-struct Widths {
-  index_t encoder_layers, decoder_layers, E, H, D, F, feed_forward_products, V;
-
-  explicit Widths(const T5Config& c)
-      : encoder_layers(c.num_layers),
-        decoder_layers(c.num_decoder_layers),
-        E(c.d_model),
-        H(c.num_heads),
-        D(c.d_kv),
-        F(c.d_ff),
-        feed_forward_products(c.gated ? 3 : 2),
-        V(c.vocab_size) {}
-  explicit Widths(const BartConfig& c)
-      : encoder_layers(c.encoder_layers),
-        decoder_layers(c.decoder_layers),
-        E(c.d_model),
-        H(c.decoder_attention_heads),
-        D(c.d_model / c.decoder_attention_heads),
-        F(c.decoder_ffn_dim),
-        feed_forward_products(2),
-        V(c.vocab_size) {}
-};
-
-/// Multiply-adds of one head's cross-attention, forward, as docs/cost.md counts them; none for a variant
-/// that is not counted there.
-std::optional<index_t> cross_attention_products(const CrossAttentionOptions& o, index_t D,
-                                                index_t N, index_t M) {
-  const index_t L = std::min(o.segment_size, N), S = (N + L - 1) / L;
-  switch (o.variant) {
-    case Variant::full:
-      return 2 * M * N * D;
-    case Variant::segmented:
-      return 2 * M * L * D;
-    case Variant::segmented_recurrent:
-      return 2 * M * L * D + M * D * D + N * D * D + (L < D ? N : std::min(M, S) * D) * D * D;
-    default:
-      return std::nullopt;
-  }
-}
-
-/// FLOP of forward and backward of one source, N and M tokens: products alone, nothing computed again.
-template <class Config>
-std::optional<double> step_flop(const Config& config, index_t N, index_t M) {
-  const Widths w(config);
-  const auto attention = cross_attention_products(config.cross_attention, w.D, N, M);
-  if (!attention) return std::nullopt;
-  const auto self = [&](index_t n) {
-    return n * 4 * w.E * w.H * w.D + 2 * n * n * w.H * w.D +
-           n * w.feed_forward_products * w.E * w.F;
-  };
-  const index_t cross = (2 * M + 2 * N) * w.E * w.H * w.D + w.H * *attention;
-  return 3 * 2.0 *
-         static_cast<double>(w.encoder_layers * self(N) + w.decoder_layers * (self(M) + cross) +
-                             M * w.E * w.V);
-}
-
-struct Sizes {
-  index_t source = 1024, target = 128, batch = 1, steps = 3;
-};
-
-template <class Config>
-nlohmann::json time_steps(EigenBackend& be, const HfCheckpoint& checkpoint, const Config& config,
-                          const Sizes& s) {
-  model_of_t<EigenBackend, float, Config> model(be, config);
-  load_parameters(model, checkpoint);
-  Batch batch;
-  batch.rows = s.batch, batch.source_width = s.source, batch.target_width = s.target;
-  batch.source_ids = made_ids(s.batch, s.source, config.vocab_size, config.eos_token_id);
-  batch.labels = made_ids(s.batch, s.target, config.vocab_size, config.eos_token_id);
-  batch.source_lengths.assign(static_cast<std::size_t>(s.batch), s.source);
-
-  auto& parameters = model.parameters();
-  parameters.allocate_gradients();
-  AdamW<EigenBackend, float> optimizer(be, parameters, {.decayed = all_roles()});
-  const auto tokens = static_cast<double>(s.batch * s.target);
-  std::vector<double> seconds, gradient_seconds, optimizer_seconds, losses;
-  for (index_t step = 0; step <= s.steps; ++step) {
-    const double start = now();
-    parameters.zero_gradients();
-    auto loss = zeros<double, 1>(be, {1});
-    model.add_gradients(batch, {.scale = 1 / tokens}, loss.view());
-    const double middle = now();
-    optimizer.update(be, parameters, 1e-4, step + 1);
-    const double end = now();
-    losses.push_back(to_host(be, loss)[0] / tokens);
-    if (step == 0) continue;
-    seconds.push_back(end - start);
-    gradient_seconds.push_back(middle - start);
-    optimizer_seconds.push_back(end - middle);
-  }
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  const double rate = bench::product_rate(be);
-  nlohmann::json line{{"seconds", seconds},
-                      {"gradient_seconds", gradient_seconds},
-                      {"optimizer_seconds", optimizer_seconds},
-                      {"losses", losses},
-                      {"product_gflops", rate / 1e9},
-                      {"peak_bytes", usage.ru_maxrss * 1024L}};
-  if (const auto flop = step_flop(config, s.source, s.target)) {
-    std::ranges::sort(gradient_seconds);
-    const double at_peak = static_cast<double>(s.batch) * *flop / rate;
-    line["gradient_seconds_at_product_rate"] = at_peak;
-    line["product_share"] = at_peak / gradient_seconds[gradient_seconds.size() / 2];
-  }
-  return line;
-}
-
-}  // namespace
+#include "training_timing.hpp"
 
 int main(int argc, char** argv) try {
-  std::string model_path;
-  Sizes sizes;
+  srformer::bench::TrainingSizes sizes;
   int threads = 0;
   CLI::App app("Time whole training steps");
-  app.add_option("model", model_path, "Checkpoint folder of a T5 or BART")->required();
-  app.add_option("--source", sizes.source, "Source tokens");
-  app.add_option("--target", sizes.target, "Target tokens");
-  app.add_option("--batch", sizes.batch, "Sources per step");
-  app.add_option("--steps", sizes.steps, "Timed steps, after one that is not")
-      ->check(CLI::PositiveNumber);
+  sizes.add_to(app);
   app.add_option("--threads", threads, "Threads; 0: all");
   CLI11_PARSE(app, argc, argv);
-
-  EigenBackend be(threads);
-  const HfCheckpoint checkpoint(model_path);
-  const nlohmann::json line =
-      std::visit([&](const auto& config) { return time_steps(be, checkpoint, config, sizes); },
-                 model_config(checkpoint));
-  std::printf("%s\n", line.dump().c_str());
+  srformer::EigenBackend be(threads);
+  srformer::bench::time_training(be, sizes);
   return 0;
 } catch (const std::exception& error) {
   std::fprintf(stderr, "error: %s\n", error.what());
