@@ -78,12 +78,9 @@ int main(int argc, char** argv) try {
   for (auto& row : generation.sequences) row.erase(row.begin());
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  const nlohmann::json line{{"seconds", seconds},
-                            {"load_seconds", load_seconds},
-                            {"ids", generation.sequences},
-                            {"scores", generation.scores},
-                            {"dtype", flags.dtype},
-                            {"peak_bytes", usage.ru_maxrss * 1024L}};
+  const nlohmann::json line{{"seconds", seconds},          {"load_seconds", load_seconds},
+                            {"ids", generation.sequences}, {"scores", generation.scores},
+                            {"dtype", flags.dtype},        {"peak_bytes", usage.ru_maxrss * 1024L}};
   std::printf("%s\n", line.dump().c_str());
   return 0;
 } catch (const std::exception& error) {

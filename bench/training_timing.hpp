@@ -16,7 +16,7 @@ namespace srformer::bench {
 
 /// Ids that compare.py makes alike: 3 + 7919 i mod (V - 103), the last of a row the end token.
 inline std::vector<std::int32_t> made_ids(index_t rows, index_t width, index_t vocabulary,
-                                   std::int32_t eos) {
+                                          std::int32_t eos) {
   std::vector<std::int32_t> ids;
   for (index_t i = 0; i < rows * width; ++i) {
     ids.push_back(
@@ -52,7 +52,7 @@ struct Widths {
 /// Multiply-adds of one head's cross-attention, forward, as docs/cost.md counts them; none for a variant
 /// that is not counted there.
 inline std::optional<index_t> cross_attention_products(const CrossAttentionOptions& o, index_t D,
-                                                index_t N, index_t M) {
+                                                       index_t N, index_t M) {
   const index_t L = std::min(o.segment_size, N), S = (N + L - 1) / L;
   switch (o.variant) {
     case Variant::full:
