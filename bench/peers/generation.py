@@ -65,13 +65,14 @@ def transformers_generator():
     from transformers import AutoModelForSeq2SeqLM, GenerationConfig
 
     torch.set_num_threads(job["threads"])
-    model = AutoModelForSeq2SeqLM.from_pretrained(job["model"], dtype=torch.float32).eval()
+    device = job.get("device", "cpu")
+    model = AutoModelForSeq2SeqLM.from_pretrained(job["model"], dtype=getattr(torch, job["dtype"])).eval().to(device)
     config = model.config
     model.generation_config = GenerationConfig(
         decoder_start_token_id=config.decoder_start_token_id, eos_token_id=config.eos_token_id,
         pad_token_id=config.pad_token_id, max_new_tokens=job["new_tokens"], min_new_tokens=job["new_tokens"],
         num_beams=job["beams"], do_sample=False)
-    ids = torch.tensor(sources)
+    ids = torch.tensor(sources, device=device)
 
     def generate():
         with torch.no_grad():

@@ -13,7 +13,9 @@ for name in ("dropout", "dropout_rate", "attention_dropout", "activation_dropout
     if hasattr(config, name):
         setattr(config, name, 0.0)
 model = AutoModelForSeq2SeqLM.from_pretrained(job["model"], config=config, dtype=torch.float32)
-model.train()
+device = job.get("device", "cpu")
+model.to(device).train()
+finish = torch.cuda.synchronize if device == "cuda" else lambda: None
 compute = torch.compile(model) if job["compile"] else model
 
 
@@ -21,7 +23,7 @@ def ids(width):
     i = torch.arange(job["batch"] * width)
     x = 3 + i * 7919 % (config.vocab_size - 103)
     x[(i + 1) % width == 0] = config.eos_token_id
-    return x.view(job["batch"], width)
+    return x.view(job["batch"], width).to(device)
 
 
 source = ids(job["source"])
@@ -35,8 +37,10 @@ def step():
     optimizer.zero_grad()
     loss = compute(**data).loss
     loss.backward()
+    finish()
     middle = time.perf_counter()
     optimizer.step()
+    finish()
     end = time.perf_counter()
     return end - start, end - middle, float(loss.detach())
 

@@ -34,6 +34,11 @@ TEST_CASE("queries see the segment of the floor formula, each in one range of qu
             wrong += ranges != 1;
           }
           wrong += rule.visited(M) != static_cast<index_t>(seen.size());
+          index_t place = 0, j = 0;
+          for (const index_t segment : seen) {
+            wrong += rule.visited_at(place++) != segment || j != segment;
+            j = rule.next_visited(j, M);
+          }
           unvisited += rule.visited(M) < S;
           index_t keys = 0;
           for (index_t s = 0; s < S; ++s) {

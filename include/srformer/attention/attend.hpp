@@ -55,6 +55,18 @@ struct AttendContext {
 
 namespace detail {
 
+/// row [key_count], scores, becomes the softmax of query first_query + r, before dropout.
+template <class Team, class C, class Space, class Mask>
+SRF_HD void weigh_row(const Team& team, const AttendContext<C, Space, Mask>& context,
+                      const ScoreBlock& block, index_t r, C* row) {
+  const index_t n = block.key_count, i = block.first_query + r;
+  const index_t limit = context.mask.visible(i, block.first_key + n) - block.first_key;
+  const index_t seen = limit < 0 ? 0 : limit;
+  context.mask.add(team, block.b, block.h, i, block.first_key, seen, row);
+  softmax_row(team, seen, row, block.zero_keys);
+  team.for_each(n - seen, [=](index_t c) { row[seen + c] = C(0); });
+}
+
 /// weights [query_count, key_count]: the softmax of every query of the block, before dropout.
 template <class Team, class T, class C, class Space, class Mask>
 SRF_HD void block_weights(const Team& team, const AttendContext<C, Space, Mask>& context,
@@ -62,15 +74,7 @@ SRF_HD void block_weights(const Team& team, const AttendContext<C, Space, Mask>&
   const index_t n = block.key_count;
   team.gemm(Op::none, Op::transpose, block.query_count, n, block.head_size, C(1), q.data, q.stride,
             k.data, k.stride, C(0), weights, n);
-  for (index_t r = 0; r < block.query_count; ++r) {
-    C* row = weights + r * n;
-    const index_t i = block.first_query + r;
-    const index_t limit = context.mask.visible(i, block.first_key + n) - block.first_key;
-    const index_t seen = limit < 0 ? 0 : limit;
-    context.mask.add(team, block.b, block.h, i, block.first_key, seen, row);
-    softmax_row(team, seen, row, block.zero_keys);
-    team.for_each(n - seen, [=](index_t c) { row[seen + c] = C(0); });
-  }
+  for (index_t r = 0; r < block.query_count; ++r) weigh_row(team, context, block, r, weights + r * n);
 }
 
 /// x[c] *= the dropout factor of query first_query + r and key first_key + c.
@@ -84,6 +88,20 @@ SRF_HD void drop_row(const Team& team, const Dropout& dropout, const ScoreBlock&
   team.for_each(block.key_count, [=](index_t c) {
     x[c] = x[c] * drop.template factor<C>(first + static_cast<std::uint64_t>(c));
   });
+}
+
+/// Of one query: p, its softmax, becomes drop p, and d_p, da . v, becomes alpha ds. Returns sum_l p_l dp_l.
+template <class Team, class C, class Space, class Mask>
+SRF_HD C weigh_row_backward(const Team& team, const AttendContext<C, Space, Mask>& context,
+                            const ScoreBlock& block, index_t r, C alpha, C* p, C* d_p) {
+  const index_t n = block.key_count;
+  const bool dropping = context.dropout.active();
+  if (dropping) drop_row(team, context.dropout, block, r, d_p);
+  // p = softmax(s)
+  const C dot = team.template sum<C>(n, [=](index_t c) { return p[c] * d_p[c]; });
+  team.for_each(n, [=](index_t c) { d_p[c] = alpha * p[c] * (d_p[c] - dot); });
+  if (dropping) drop_row(team, context.dropout, block, r, p);
+  return dot;
 }
 
 }  // namespace detail
@@ -115,20 +133,14 @@ SRF_HD C attend_backward(const Team& team, const AttendContext<C, Space, Mask>& 
                          Rows<const T> d_out, C alpha, Rows<T> d_q, Rows<G> d_k, Rows<G> d_v,
                          C* d_relative, C* weights, C* d_weights) {
   const index_t m = block.query_count, n = block.key_count, D = block.head_size;
-  const bool dropping = context.dropout.active();
   detail::block_weights(team, context, block, q, k, weights);
   // a = (drop p) v
   team.gemm(Op::none, Op::transpose, m, n, D, C(1), d_out.data, d_out.stride, v.data, v.stride,
             C(0), d_weights, n);
   C along(0);
   for (index_t r = 0; r < m; ++r) {
-    C *p = weights + r * n, *d_p = d_weights + r * n;
-    if (dropping) detail::drop_row(team, context.dropout, block, r, d_p);
-    // p = softmax(s)
-    const C dot = team.template sum<C>(n, [=](index_t c) { return p[c] * d_p[c]; });
-    team.for_each(n, [=](index_t c) { d_p[c] = alpha * p[c] * (d_p[c] - dot); });
-    along = along + dot;
-    if (dropping) detail::drop_row(team, context.dropout, block, r, p);
+    C* d_p = d_weights + r * n;
+    along = along + detail::weigh_row_backward(team, context, block, r, alpha, weights + r * n, d_p);
     if (d_relative != nullptr) {
       C* row = d_relative + block.h * (block.queries + block.keys - 1) + block.first_key -
                (block.first_query + r) + block.queries - 1;

@@ -98,6 +98,23 @@ struct RafGradients {
   C leak, threshold;
 };
 
+/// What one step of one cell gives to the step before it, to its input and to the scalars.
+template <class C>
+struct RafCellGradients {
+  C d_membrane, d_x, leak, threshold;
+};
+
+/// One step of one cell back: u is U_j, membrane is Mem_{j-1}, d_membrane is dMem_j.
+template <bool binary, class C>
+SRF_HD RafCellGradients<C> raf_cell_backward(const RafScalars<C>& raf, const C& inverse, const C& u,
+                                             const C& membrane, const C& d_r, const C& d_membrane) {
+  const C relative = u * inverse, over = relative - C(1);
+  const C through = firing_slope<binary>(over) * inverse * d_r;
+  const C d_u = through + d_membrane;
+  const C reset = primal(over) > 0 ? d_membrane : C(0);
+  return {raf.leak * d_u, d_u, d_u * membrane, -(through * relative + reset)};
+}
+
 /// One step back: d_membrane is dMem_j and becomes dMem_{j-1}; d_x receives dX_j (may be u or d_r).
 ///   u, before   U_j and U_{j-1}, null for the first step;  d_r  dR_j
 template <class Team, class C>
@@ -109,17 +126,15 @@ SRF_HD RafGradients<C> raf_step_backward(const Team& team, index_t cells, const 
   const RafScalars<C> s = raf;
   const auto sums = with_firing(raf, [=](auto binary) {
     return team.template sum<SumPair<C>>(cells, [=](index_t c) {
-      const C relative = u[c] * inverse, over = relative - C(1), kept = d_membrane[c];
-      const C membrane = after_reset(previous[c], s, inverse);
-      const C through = firing_slope<binary.value>(over) * inverse * d_r[c];
-      const C d_u = through + kept;
-      d_x[c] = d_u;
-      d_membrane[c] = s.leak * d_u;
-      const C reset = primal(over) > 0 ? kept : C(0);
-      return SumPair<C>(d_u * membrane, through * relative + reset);
+      const auto d =
+          raf_cell_backward<binary.value>(s, inverse, u[c], after_reset(previous[c], s, inverse),
+                                          d_r[c], d_membrane[c]);
+      d_x[c] = d.d_x;
+      d_membrane[c] = d.d_membrane;
+      return SumPair<C>(d.leak, d.threshold);
     });
   });
-  return {started * sums.first, -sums.second};
+  return {started * sums.first, sums.second};
 }
 
 /// Cells that one row of the functors takes.

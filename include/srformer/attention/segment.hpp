@@ -59,12 +59,16 @@ struct SegmentRule {
   /// One past the last key of segment j that exists.
   SRF_HD constexpr index_t end_key(index_t j) const { return first_key(j) + keys(j); }
 
-  /// How many segments some of `queries` queries see.
+  /// How many segments some of `queries` queries see. Where there are more segments than steps, every step
+  /// has one of its own, and those beyond the horizon share the last.
   SRF_HD constexpr index_t visited(index_t queries) const {
-    index_t number = 0;
-    for (index_t j = queries > 0 ? 0 : count(); j < count(); j = next_visited(j, queries)) ++number;
-    return number;
+    if (queries <= 0) return 0;
+    if (count() <= horizon) return of(queries - 1) + 1;
+    return queries < horizon + 1 ? queries : horizon + 1;
   }
+
+  /// The one of them that is seen after s others.
+  SRF_HD constexpr index_t visited_at(index_t s) const { return count() <= horizon ? s : of(s); }
 };
 
 /// How the keys after the end of a source are treated.
