@@ -39,6 +39,12 @@ TEST_CASE("queries see the segment of the floor formula, each in one range of qu
             wrong += rule.visited_at(place++) != segment || j != segment;
             j = rule.next_visited(j, M);
           }
+          for (index_t from = 0; from < M; ++from) {
+            const index_t rest = rule.visited(M - from, from);
+            wrong += rest != std::distance(seen.find(rule.of(from)), seen.end());
+            wrong += rule.visited_at(0, from) != rule.of(from);
+            wrong += rule.visited_at(rest - 1, from) != *seen.rbegin();
+          }
           unvisited += rule.visited(M) < S;
           index_t keys = 0;
           for (index_t s = 0; s < S; ++s) {

@@ -74,7 +74,8 @@ SRF_HD void block_weights(const Team& team, const AttendContext<C, Space, Mask>&
   const index_t n = block.key_count;
   team.gemm(Op::none, Op::transpose, block.query_count, n, block.head_size, C(1), q.data, q.stride,
             k.data, k.stride, C(0), weights, n);
-  for (index_t r = 0; r < block.query_count; ++r) weigh_row(team, context, block, r, weights + r * n);
+  for (index_t r = 0; r < block.query_count; ++r)
+    weigh_row(team, context, block, r, weights + r * n);
 }
 
 /// x[c] *= the dropout factor of query first_query + r and key first_key + c.
@@ -140,7 +141,8 @@ SRF_HD C attend_backward(const Team& team, const AttendContext<C, Space, Mask>& 
   C along(0);
   for (index_t r = 0; r < m; ++r) {
     C* d_p = d_weights + r * n;
-    along = along + detail::weigh_row_backward(team, context, block, r, alpha, weights + r * n, d_p);
+    along =
+        along + detail::weigh_row_backward(team, context, block, r, alpha, weights + r * n, d_p);
     if (d_relative != nullptr) {
       C* row = d_relative + block.h * (block.queries + block.keys - 1) + block.first_key -
                (block.first_query + r) + block.queries - 1;

@@ -382,8 +382,8 @@ requires BackendFor<B, T> DecodeStates<B, T> prepare_cross_attention(
         context, detail::for_generation(options, horizon).recurrent()};
     detail::check_recurrent("prepare_cross_attention", in);
     const index_t folded = in.folded() ? N * D : 0;
-    const index_t products =
-        detail::most_cells_at_a_time<Space>(N, detail::most_visited(in, steps), D);
+    const index_t products = detail::most_cells_at_a_time<Space>(
+        N, detail::most_visited(in.options.segments, steps, N), D);
     be.for_each_row(
         lanes, (folded + 2 * products + 5 * D * D + D) * static_cast<index_t>(sizeof(C)),
         detail::PrepareStates<T, Space>{in, prepared.states.view(), steps, folded, products});

@@ -7,8 +7,7 @@
 // nothing is saved. attention/attend.hpp has the gradient.
 #pragma once
 
-#include <srformer/attention/attend.hpp>
-#include <srformer/backend/tensor.hpp>
+#include <srformer/attention/full_batched.hpp>
 
 namespace srformer {
 
@@ -138,11 +137,15 @@ void full_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                             View<T, 4, typename B::space> out) {
   detail::check_attention("full_attention_forward", q, k, v, out);
   check_dropout("full_attention_forward", context.dropout);
-  const index_t M = q.extent(2), N = k.extent(2), each = detail::query_block(N);
-  const index_t blocks = (M + each - 1) / each;
-  be.for_each_row(q.extent(0) * q.extent(1) * blocks,
-                  each * N * static_cast<index_t>(sizeof(compute_t<T>)),
-                  detail::FullForward<T, typename B::space>{q, k, v, out, context, each, blocks});
+  if constexpr (HasBatchedGemm<B>) {
+    detail::full_attention_batched_forward<B, T>(be, q, k, v, context, out);
+  } else {
+    const index_t M = q.extent(2), N = k.extent(2), each = detail::query_block(N);
+    const index_t blocks = (M + each - 1) / each;
+    be.for_each_row(q.extent(0) * q.extent(1) * blocks,
+                    each * N * static_cast<index_t>(sizeof(compute_t<T>)),
+                    detail::FullForward<T, typename B::space>{q, k, v, out, context, each, blocks});
+  }
 }
 
 /// d_q, d_k, d_v += the gradients; d_relative [H, M+N-1], where given, += that of the bias by distance.
@@ -158,17 +161,22 @@ void full_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
   detail::check_attention_gradients("full_attention_backward", q, k, d_q, d_k, d_v);
   check_dropout("full_attention_backward", context.dropout);
   using C = compute_t<T>;
-  const index_t batch = q.extent(0), H = q.extent(1), M = q.extent(2), N = k.extent(2);
-  const index_t each = detail::query_block(N), distances = H * (M + N - 1);
-  Tensor<B, C, 1> partial(be, {d_relative == nullptr ? 0 : batch * distances});
-  be.fill(partial.data(), partial.size(), C(0));
-  using Backward = detail::FullBackward<T, typename B::space>;
-  const index_t scratch = 2 * each * N + (Backward::narrow ? 2 * N * q.extent(3) : 0);
-  be.for_each_row(batch * H, scratch * static_cast<index_t>(sizeof(C)),
-                  Backward{q, k, v, d_out, d_q, d_k, d_v,
-                           d_relative == nullptr ? nullptr : partial.data(), context, each});
-  if (d_relative != nullptr) {
-    be.for_each(distances, detail::AddOverBatch<C>{partial.data(), d_relative, batch, distances});
+  if constexpr (HasBatchedGemm<B>) {
+    detail::full_attention_batched_backward<B, T>(be, q, k, v, context, d_out, d_q, d_k, d_v,
+                                                  d_relative);
+  } else {
+    const index_t batch = q.extent(0), H = q.extent(1), M = q.extent(2), N = k.extent(2);
+    const index_t each = detail::query_block(N), distances = H * (M + N - 1);
+    Tensor<B, C, 1> partial(be, {d_relative == nullptr ? 0 : batch * distances});
+    be.fill(partial.data(), partial.size(), C(0));
+    using Backward = detail::FullBackward<T, typename B::space>;
+    const index_t scratch = 2 * each * N + (Backward::narrow ? 2 * N * q.extent(3) : 0);
+    be.for_each_row(batch * H, scratch * static_cast<index_t>(sizeof(C)),
+                    Backward{q, k, v, d_out, d_q, d_k, d_v,
+                             d_relative == nullptr ? nullptr : partial.data(), context, each});
+    if (d_relative != nullptr) {
+      be.for_each(distances, detail::AddOverBatch<C>{partial.data(), d_relative, batch, distances});
+    }
   }
 }
 

@@ -126,9 +126,8 @@ SRF_HD RafGradients<C> raf_step_backward(const Team& team, index_t cells, const 
   const RafScalars<C> s = raf;
   const auto sums = with_firing(raf, [=](auto binary) {
     return team.template sum<SumPair<C>>(cells, [=](index_t c) {
-      const auto d =
-          raf_cell_backward<binary.value>(s, inverse, u[c], after_reset(previous[c], s, inverse),
-                                          d_r[c], d_membrane[c]);
+      const auto d = raf_cell_backward<binary.value>(
+          s, inverse, u[c], after_reset(previous[c], s, inverse), d_r[c], d_membrane[c]);
       d_x[c] = d.d_x;
       d_membrane[c] = d.d_membrane;
       return SumPair<C>(d.leak, d.threshold);

@@ -59,16 +59,20 @@ struct SegmentRule {
   /// One past the last key of segment j that exists.
   SRF_HD constexpr index_t end_key(index_t j) const { return first_key(j) + keys(j); }
 
-  /// How many segments some of `queries` queries see. Where there are more segments than steps, every step
-  /// has one of its own, and those beyond the horizon share the last.
-  SRF_HD constexpr index_t visited(index_t queries) const {
+  /// How many segments some of `queries` queries see, of which the first is decoder step `from`. Where
+  /// there are more segments than steps, every step has one of its own, and those from the horizon on
+  /// share the last.
+  SRF_HD constexpr index_t visited(index_t queries, index_t from = 0) const {
     if (queries <= 0) return 0;
-    if (count() <= horizon) return of(queries - 1) + 1;
-    return queries < horizon + 1 ? queries : horizon + 1;
+    if (count() <= horizon) return of(from + queries - 1) - of(from) + 1;
+    const index_t own = from < horizon ? horizon + 1 - from : 1;
+    return queries < own ? queries : own;
   }
 
   /// The one of them that is seen after s others.
-  SRF_HD constexpr index_t visited_at(index_t s) const { return count() <= horizon ? s : of(s); }
+  SRF_HD constexpr index_t visited_at(index_t s, index_t from = 0) const {
+    return count() <= horizon ? of(from) + s : of(from + s);
+  }
 };
 
 /// How the keys after the end of a source are treated.

@@ -55,29 +55,52 @@ SRF_HD inline ScoreBlock segment_block(const SegmentRule& rule, Padding padding,
           padding == Padding::upstream ? rule.size - real : 0};
 }
 
+/// The most weights one segment can have: all queries on one segment's keys.
+inline index_t most_weights(const SegmentedOptions& options, index_t queries, index_t keys) {
+  return queries * std::min(options.segment_size, keys);
+}
+
+/// The most segments that some of `queries` queries can see.
+inline index_t most_visited(const SegmentedOptions& options, index_t queries, index_t keys) {
+  return std::min(queries, (keys + options.segment_size - 1) / options.segment_size);
+}
+
+/// The rows of segmented attention: one is one segment that some queries of a source and head see.
+template <class C, class Space>
+struct SegmentRows {
+  AttendContext<C, Space> context;
+  SegmentedOptions options;
+  index_t heads, queries, keys, head_size, most;  ///< most: rows of a source and head
+
+  /// Its block of scores; without queries where a shorter source has fewer segments.
+  SRF_HD ScoreBlock block(index_t row) const {
+    const index_t lane = row / most, b = lane / heads, s = row % most;
+    const index_t from = context.mask.query_offset;
+    const SegmentRule rule = segment_rule(options, context.mask, b, queries, keys);
+    if (s >= rule.visited(queries, from)) return {};
+    return segment_block(rule, options.padding, rule.visited_at(s, from), b, lane % heads, heads,
+                         queries, keys, head_size, from);
+  }
+};
+
+/// out = alpha a.
 template <class T, class Space>
 struct SegmentedForward {
   using C = compute_t<T>;
   View<const T, 4, Space> q, k, v;
   View<T, 4, Space> out;
-  AttendContext<C, Space> context;
-  SegmentedOptions options;
+  SegmentRows<C, Space> rows;
+  const T* alpha = nullptr;  ///< null: 1
 
-  /// One row is one source and head.
   template <class Team>
-  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
-    const index_t H = q.extent(1), M = q.extent(2), N = k.extent(2), D = q.extent(3);
-    const index_t b = lane / H, h = lane % H;
-    const SegmentRule rule = segment_rule(options, context.mask, b, M, N);
-    for (index_t j = 0; j < rule.count(); ++j) {
-      const ScoreBlock block =
-          segment_block(rule, options.padding, j, b, h, H, M, N, D, context.mask.query_offset);
-      if (block.query_count == 0) continue;
-      attend_forward<Team, T, C, Space>(
-          team, context, block, head_rows(q, b, h).from(block.first_query),
-          head_rows(k, b, h).from(block.first_key), head_rows(v, b, h).from(block.first_key), C(1),
-          head_rows(out, b, h).from(block.first_query), static_cast<C*>(scratch));
-    }
+  SRF_HD void operator()(const Team& team, index_t row, void* scratch) const {
+    const ScoreBlock block = rows.block(row);
+    if (block.query_count == 0) return;
+    const index_t b = block.b, h = block.h, i = block.first_query, t = block.first_key;
+    attend_forward<Team, T, C, Space>(team, rows.context, block, head_rows(q, b, h).from(i),
+                                      head_rows(k, b, h).from(t), head_rows(v, b, h).from(t),
+                                      alpha == nullptr ? C(1) : C(alpha[0]),
+                                      head_rows(out, b, h).from(i), static_cast<C*>(scratch));
   }
 };
 
@@ -86,33 +109,36 @@ struct SegmentedBackward {
   using C = compute_t<T>;
   View<const T, 4, Space> q, k, v, d_out;
   View<T, 4, Space> d_q, d_k, d_v;
-  AttendContext<C, Space> context;
-  SegmentedOptions options;
+  SegmentRows<C, Space> rows;
   index_t scratch_weights;
+  const T* alpha = nullptr;
+  C* along = nullptr;  ///< [rows] or null: sum of d_out . a
 
   template <class Team>
-  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
-    const index_t H = q.extent(1), M = q.extent(2), N = k.extent(2), D = q.extent(3);
-    const index_t b = lane / H, h = lane % H;
-    C* weights = static_cast<C*>(scratch);
-    const SegmentRule rule = segment_rule(options, context.mask, b, M, N);
-    for (index_t j = 0; j < rule.count(); ++j) {
-      const ScoreBlock block =
-          segment_block(rule, options.padding, j, b, h, H, M, N, D, context.mask.query_offset);
-      if (block.query_count == 0) continue;
-      const index_t i = block.first_query, t = block.first_key;
-      attend_backward<Team, T, C, Space>(
-          team, context, block, head_rows(q, b, h).from(i), head_rows(k, b, h).from(t),
-          head_rows(v, b, h).from(t), head_rows(d_out, b, h).from(i), C(1),
-          head_rows(d_q, b, h).from(i), head_rows(d_k, b, h).from(t), head_rows(d_v, b, h).from(t),
-          nullptr, weights, weights + scratch_weights);
+  SRF_HD void operator()(const Team& team, index_t row, void* scratch) const {
+    const ScoreBlock block = rows.block(row);
+    C sum(0);
+    if (block.query_count > 0) {
+      C* weights = static_cast<C*>(scratch);
+      const index_t b = block.b, h = block.h, i = block.first_query, t = block.first_key;
+      sum = attend_backward<Team, T, C, Space>(
+          team, rows.context, block, head_rows(q, b, h).from(i), head_rows(k, b, h).from(t),
+          head_rows(v, b, h).from(t), head_rows(d_out, b, h).from(i),
+          alpha == nullptr ? C(1) : C(alpha[0]), head_rows(d_q, b, h).from(i),
+          head_rows(d_k, b, h).from(t), head_rows(d_v, b, h).from(t), nullptr, weights,
+          weights + scratch_weights);
     }
+    if (along != nullptr && team.leader()) along[row] = sum;
   }
 };
 
-/// The most weights one segment can have: all queries on one segment's keys.
-inline index_t most_weights(const SegmentedOptions& options, index_t queries, index_t keys) {
-  return queries * std::min(options.segment_size, keys);
+template <class T, class Space>
+SegmentRows<compute_t<T>, Space> segment_rows(const View<const T, 4, Space>& q,
+                                              const View<const T, 4, Space>& k,
+                                              const AttendContext<compute_t<T>, Space>& context,
+                                              const SegmentedOptions& options) {
+  const index_t M = q.extent(2), N = k.extent(2);
+  return {context, options, q.extent(1), M, N, q.extent(3), most_visited(options, M, N)};
 }
 
 }  // namespace detail
@@ -129,9 +155,12 @@ void segmented_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4
   detail::check_attention("segmented_attention_forward", q, k, v, out);
   detail::check_segments("segmented_attention_forward", options);
   check_dropout("segmented_attention_forward", context.dropout);
+  using C = compute_t<T>;
+  using Space = typename B::space;
   const index_t weights = detail::most_weights(options, q.extent(2), k.extent(2));
-  be.for_each_row(q.extent(0) * q.extent(1), weights * static_cast<index_t>(sizeof(compute_t<T>)),
-                  detail::SegmentedForward<T, typename B::space>{q, k, v, out, context, options});
+  const auto rows = detail::segment_rows<T, Space>(q, k, context, options);
+  be.for_each_row(q.extent(0) * q.extent(1) * rows.most, weights * static_cast<index_t>(sizeof(C)),
+                  detail::SegmentedForward<T, Space>{q, k, v, out, rows});
 }
 
 /// d_q, d_k, d_v += the gradients through segmented_attention_forward. Cost 10 B H M L D.
@@ -147,11 +176,13 @@ void segmented_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 
   detail::check_attention_gradients("segmented_attention_backward", q, k, d_q, d_k, d_v);
   detail::check_segments("segmented_attention_backward", options);
   check_dropout("segmented_attention_backward", context.dropout);
+  using C = compute_t<T>;
+  using Space = typename B::space;
   const index_t weights = detail::most_weights(options, q.extent(2), k.extent(2));
-  be.for_each_row(q.extent(0) * q.extent(1),
-                  2 * weights * static_cast<index_t>(sizeof(compute_t<T>)),
-                  detail::SegmentedBackward<T, typename B::space>{q, k, v, d_out, d_q, d_k, d_v,
-                                                                  context, options, weights});
+  const auto rows = detail::segment_rows<T, Space>(q, k, context, options);
+  be.for_each_row(
+      q.extent(0) * q.extent(1) * rows.most, 2 * weights * static_cast<index_t>(sizeof(C)),
+      detail::SegmentedBackward<T, Space>{q, k, v, d_out, d_q, d_k, d_v, rows, weights});
 }
 
 }  // namespace srformer

@@ -21,75 +21,11 @@
 // the recurrence again.
 #pragma once
 
-#include <srformer/attention/kv_product.hpp>
-#include <srformer/attention/raf.hpp>
+#include <srformer/attention/segmented_recurrent_batched.hpp>
 
 namespace srformer {
 
-/// When the recurrence takes a step: as the segment changes, or at every query.
-enum class Advance { segment, token };
-
-struct SegmentedRecurrentOptions {
-  SegmentedOptions segments{};
-  KvProductOptions product{};
-  bool normalize = true;   ///< divide by the norms of the key features
-  bool recurrence = true;  ///< pass the products through W and RAF; false: R_j = Z_j
-  bool local = true;       ///< the softmax part; false: O = gate C
-  Advance advance = Advance::segment;
-  bool binary_firing = false;  ///< R_j = [u > 0] with a surrogate gradient, see attention/raf.hpp
-};
-
-/// The learned parameters of a layer; null where the options have none of them.
-///   weight [D,D], leak [1], threshold [1], sigma [1], gate [H]
-template <class T>
-struct RecurrentParameters {
-  T* weight = nullptr;
-  T* leak = nullptr;
-  T* threshold = nullptr;
-  T* sigma = nullptr;
-  T* gate = nullptr;
-
-  template <class U>
-  requires(std::is_same_v<U, const T>) SRF_HD operator RecurrentParameters<U>()
-      const {  // NOLINT: as pointers convert
-    return {weight, leak, threshold, sigma, gate};
-  }
-};
-
 namespace detail {
-
-/// Everything a lane reads.
-template <class T, class Space>
-struct RecurrentInputs {
-  using C = compute_t<T>;
-  View<const T, 4, Space> q, k, v;
-  RecurrentParameters<const T> parameters;
-  AttendContext<C, Space> context;
-  SegmentedRecurrentOptions options;
-
-  SRF_HD index_t heads() const { return k.extent(1); }
-  SRF_HD index_t keys() const { return k.extent(2); }
-  SRF_HD index_t head_size() const { return k.extent(3); }
-
-  SRF_HD bool folded() const {
-    return options.recurrence && options.product.clamp == 0 &&
-           options.segments.segment_size < head_size();
-  }
-  SRF_HD RafScalars<C> raf() const {
-    if (!options.recurrence) return {C(0), C(1)};
-    return {C(parameters.leak[0]), C(parameters.threshold[0]), options.binary_firing};
-  }
-  /// Whether every query is a step of the recurrence.
-  SRF_HD bool stepwise() const { return options.recurrence && options.advance == Advance::token; }
-  /// Whether W multiplies the products themselves.
-  SRF_HD bool multiplied() const { return options.recurrence && !folded(); }
-  SRF_HD bool weighted() const { return options.local && parameters.sigma != nullptr; }
-  SRF_HD C share_of_local() const { return weighted() ? C(parameters.sigma[0]) : C(1); }
-  SRF_HD C share_of_rest() const { return weighted() ? C(1) - C(parameters.sigma[0]) : C(1); }
-  SRF_HD C gate(index_t h) const {
-    return parameters.gate == nullptr ? C(1) : C(parameters.gate[h]);
-  }
-};
 
 /// inverse[c] = 1 / sqrt(sum_t k_tc^2), 0 for a dead feature, 1 everywhere without normalisation.
 template <class Team, class T, class C>
@@ -164,13 +100,6 @@ SRF_HD void with_product_values(const Team& team, const RecurrentInputs<T, Space
   f(Rows<const C>{folded, D});
 }
 
-/// The segments that some of `queries` queries can see.
-template <class T, class Space>
-index_t most_visited(const RecurrentInputs<T, Space>& in, index_t queries) {
-  const index_t L = in.options.segments.segment_size;
-  return std::min(queries, (in.keys() + L - 1) / L);
-}
-
 template <class T, class Space>
 struct SegmentedRecurrentForward {
   using C = compute_t<T>;
@@ -182,12 +111,11 @@ struct SegmentedRecurrentForward {
                                         View<T, 4, Space> out) {
     const index_t D = in.head_size(), N = in.keys(), M = in.q.extent(2);
     return {in, out, in.folded() ? N * D : 0,
-            most_cells_at_a_time<Space>(N, most_visited(in, M), D), M * D};
+            most_cells_at_a_time<Space>(N, most_visited(in.options.segments, M, N), D), M * D};
   }
   index_t scratch_size() const {
     const index_t D = in.head_size();
-    return folded_size + 2 * products_size + 5 * D * D + D + rest_size +
-           most_weights(in.options.segments, in.q.extent(2), in.keys());
+    return folded_size + 2 * products_size + 5 * D * D + D + rest_size;
   }
 
   template <class Team>
@@ -200,18 +128,8 @@ struct SegmentedRecurrentForward {
     const Rows<T> o = head_rows(out, b, h);
     C* folded = static_cast<C*>(scratch);
     C *z = folded + folded_size, *own = z + products_size, *recurrence = own + products_size;
-    C *inverse = recurrence + 5 * D * D, *rest = inverse + D, *weights = rest + rest_size;
+    C *inverse = recurrence + 5 * D * D, *rest = inverse + D;
     const bool local = in.options.local;
-
-    if (local) {
-      for (index_t j = 0; j < rule.count(); j = rule.next_visited(j, M)) {
-        const ScoreBlock block =
-            segment_block(rule, in.options.segments.padding, j, b, h, H, M, N, D);
-        attend_forward<Team, T, C, Space>(team, in.context, block, q.from(block.first_query),
-                                          k.from(block.first_key), v.from(block.first_key),
-                                          in.share_of_local(), o.from(block.first_query), weights);
-      }
-    }
     // rest_i = q_i R_j
     const index_t most = rows_at_a_time<Space>(rule.length, rule.visited(M), D);
     with_product_values(team, in, rule.length, v, folded, [&](auto y) {
@@ -238,50 +156,44 @@ struct SegmentedRecurrentForward {
   }
 };
 
-/// The gradients that lanes share, one entry per lane: [D*D] of W, then leak, threshold, sigma, gate.
-template <class C>
-struct LanePartials {
-  C* data;
-  index_t cells;
-  SRF_HD C* weight(index_t lane) const { return data + lane * (cells + 4); }
-  SRF_HD C* scalars(index_t lane) const { return weight(lane) + cells; }
-};
-
 template <class T, class Space>
 struct SegmentedRecurrentBackward {
   using C = compute_t<T>;
   RecurrentInputs<T, Space> in;
   View<const T, 4, Space> d_out;
   View<T, 4, Space> d_q, d_k, d_v;
+  const C* along_local;  // [lanes, segments]: sums of dO . A
+  index_t segments;
   LanePartials<C> partials;
-  index_t folded_size, values_size, products_size, steps_size, rest_size, weights_size;
+  index_t folded_size, values_size, products_size, steps_size, rest_size;
 
   static SegmentedRecurrentBackward with(const RecurrentInputs<T, Space>& in,
                                          View<const T, 4, Space> d_out, View<T, 4, Space> d_q,
                                          View<T, 4, Space> d_k, View<T, 4, Space> d_v,
-                                         C* partials) {
+                                         const C* along_local, const LanePartials<C>& partials) {
     const index_t D = in.head_size(), N = in.keys(), M = in.q.extent(2);
-    const index_t visited = most_visited(in, M);
+    const index_t visited = most_visited(in.options.segments, M, N);
     const index_t products = most_cells_at_a_time<Space>(N, visited, D);
     return {in,
             d_out,
             d_q,
             d_k,
             d_v,
-            {partials, D * D},
+            along_local,
+            visited,
+            partials,
             in.folded() ? N * D : 0,
             in.folded() || products < visited * D * D ? N * D : 0,
             products,
             in.stepwise()     ? M * D * D
             : in.multiplied() ? products
                               : 0,
-            M * D,
-            most_weights(in.options.segments, M, N)};
+            M * D};
   }
   index_t scratch_size() const {
     const index_t D = in.head_size();
     return folded_size + values_size + 2 * products_size + steps_size + 8 * D * D + 2 * D +
-           2 * rest_size + 2 * weights_size;
+           2 * rest_size;
   }
 
   template <class Team>
@@ -301,24 +213,10 @@ struct SegmentedRecurrentBackward {
     C *z = take(products_size), *own = take(products_size), *steps = take(steps_size);
     C *r = take(D * D), *d_r = take(D * D), *d_membrane = take(D * D), *panels = take(5 * D * D);
     C *inverse = take(D), *d_norm = take(D), *rest = take(rest_size), *d_rest = take(rest_size);
-    C *weights = take(weights_size), *d_weights = take(weights_size);
 
     C* d_weight = partials.weight(lane);
     if (!in.options.recurrence) team.for_each(D * D, [=](index_t c) { d_weight[c] = C(0); });
-    C along_local(0), along_rest(0);
-
-    // O = alpha A + ...
-    if (in.options.local) {
-      for (index_t j = 0; j < S; j = rule.next_visited(j, M)) {
-        const ScoreBlock block =
-            segment_block(rule, in.options.segments.padding, j, b, h, H, M, N, D);
-        const index_t i = block.first_query, t = block.first_key;
-        along_local = along_local + attend_backward<Team, T, C, Space>(
-                                        team, in.context, block, q.from(i), k.from(t), v.from(t),
-                                        d_o.from(i), in.share_of_local(), dq.from(i), dk.from(t),
-                                        dv.from(t), nullptr, weights, d_weights);
-      }
-    }
+    C along_rest(0);
 
     // O = ... + beta gate C, C_i = rest_i / n
     inverse_norms<Team, T, C>(team, rule.length, D, k, in.options.normalize, inverse);
@@ -434,55 +332,17 @@ struct SegmentedRecurrentBackward {
             D, [=](index_t c) { d_row[c] = T(C(d_row[c]) + d_norm[c] * C(row[c]) * inverse[c]); });
       }
     }
+    const C* local = along_local + lane * segments;
+    const C sum_local =
+        in.weighted() ? team.template sum<C>(segments, [=](index_t s) { return local[s]; }) : C(0);
     if (team.leader()) {
       C* d = partials.scalars(lane);
       d[0] = d_raf.leak, d[1] = d_raf.threshold;
-      d[2] = in.weighted() ? along_local - in.gate(h) * along_rest : C(0);
+      d[2] = in.weighted() ? sum_local - in.gate(h) * along_rest : C(0);
       d[3] = in.share_of_rest() * along_rest;
     }
   }
 };
-
-/// Adds the lanes' shares of W, leak, threshold, sigma and gate, in order.
-template <class T>
-struct AddLanePartials {
-  LanePartials<compute_t<T>> partials;
-  RecurrentParameters<T> d;
-  index_t batch, heads;
-
-  SRF_HD void operator()(index_t c) const {
-    using C = compute_t<T>;
-    const index_t lanes = batch * heads, cells = partials.cells, scalar = c - cells;
-    if (scalar >= 3) {
-      const index_t h = scalar - 3;
-      if (d.gate == nullptr) return;
-      C sum = C(d.gate[h]);
-      for (index_t b = 0; b < batch; ++b) sum = sum + partials.scalars(b * heads + h)[3];
-      d.gate[h] = T(sum);
-      return;
-    }
-    T* to = scalar < 0 ? d.weight : scalar == 0 ? d.leak : scalar == 1 ? d.threshold : d.sigma;
-    if (to == nullptr) return;
-    if (scalar < 0) to += c;
-    C sum = C(to[0]);
-    for (index_t lane = 0; lane < lanes; ++lane) sum = sum + partials.weight(lane)[c];
-    to[0] = T(sum);
-  }
-};
-
-template <class T, class Space>
-void check_recurrent(const char* function, const RecurrentInputs<T, Space>& in) {
-  check_segments(function, in.options.segments);
-  check_dropout(function, in.context.dropout);
-  require(in.context.mask.query_offset == 0, function,
-          "the recurrence starts at the first query; decode with cross_attention_step");
-  require(in.options.product.clamp >= 0, function, "clamp must be positive, or 0 for none");
-  if (!in.options.recurrence) return;
-  require(in.parameters.weight != nullptr && in.parameters.leak != nullptr &&
-              in.parameters.threshold != nullptr,
-          function, "the recurrence needs weight, leak and threshold");
-  check_threshold<Space>(function, in.parameters.threshold);
-}
 
 }  // namespace detail
 
@@ -503,9 +363,20 @@ void segmented_recurrent_forward(
   detail::check_attention("segmented_recurrent_forward", q, k, v, out);
   const detail::RecurrentInputs<T, Space> in{q, k, v, parameters, context, options};
   detail::check_recurrent("segmented_recurrent_forward", in);
-  const auto lane = detail::SegmentedRecurrentForward<T, Space>::with(in, out);
-  be.for_each_row(q.extent(0) * q.extent(1),
-                  lane.scratch_size() * static_cast<index_t>(sizeof(compute_t<T>)), lane);
+  const index_t lanes = q.extent(0) * q.extent(1);
+  if (options.local) {
+    const auto rows = detail::segment_rows<T, Space>(q, k, context, options.segments);
+    const index_t weights = detail::most_weights(options.segments, q.extent(2), k.extent(2));
+    be.for_each_row(lanes * rows.most, weights * static_cast<index_t>(sizeof(compute_t<T>)),
+                    detail::SegmentedForward<T, Space>{q, k, v, out, rows,
+                                                       in.weighted() ? parameters.sigma : nullptr});
+  }
+  if constexpr (HasBatchedGemm<B>) {
+    detail::recurrent_batched_forward(be, in, out);
+  } else {
+    const auto lane = detail::SegmentedRecurrentForward<T, Space>::with(in, out);
+    be.for_each_row(lanes, lane.scratch_size() * static_cast<index_t>(sizeof(compute_t<T>)), lane);
+  }
 }
 
 /// d_q, d_k, d_v and the gradients in d_parameters += those through segmented_recurrent_forward.
@@ -526,11 +397,25 @@ void segmented_recurrent_backward(
   const detail::RecurrentInputs<T, Space> in{q, k, v, parameters, context, options};
   detail::check_recurrent("segmented_recurrent_backward", in);
   const index_t batch = q.extent(0), H = q.extent(1), D = q.extent(3), lanes = batch * H;
-  Tensor<B, C, 2> partials(be, {lanes, D * D + 4});
-  const auto lane =
-      detail::SegmentedRecurrentBackward<T, Space>::with(in, d_out, d_q, d_k, d_v, partials.data());
-  be.for_each_row(lanes, lane.scratch_size() * static_cast<index_t>(sizeof(C)), lane);
-  be.for_each(D * D + 3 + H, detail::AddLanePartials<T>{lane.partials, d_parameters, batch, H});
+  Tensor<B, C, 2> partial(be, {lanes, D * D + 4});
+  const detail::LanePartials<C> partials{partial.data(), D * D};
+  const auto rows = detail::segment_rows<T, Space>(q, k, context, options.segments);
+  Tensor<B, C, 2> along_local(be, {lanes, rows.most});
+  if (options.local) {
+    const index_t weights = detail::most_weights(options.segments, q.extent(2), k.extent(2));
+    be.for_each_row(lanes * rows.most, 2 * weights * static_cast<index_t>(sizeof(C)),
+                    detail::SegmentedBackward<T, Space>{
+                        q, k, v, d_out, d_q, d_k, d_v, rows, weights,
+                        in.weighted() ? parameters.sigma : nullptr, along_local.data()});
+  }
+  if constexpr (HasBatchedGemm<B>) {
+    detail::recurrent_batched_backward(be, in, d_out, d_q, d_k, d_v, along_local.data(), partials);
+  } else {
+    const auto lane = detail::SegmentedRecurrentBackward<T, Space>::with(
+        in, d_out, d_q, d_k, d_v, along_local.data(), partials);
+    be.for_each_row(lanes, lane.scratch_size() * static_cast<index_t>(sizeof(C)), lane);
+  }
+  be.for_each(D * D + 3 + H, detail::AddLanePartials<T>{partials, d_parameters, batch, H});
 }
 
 }  // namespace srformer

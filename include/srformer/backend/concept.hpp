@@ -15,6 +15,11 @@
 //   reduce(n, f, out)         *out += sum of f(i), in an order that n alone decides
 //   gemm(...)                 C = alpha op(A) op(B) + beta C, row-major, BLAS meaning
 //   synchronize()             waits for all of the above
+//
+// One more is optional, for backends whose teams are small beside all of them, as a device's are:
+//
+//   gemm_batched(..., count, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)   `count` such products, where
+//                             a(i), b(i) and c(i) say where the matrices of product i are
 #pragma once
 
 #include <srformer/backend/team.hpp>
@@ -58,6 +63,21 @@ concept HasPrimitives = requires(B& be, T* p, const T* from, accumulate_t<T>* su
 /// A backend: shown with double, which all of them hold.
 template <class B>
 concept Backend = HasPrimitives<B, double>;
+
+namespace detail {
+template <class P>
+struct PointerFunctor {
+  SRF_HD P operator()(index_t) const { return nullptr; }
+};
+}  // namespace detail
+
+/// Whether a backend multiplies batches of matrices itself. Attention then goes through products over all
+/// heads (attention/full_batched.hpp and its neighbours) instead of one team for each.
+template <class B>
+concept HasBatchedGemm = requires(B& be, index_t n, detail::PointerFunctor<const double*> from,
+                                  detail::PointerFunctor<double*> to) {
+  be.gemm_batched(Op::none, Op::transpose, n, n, n, n, 1.0, from, n, from, n, 0.0, to, n);
+};
 
 namespace detail {
 template <class B, class T>

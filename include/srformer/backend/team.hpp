@@ -130,6 +130,27 @@ struct SerialTeam {
 
 namespace detail {
 
+/// Product i of a batch, by a team: C_i = alpha op(A_i) op(B_i) + beta C_i. Each of a, b and c says where its
+/// matrix i is.
+template <class A, class B, class C>
+struct GemmOfBatch {
+  using Scalar = compute_t<std::remove_pointer_t<std::invoke_result_t<C, index_t>>>;
+  Op transpose_a, transpose_b;
+  index_t m, n, k;
+  Scalar alpha;
+  A a;
+  index_t lda;
+  B b;
+  index_t ldb;
+  Scalar beta;
+  C c;
+  index_t ldc;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t i, void*) const {
+    team.gemm(transpose_a, transpose_b, m, n, k, alpha, a(i), lda, b(i), ldb, beta, c(i), ldc);
+  }
+};
+
 /// C = alpha op(A) op(B) + beta C by a team of Across x Down members, of which `rank` is one: tiles of
 /// A and B go through memory that the team shares. Ends with a barrier.
 template <class C, int Across, int Down>

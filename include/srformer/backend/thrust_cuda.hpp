@@ -152,17 +152,29 @@ struct ReducePartByTeam {
   }
 };
 
-/// out += the sum of the parts, in order.
+/// out += the sum of the parts, by a team.
 template <class A>
-struct AddParts {
+struct AddPartsByTeam {
   const A* partial;
   A* out;
   index_t parts;
-  SRF_HD void operator()(index_t) const {
-    A total(0);
-    for (index_t i = 0; i < parts; ++i) total = total + partial[i];
-    *out = *out + total;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t, void*) const {
+    const A* from = partial;
+    const A total = team.template sum<A>(parts, [=](index_t i) { return from[i]; });
+    if (team.leader()) *out = *out + total;
   }
+};
+
+/// Where the matrices of a batch of products are.
+template <class A, class B, class C>
+struct BatchPointers {
+  A a;
+  B b;
+  C c;
+  const void **to_a, **to_b;
+  void** to_c;
+  SRF_HD void operator()(index_t i) const { to_a[i] = a(i), to_b[i] = b(i), to_c[i] = c(i); }
 };
 
 /// One element of a product of scalars that cuBLAS does not have.
@@ -318,7 +330,7 @@ class ThrustBackend<thrust_cuda> {
     const index_t parts = (n + Part::elements - 1) / Part::elements;
     A* partial = allocate<A>(parts);
     for_each_row(parts, 0, Part{f, partial, n});
-    for_each(1, detail::AddParts<A>{partial, out, parts});
+    for_each_row(1, 0, detail::AddPartsByTeam<A>{partial, out, parts});
     deallocate(partial, parts);
   }
 
@@ -333,21 +345,47 @@ class ThrustBackend<thrust_cuda> {
                   detail::cublas_scalar<TC>::value) {
       if (k > 0) {
         constexpr cudaDataType_t type = detail::cublas_scalar<TC>::type;
-        const cublasComputeType_t compute = std::is_same_v<TC, double> ? CUBLAS_COMPUTE_64F
-                                            : std::is_same_v<TC, float> && options_.tf32
-                                                ? CUBLAS_COMPUTE_32F_FAST_TF32
-                                                : CUBLAS_COMPUTE_32F;
-        const auto size = [](index_t x) { return static_cast<int>(x); };
         detail::check_cublas(
             cublasGemmEx(cublas_, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N,
                          size(n), size(m), size(k), &alpha, b, type, size(ldb), a, type, size(lda),
-                         &beta, c, type, size(ldc), compute, CUBLAS_GEMM_DEFAULT),
+                         &beta, c, type, size(ldc), compute_type<TC>(), CUBLAS_GEMM_DEFAULT),
             "cublasGemmEx");
         return;
       }
     }
     for_each(m * n,
              detail::GemmElement<TA, TB, TC>{ta, tb, n, k, alpha, a, lda, b, ldb, beta, c, ldc});
+  }
+
+  template <class A, class B, class C>
+  void gemm_batched(Op transpose_a, Op transpose_b, index_t count, index_t m, index_t n, index_t k,
+                    typename detail::GemmOfBatch<A, B, C>::Scalar alpha, A a, index_t lda, B b,
+                    index_t ldb, typename detail::GemmOfBatch<A, B, C>::Scalar beta, C c,
+                    index_t ldc) {
+    if (count <= 0 || m <= 0 || n <= 0) return;
+    using TA = std::remove_cv_t<std::remove_pointer_t<std::invoke_result_t<A, index_t>>>;
+    using TB = std::remove_cv_t<std::remove_pointer_t<std::invoke_result_t<B, index_t>>>;
+    using TC = std::remove_pointer_t<std::invoke_result_t<C, index_t>>;
+    if constexpr (detail::cublas_scalar<TA>::value && std::is_same_v<TA, TB> &&
+                  (std::is_same_v<TC, TA> || std::is_same_v<TC, compute_t<TA>>)) {
+      if (k > 0) {
+        Block<const void*> to_a(*this, count), to_b(*this, count);
+        Block<void*> to_c(*this, count);
+        for_each(count, detail::BatchPointers<A, B, C>{a, b, c, to_a.p, to_b.p, to_c.p});
+        constexpr cudaDataType_t type = detail::cublas_scalar<TA>::type;
+        detail::check_cublas(
+            cublasGemmBatchedEx(cublas_, transpose_b == Op::transpose ? CUBLAS_OP_T : CUBLAS_OP_N,
+                                transpose_a == Op::transpose ? CUBLAS_OP_T : CUBLAS_OP_N, size(n),
+                                size(m), size(k), &alpha, to_b.p, type, size(ldb), to_a.p, type,
+                                size(lda), &beta, to_c.p, detail::cublas_scalar<TC>::type,
+                                size(ldc), size(count), compute_type<TC>(), CUBLAS_GEMM_DEFAULT),
+            "cublasGemmBatchedEx");
+        return;
+      }
+    }
+    for_each_row(count, 0,
+                 detail::GemmOfBatch<A, B, C>{transpose_a, transpose_b, m, n, k, alpha, a, lda, b,
+                                              ldb, beta, c, ldc});
   }
 
   void synchronize() {
@@ -357,6 +395,28 @@ class ThrustBackend<thrust_cuda> {
  private:
   /// Scratch of all blocks together; more rows than fit wait for a block.
   static constexpr index_t most_scratch = index_t{1} << 29;
+
+  /// Memory for as long as a call lasts.
+  template <class T>
+  struct Block {
+    Block(ThrustBackend& backend, index_t count)
+        : be(backend), n(count), p(backend.allocate<T>(count)) {}
+    Block(const Block&) = delete;
+    ~Block() { be.deallocate(p, n); }
+    ThrustBackend& be;
+    index_t n;
+    T* p;
+  };
+
+  static int size(index_t x) { return static_cast<int>(x); }
+
+  /// What sums of products that are stored as T are computed in.
+  template <class T>
+  cublasComputeType_t compute_type() const {
+    return std::is_same_v<T, double>                   ? CUBLAS_COMPUTE_64F
+           : std::is_same_v<T, float> && options_.tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                                       : CUBLAS_COMPUTE_32F;
+  }
 
   template <class F>
   static void run(F f) {

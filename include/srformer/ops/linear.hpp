@@ -29,13 +29,16 @@ struct AddRowVector {
   }
 };
 
-/// Sums 64 rows at a time into partial [chunks, columns].
+/// Rows that one team takes where columns are summed: few on a device, which has many teams.
+template <class Space>
+inline constexpr index_t rows_of_a_part = std::is_same_v<Space, host_space> ? 32 : 4;
+
+/// Sums rows_each rows at a time into partial [parts, columns].
 template <class T>
 struct ColumnPartials {
-  static constexpr index_t rows_each = 64;
   const T* x;
   compute_t<T>* partial;
-  index_t row_stride, rows, columns;
+  index_t row_stride, rows, columns, rows_each;
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t part, void*) const {
     using C = compute_t<T>;
@@ -50,18 +53,49 @@ struct ColumnPartials {
   }
 };
 
-/// total[c] += sum over parts of partial[part, c], in order.
+/// The first of every 32 parts becomes their sum, in order.
+template <class C>
+struct GatherPartials {
+  static constexpr index_t parts_each = 32;
+  C* partial;
+  index_t parts, columns, step;  ///< step: parts from one to the next that counts
+  SRF_HD void operator()(index_t i) const {
+    const index_t first = i / columns * parts_each, c = i % columns;
+    const index_t end = first + parts_each < parts ? first + parts_each : parts;
+    C sum = partial[first * step * columns + c];
+    for (index_t part = first + 1; part < end; ++part) {
+      sum = sum + partial[part * step * columns + c];
+    }
+    partial[first * step * columns + c] = sum;
+  }
+};
+
+/// total[c] += sum over parts of partial[part * step, c], in order.
 template <class T>
 struct AddPartials {
   const compute_t<T>* partial;
   T* total;
-  index_t parts, columns;
+  index_t parts, columns, step;
   SRF_HD void operator()(index_t c) const {
     compute_t<T> sum = compute_t<T>(total[c]);
-    for (index_t part = 0; part < parts; ++part) sum = sum + partial[part * columns + c];
+    for (index_t part = 0; part < parts; ++part) sum = sum + partial[part * step * columns + c];
     total[c] = T(sum);
   }
 };
+
+/// total [columns] += the sum over parts of partial [parts, columns], which is used up. Order fixed by parts.
+template <class B, class T>
+void add_partials(B& be, std::type_identity_t<compute_t<T>>* partial, T* total, index_t parts,
+                  index_t columns) {
+  using Gather = GatherPartials<compute_t<T>>;
+  index_t step = 1;
+  for (; parts > 2 * Gather::parts_each; step *= Gather::parts_each) {
+    const index_t gathered = (parts + Gather::parts_each - 1) / Gather::parts_each;
+    be.for_each(gathered * columns, Gather{partial, parts, columns, step});
+    parts = gathered;
+  }
+  be.for_each(columns, AddPartials<T>{partial, total, parts, columns, step});
+}
 
 }  // namespace detail
 
@@ -69,12 +103,14 @@ struct AddPartials {
 template <class B, class T>
 requires BackendFor<B, T>
 void add_column_sums(B& be, In<B, T, 2> x, View<T, 1, typename B::space> total) {
-  using Partials = detail::ColumnPartials<T>;
+  constexpr index_t each = detail::rows_of_a_part<typename B::space>;
   const index_t rows = x.extent(0), columns = x.extent(1);
-  const index_t parts = (rows + Partials::rows_each - 1) / Partials::rows_each;
+  const index_t parts = (rows + each - 1) / each;
   Tensor<B, compute_t<T>, 2> partial(be, {parts, columns});
-  be.for_each_row(parts, 0, Partials{x.data, partial.data(), x.stride(0), rows, columns});
-  be.for_each(columns, detail::AddPartials<T>{partial.data(), total.data, parts, columns});
+  be.for_each_row(
+      parts, 0,
+      detail::ColumnPartials<T>{x.data, partial.data(), x.stride(0), rows, columns, each});
+  detail::add_partials(be, partial.data(), total.data, parts, columns);
 }
 
 /// Whether weights of T can be stored in eight bits on a backend: those of float, on the CPU.

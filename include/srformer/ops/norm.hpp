@@ -75,11 +75,10 @@ struct RmsNormForward {
 /// One chunk of rows: d_x of each, and the chunk's share of d_weight.
 template <class T>
 struct RmsNormBackward {
-  static constexpr index_t rows_each = 32;
   const T *x, *weight, *d_y;
   T* d_x;
   compute_t<T>* d_weight_partial;
-  index_t rows, columns;
+  index_t rows, columns, rows_each;
   RmsNormOptions options;
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t part, void*) const {
@@ -147,14 +146,13 @@ void rms_norm_backward(B& be, In<B, T, 2> x, In<B, T, 1> weight, In<B, T, 2> d_y
   check_shape("rms_norm_backward", "d_weight", "[E]", d_weight.extents, weight.extents);
   require(x.contiguous() && d_y.contiguous() && d_x.contiguous(), "rms_norm_backward",
           "x, d_y and d_x must be contiguous");
-  using Backward = detail::RmsNormBackward<T>;
-  const index_t rows = x.extent(0), columns = x.extent(1);
-  const index_t parts = (rows + Backward::rows_each - 1) / Backward::rows_each;
+  constexpr index_t each = detail::rows_of_a_part<typename B::space>;
+  const index_t rows = x.extent(0), columns = x.extent(1), parts = (rows + each - 1) / each;
   Tensor<B, compute_t<T>, 2> partial(be, {parts, columns});
-  be.for_each_row(
-      parts, 0,
-      Backward{x.data, weight.data, d_y.data, d_x.data, partial.data(), rows, columns, options});
-  be.for_each(columns, detail::AddPartials<T>{partial.data(), d_weight.data, parts, columns});
+  be.for_each_row(parts, 0,
+                  detail::RmsNormBackward<T>{x.data, weight.data, d_y.data, d_x.data,
+                                             partial.data(), rows, columns, each, options});
+  detail::add_partials(be, partial.data(), d_weight.data, parts, columns);
 }
 
 namespace detail {
@@ -194,11 +192,10 @@ struct LayerNormForward {
 /// One chunk of rows: d_x of each, and the chunk's share of d_weight and d_bias.
 template <class T>
 struct LayerNormBackward {
-  static constexpr index_t rows_each = 32;
   const T *x, *weight, *d_y;
   T* d_x;
   compute_t<T>*d_weight_partial, *d_bias_partial;
-  index_t rows, columns;
+  index_t rows, columns, rows_each;
   double epsilon;
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t part, void*) const {
@@ -260,16 +257,15 @@ void layer_norm_backward(B& be, In<B, T, 2> x, In<B, T, 1> weight, In<B, T, 2> d
   check_shape("layer_norm_backward", "d_bias", "[E]", d_bias.extents, weight.extents);
   require(x.contiguous() && d_y.contiguous() && d_x.contiguous(), "layer_norm_backward",
           "x, d_y and d_x must be contiguous");
-  using Backward = detail::LayerNormBackward<T>;
-  const index_t rows = x.extent(0), columns = x.extent(1);
-  const index_t parts = (rows + Backward::rows_each - 1) / Backward::rows_each;
+  constexpr index_t each = detail::rows_of_a_part<typename B::space>;
+  const index_t rows = x.extent(0), columns = x.extent(1), parts = (rows + each - 1) / each;
   Tensor<B, compute_t<T>, 3> partial(be, {2, parts, columns});
   compute_t<T>*d_w = partial.data(), *d_b = d_w + parts * columns;
-  be.for_each_row(
-      parts, 0,
-      Backward{x.data, weight.data, d_y.data, d_x.data, d_w, d_b, rows, columns, epsilon});
-  be.for_each(columns, detail::AddPartials<T>{d_w, d_weight.data, parts, columns});
-  be.for_each(columns, detail::AddPartials<T>{d_b, d_bias.data, parts, columns});
+  be.for_each_row(parts, 0,
+                  detail::LayerNormBackward<T>{x.data, weight.data, d_y.data, d_x.data, d_w, d_b,
+                                               rows, columns, each, epsilon});
+  detail::add_partials(be, d_w, d_weight.data, parts, columns);
+  detail::add_partials(be, d_b, d_bias.data, parts, columns);
 }
 
 }  // namespace srformer

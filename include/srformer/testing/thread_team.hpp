@@ -122,12 +122,23 @@ class ThreadTeamBackend : public EigenBackend {
     deallocate(scratch, scratch_bytes);
   }
 
+  /// As a device has it, so that attention takes the same way as there.
+  template <class A, class B, class C>
+  void gemm_batched(Op transpose_a, Op transpose_b, index_t count, index_t m, index_t n, index_t k,
+                    typename detail::GemmOfBatch<A, B, C>::Scalar alpha, A a, index_t lda, B b,
+                    index_t ldb, typename detail::GemmOfBatch<A, B, C>::Scalar beta, C c,
+                    index_t ldc) {
+    for_each_row(count, 0,
+                 detail::GemmOfBatch<A, B, C>{transpose_a, transpose_b, m, n, k, alpha, a, lda, b,
+                                              ldb, beta, c, ldc});
+  }
+
  private:
   static void poison(void* p, index_t bytes) {
     if (bytes > 0) std::memset(p, 0xFF, static_cast<std::size_t>(bytes));
   }
 };
 
-static_assert(BackendFor<ThreadTeamBackend, float>);
+static_assert(BackendFor<ThreadTeamBackend, float> && HasBatchedGemm<ThreadTeamBackend>);
 
 }  // namespace srformer
