@@ -162,15 +162,15 @@ struct SegmentedRecurrentBackward {
   RecurrentInputs<T, Space> in;
   View<const T, 4, Space> d_out;
   View<T, 4, Space> d_q, d_k, d_v;
-  const C* along_local;  // [lanes, segments]: sums of dO . A
-  index_t segments;
+  View<const C, 2, Space> along_local;  // [lanes, terms]: sums of dO . A
   LanePartials<C> partials;
   index_t folded_size, values_size, products_size, steps_size, rest_size;
 
   static SegmentedRecurrentBackward with(const RecurrentInputs<T, Space>& in,
                                          View<const T, 4, Space> d_out, View<T, 4, Space> d_q,
                                          View<T, 4, Space> d_k, View<T, 4, Space> d_v,
-                                         const C* along_local, const LanePartials<C>& partials) {
+                                         View<const C, 2, Space> along_local,
+                                         const LanePartials<C>& partials) {
     const index_t D = in.head_size(), N = in.keys(), M = in.q.extent(2);
     const index_t visited = most_visited(in.options.segments, M, N);
     const index_t products = most_cells_at_a_time<Space>(N, visited, D);
@@ -180,7 +180,6 @@ struct SegmentedRecurrentBackward {
             d_k,
             d_v,
             along_local,
-            visited,
             partials,
             in.folded() ? N * D : 0,
             in.folded() || products < visited * D * D ? N * D : 0,
@@ -332,9 +331,10 @@ struct SegmentedRecurrentBackward {
             D, [=](index_t c) { d_row[c] = T(C(d_row[c]) + d_norm[c] * C(row[c]) * inverse[c]); });
       }
     }
-    const C* local = along_local + lane * segments;
+    const index_t terms = along_local.extent(1);
+    const C* local = along_local.data + lane * terms;
     const C sum_local =
-        in.weighted() ? team.template sum<C>(segments, [=](index_t s) { return local[s]; }) : C(0);
+        in.weighted() ? team.template sum<C>(terms, [=](index_t s) { return local[s]; }) : C(0);
     if (team.leader()) {
       C* d = partials.scalars(lane);
       d[0] = d_raf.leak, d[1] = d_raf.threshold;
@@ -365,11 +365,8 @@ void segmented_recurrent_forward(
   detail::check_recurrent("segmented_recurrent_forward", in);
   const index_t lanes = q.extent(0) * q.extent(1);
   if (options.local) {
-    const auto rows = detail::segment_rows<T, Space>(q, k, context, options.segments);
-    const index_t weights = detail::most_weights(options.segments, q.extent(2), k.extent(2));
-    be.for_each_row(lanes * rows.most, weights * static_cast<index_t>(sizeof(compute_t<T>)),
-                    detail::SegmentedForward<T, Space>{q, k, v, out, rows,
-                                                       in.weighted() ? parameters.sigma : nullptr});
+    detail::segmented_forward<B, T>(be, q, k, v, context, options.segments,
+                                    in.weighted() ? parameters.sigma : nullptr, out);
   }
   if constexpr (HasBatchedGemm<B>) {
     detail::recurrent_batched_forward(be, in, out);
@@ -399,20 +396,18 @@ void segmented_recurrent_backward(
   const index_t batch = q.extent(0), H = q.extent(1), D = q.extent(3), lanes = batch * H;
   Tensor<B, C, 2> partial(be, {lanes, D * D + 4});
   const detail::LanePartials<C> partials{partial.data(), D * D};
-  const auto rows = detail::segment_rows<T, Space>(q, k, context, options.segments);
-  Tensor<B, C, 2> along_local(be, {lanes, rows.most});
+  const index_t terms = detail::along_terms<B>(options.segments, q.extent(2), k.extent(2));
+  Tensor<B, C, 2> along(be, {lanes, terms});
   if (options.local) {
-    const index_t weights = detail::most_weights(options.segments, q.extent(2), k.extent(2));
-    be.for_each_row(lanes * rows.most, 2 * weights * static_cast<index_t>(sizeof(C)),
-                    detail::SegmentedBackward<T, Space>{
-                        q, k, v, d_out, d_q, d_k, d_v, rows, weights,
-                        in.weighted() ? parameters.sigma : nullptr, along_local.data()});
+    detail::segmented_backward<B, T>(be, q, k, v, context, options.segments,
+                                     in.weighted() ? parameters.sigma : nullptr, d_out, d_q, d_k,
+                                     d_v, along.data());
   }
   if constexpr (HasBatchedGemm<B>) {
-    detail::recurrent_batched_backward(be, in, d_out, d_q, d_k, d_v, along_local.data(), partials);
+    detail::recurrent_batched_backward(be, in, d_out, d_q, d_k, d_v, along, partials);
   } else {
-    const auto lane = detail::SegmentedRecurrentBackward<T, Space>::with(
-        in, d_out, d_q, d_k, d_v, along_local.data(), partials);
+    const auto lane = detail::SegmentedRecurrentBackward<T, Space>::with(in, d_out, d_q, d_k, d_v,
+                                                                         along, partials);
     be.for_each_row(lanes, lane.scratch_size() * static_cast<index_t>(sizeof(C)), lane);
   }
   be.for_each(D * D + 3 + H, detail::AddLanePartials<T>{partials, d_parameters, batch, H});

@@ -1,169 +1,204 @@
 // SPDX-License-Identifier: Apache-2.0
-// The recurrent part of attention/segmented_recurrent.hpp, all segments of all heads at once, for backends
-// with gemm_batched: W multiplies the products of all of them together, what goes on from segment to segment
-// runs in parallel over lanes and cells, the rest over lanes and segments.
+// The recurrent part of attention/segmented_recurrent.hpp in stages over all heads, for backends with
+// gemm_batched. A lane is one source and head; j counts its segments, s those that some query sees.
 //
-//   [lane, s, D, D]   P_s = K_s^T V_s and what lies between s and the next segment seen; Z_s, X_s = Z_s W^T
-//   [lane, step, D, D]   U, R;  step = s, or the query where every one is a step
+//   [lane, j, min(L,N), D]  keys and values, zero where a source has none
+//   [lane, j, D, D]     P_j = K_j^T V_j
+//   [lane, s, D, D]     Z_s, X_s = Z_s W^T
+//   [lane, step, D, D]  U, R; a step is a segment seen, or a query where every one is a step
 //
-// A lane is one source and head; s counts the segments it sees. Entries past the last of a shorter source are
-// zero. As many lanes are taken at a time as cells_at_a_time allows.
+// Products take all of them at once; what goes on from segment to segment runs in parallel over cells. What
+// lies past the end of a shorter source is zero. As many lanes are taken at a time as cells_at_a_time allows.
 #pragma once
 
 #include <srformer/attention/recurrent_inputs.hpp>
 
 namespace srformer::detail {
 
-/// Cells of one tensor [lanes, steps, D, D].
+/// Cells of one tensor of all segments or steps.
 inline constexpr index_t cells_at_a_time = index_t{1} << 26;
 
-/// Some lanes, and the segments of each.
+/// Elements that a cell reads before it uses the first of them.
+inline constexpr int read_ahead = 8;
+
+/// Some lanes, and what each has at most.
 template <class T, class Space>
 struct RecurrentLanes {
   using C = compute_t<T>;
   RecurrentInputs<T, Space> in;
   index_t first, count;  ///< lanes
-  index_t most, steps;   ///< segments and steps of a lane, at most
-  bool gaps;             ///< whether keys may lie between the segments that are seen
+  index_t segments, most, steps;
 
   struct Lane {
     index_t b, h;
     SegmentRule rule;
-    index_t visited;
+    index_t visited, steps;
+    bool each;  ///< whether every query is a step
 
-    /// The keys behind segment s, up to the next that is seen.
-    SRF_HD index_t gap_begin(index_t s) const { return rule.end_key(rule.visited_at(s)); }
-    SRF_HD index_t gap_end(index_t s) const {
-      return s + 1 < visited ? rule.first_key(rule.visited_at(s + 1)) : rule.length;
+    /// The first step of the segment seen after s others.
+    SRF_HD index_t first_step(index_t s) const {
+      return each ? rule.first_query(rule.visited_at(s)) : s;
+    }
+    SRF_HD index_t end_step(index_t s) const {
+      return each ? rule.end_query(rule.visited_at(s), steps) : s + 1;
     }
   };
   SRF_HD Lane lane(index_t i) const {
     const index_t b = (first + i) / in.heads(), M = queries();
     const SegmentRule rule = segment_rule(in.options.segments, in.context.mask, b, M, in.keys());
-    return {b, (first + i) % in.heads(), rule, rule.visited(M)};
+    const index_t visited = rule.visited(M);
+    const bool each = in.stepwise();
+    return {b, (first + i) % in.heads(), rule, visited, each ? M : visited, each};
   }
   SRF_HD index_t queries() const { return in.q.extent(2); }
   SRF_HD index_t cells() const { return in.head_size() * in.head_size(); }
-
-  /// The queries [begin, end) of a step, and its segment by its place s; none past the last step.
-  struct Step {
-    index_t s, begin, end;
-  };
-  SRF_HD Step step(const Lane& lane, index_t i) const {
-    if (in.stepwise()) return {0, i, i + 1};
-    if (i >= lane.visited) return {i, 0, 0};
-    const index_t j = lane.rule.visited_at(i);
-    return {i, lane.rule.first_query(j), lane.rule.end_query(j, queries())};
+  /// Keys of a segment, at most.
+  SRF_HD index_t size() const {
+    const index_t L = in.options.segments.segment_size;
+    return L < in.keys() ? L : in.keys();
   }
+  SRF_HD C share(index_t h) const { return in.share_of_rest() * in.gate(h); }
 };
 
-/// p_s = K_s^T V_s; gap_s, where keys may lie between, the same over those.
+/// Calls f(own_j, s, seen_s) for the segments j of a lane, in order or backwards: s is the place of j among
+/// those seen, or -1. own [segments] and seen [visited] are `stride` apart; null: C(0).
+template <bool backwards, class Lane, class C, class F>
+SRF_HD void walk_segments(const Lane& lane, const C* own, const C* seen, index_t stride, F f) {
+  const index_t n = lane.rule.count();
+  index_t s = backwards ? lane.visited - 1 : 0, next = lane.rule.visited_at(s);
+  for (index_t start = 0; start < n; start += read_ahead) {
+    C held[read_ahead], other[read_ahead];
+    index_t place[read_ahead];
+    for (int e = 0; e < read_ahead; ++e) {
+      const index_t j = backwards ? n - 1 - start - e : start + e;
+      held[e] = other[e] = C(0), place[e] = -1;
+      if (start + e >= n) continue;
+      if (own != nullptr) held[e] = own[j * stride];
+      if (j != next) continue;
+      place[e] = s;
+      if (seen != nullptr) other[e] = seen[s * stride];
+      s += backwards ? -1 : 1;
+      next = s >= 0 && s < lane.visited ? lane.rule.visited_at(s) : -1;
+    }
+    for (int e = 0; e < read_ahead; ++e) {
+      if (start + e < n) f(backwards ? n - 1 - start - e : start + e, held[e], place[e], other[e]);
+    }
+  }
+}
+
+/// The keys and values of segment j of a lane, and the sums of squares of its key features [lane, j, D].
 template <class T, class Space>
-struct ProductsOfSegments {
+struct GatherSegment {
   using C = compute_t<T>;
   RecurrentLanes<T, Space> lanes;
-  C *p, *gap;
+  C *k, *v, *squares;
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t row, void*) const {
-    const index_t s = row % lanes.most, cells = lanes.cells(), D = lanes.in.head_size();
-    const auto lane = lanes.lane(row / lanes.most);
-    C *own = p + row * cells, *between = lanes.gaps ? gap + row * cells : nullptr;
-    if (s >= lane.visited) {
-      team.for_each(cells, [=](index_t c) { own[c] = C(0); });
-      if (between != nullptr) team.for_each(cells, [=](index_t c) { between[c] = C(0); });
-      return;
-    }
-    const Rows<const T> k = head_rows(lanes.in.k, lane.b, lane.h),
-                        v = head_rows(lanes.in.v, lane.b, lane.h);
-    const index_t j = lane.rule.visited_at(s);
-    product(team, {D, D}, lane.rule.first_key(j), lane.rule.end_key(j), k, v, false, own);
-    if (between != nullptr) {
-      product(team, {D, D}, lane.gap_begin(s), lane.gap_end(s), k, v, false, between);
-    }
+    const int L = static_cast<int>(lanes.size()), D = static_cast<int>(lanes.in.head_size());
+    const auto lane = lanes.lane(row / lanes.segments);
+    const index_t first = row % lanes.segments * L, length = lane.rule.length;
+    const Rows<const T> from_k = head_rows(lanes.in.k, lane.b, lane.h),
+                        from_v = head_rows(lanes.in.v, lane.b, lane.h);
+    C *to_k = k + row * L * D, *to_v = v + row * L * D, *sums = squares + row * D;
+    team.for_each(static_cast<index_t>(L) * D, [=](index_t i) {
+      const int t = static_cast<int>(i) / D, c = static_cast<int>(i) % D;
+      const bool there = first + t < length;
+      to_k[i] = there ? C(from_k.row(first + t)[c]) : C(0);
+      to_v[i] = there ? C(from_v.row(first + t)[c]) : C(0);
+    });
+    team.for_each(D, [=](index_t c) {
+      C sum(0);
+      for (int t = 0; t < L; ++t) sum = sum + to_k[t * D + c] * to_k[t * D + c];
+      sums[c] = sum;
+    });
   }
 };
 
-/// z_s of one cell from p and gap: what the other segments hold, as attention/kv_product.hpp sums it.
+/// z_s of one cell from p: what the other segments hold, summed as in attention/kv_product.hpp.
 template <class T, class Space>
 struct CombineProducts {
   using C = compute_t<T>;
   RecurrentLanes<T, Space> lanes;
-  const C *p, *gap;
+  const C* p;
   C* z;
   SRF_HD void operator()(index_t i) const {
-    const index_t cells = lanes.cells(), n = lanes.most, base = i / cells * n * cells + i % cells;
+    const index_t cells = lanes.cells(), c = i % cells;
+    const auto lane = lanes.lane(i / cells);
+    const C* own = p + i / cells * lanes.segments * cells + c;
+    C* to = z + i / cells * lanes.most * cells + c;
+    const C *none = nullptr, *written = to;
     const KvProductOptions& o = lanes.in.options.product;
-    const auto own = [&](index_t s) { return p[base + s * cells]; };
-    const auto between = [&](index_t s) { return lanes.gaps ? gap[base + s * cells] : C(0); };
     const C bound = C(o.clamp);
-    const bool clamped = o.clamp > 0, complement = o.product == Product::complement;
-    if (!complement || clamped) {
+    for (index_t s = lane.visited; s < lanes.most; ++s) to[s * cells] = C(0);
+    if (o.product == Product::segment || o.clamp > 0) {
       C total(0);
-      for (index_t s = 0; s < n && complement; ++s) total = total + own(s) + between(s);
-      total = bounded(total, bound);
-      const index_t visited = lanes.lane(i / cells).visited;
-      for (index_t s = 0; s < n; ++s) {
-        const C part = clamped ? bounded(own(s), bound) : own(s);
-        z[base + s * cells] = s >= visited ? C(0) : complement ? total - part : part;
+      if (o.product == Product::complement) {
+        walk_segments<false>(lane, own, none, cells,
+                             [&](index_t, C x, index_t, C) { total = total + x; });
+        total = bounded(total, bound);
       }
+      walk_segments<false>(lane, own, none, cells, [&](index_t, C x, index_t s, C) {
+        if (s < 0) return;
+        const C part = o.clamp > 0 ? bounded(x, bound) : x;
+        to[s * cells] = o.product == Product::complement ? total - part : part;
+      });
       return;
     }
     C behind(0), before(0);
-    for (index_t s = n - 1; s >= 0; --s) {
-      z[base + s * cells] = behind + between(s);
-      behind = behind + own(s) + between(s);
-    }
-    const index_t visited = lanes.lane(i / cells).visited;
-    for (index_t s = 0; s < n; ++s) {
-      C& to = z[base + s * cells];
-      to = s < visited ? to + before : C(0);
-      before = before + own(s) + between(s);
-    }
+    walk_segments<true>(lane, own, none, cells, [&](index_t, C x, index_t s, C) {
+      if (s >= 0) to[s * cells] = behind;
+      behind = behind + x;
+    });
+    walk_segments<false>(lane, own, written, cells, [&](index_t, C x, index_t s, C after) {
+      if (s >= 0) to[s * cells] = before + after;
+      before = before + x;
+    });
   }
 };
 
-/// d_p_s and d_gap_s of one cell from d_z.
+/// d_p_j of one cell from d_z.
 template <class T, class Space>
 struct CombineProductsBackward {
   using C = compute_t<T>;
   RecurrentLanes<T, Space> lanes;
-  const C *p, *gap, *d_z;
-  C *d_p, *d_gap;
+  const C *p, *d_z;
+  C* d_p;
   SRF_HD void operator()(index_t i) const {
-    const index_t cells = lanes.cells(), base = i / cells * lanes.most * cells + i % cells;
-    const index_t n = lanes.lane(i / cells).visited;
+    const index_t cells = lanes.cells(), c = i % cells;
+    const auto lane = lanes.lane(i / cells);
+    const C *own = p + i / cells * lanes.segments * cells + c,
+            *from = d_z + i / cells * lanes.most * cells + c;
+    C* to = d_p + i / cells * lanes.segments * cells + c;
+    const C *none = nullptr, *written = to;
     const KvProductOptions& o = lanes.in.options.product;
     const C bound = C(o.clamp);
-    const bool clamped = o.clamp > 0, complement = o.product == Product::complement;
-    if (!complement || clamped) {
+    for (index_t j = lane.rule.count(); j < lanes.segments; ++j) to[j * cells] = C(0);
+    if (o.product == Product::segment || o.clamp > 0) {
       // Z_s = clamp(P) - clamp(P_s), or clamp(P_s)
       C all(0), total(0);
-      for (index_t s = 0; s < n && complement; ++s) {
-        all = all + d_z[base + s * cells];
-        total = total + p[base + s * cells] + (lanes.gaps ? gap[base + s * cells] : C(0));
+      if (o.product == Product::complement) {
+        walk_segments<false>(lane, own, from, cells, [&](index_t, C x, index_t, C d) {
+          total = total + x;
+          all = all + d;
+        });
+        all = passes(total, bound) * all;
       }
-      all = passes(total, bound) * all;
-      for (index_t s = 0; s < n; ++s) {
-        const index_t at = base + s * cells;
-        const C here = clamped ? passes(p[at], bound) * d_z[at] : d_z[at];
-        d_p[at] = complement ? all - here : here;
-        if (lanes.gaps) d_gap[at] = all;
-      }
+      walk_segments<false>(lane, own, from, cells, [&](index_t j, C x, index_t, C d) {
+        const C here = o.clamp > 0 ? passes(x, bound) * d : d;
+        to[j * cells] = o.product == Product::complement ? all - here : here;
+      });
       return;
     }
-    // Z_s = sum of the other P
+    // Z_s = sum of the other P_j
     C behind(0), before(0);
-    for (index_t s = n - 1; s >= 0; --s) {
-      d_p[base + s * cells] = behind;
-      behind = behind + d_z[base + s * cells];
-    }
-    for (index_t s = 0; s < n; ++s) {
-      const index_t at = base + s * cells;
-      const C after = d_p[at], through = before + d_z[at];
-      d_p[at] = before + after;
-      if (lanes.gaps) d_gap[at] = through + after;
-      before = through;
-    }
+    walk_segments<true>(lane, none, from, cells, [&](index_t j, C, index_t, C d) {
+      to[j * cells] = behind;
+      behind = behind + d;
+    });
+    walk_segments<false>(lane, written, from, cells, [&](index_t j, C after, index_t, C d) {
+      to[j * cells] = before + after;
+      before = before + d;
+    });
   }
 };
 
@@ -177,20 +212,25 @@ struct RunCells {
   SRF_HD void operator()(index_t i) const {
     const RafScalars<C> raf = lanes.in.raf();
     with_firing(raf, [&](auto binary) {
-      const index_t cells = lanes.cells(), c = i % cells, at_x = i / cells * lanes.most * cells + c;
+      const index_t cells = lanes.cells(), c = i % cells;
       const auto lane = lanes.lane(i / cells);
-      const bool each = lanes.in.stepwise();
-      const index_t steps = each ? lanes.steps : lane.visited;
+      const C* from = x + i / cells * lanes.most * cells + c;
+      const index_t at = i / cells * lanes.steps * cells + c;
       const C inverse = C(1) / raf.threshold;
       C membrane(0);
-      for (index_t s = 0, step = 0; s < lane.visited; ++s) {
-        const C now_x = x[at_x + s * cells];
-        const index_t last = each ? lane.rule.end_query(lane.rule.visited_at(s), steps) : s + 1;
-        for (; step < last; ++step) {
-          const index_t at = (i / cells * lanes.steps + step) * cells + c;
-          const C now = raf.leak * membrane + now_x;
-          r[at] = fired<binary.value>(now, inverse);
-          if (u != nullptr) u[at] = now;
+      index_t s = 0, end = lane.end_step(0);
+      for (index_t start = 0; start < lane.steps; start += read_ahead) {
+        C held[read_ahead];
+        for (int e = 0; e < read_ahead; ++e) {
+          if (start + e >= lane.steps) continue;
+          if (start + e == end) end = lane.end_step(++s);
+          held[e] = from[s * cells];
+        }
+        for (int e = 0; e < read_ahead; ++e) {
+          if (start + e >= lane.steps) continue;
+          const C now = raf.leak * membrane + held[e];
+          r[at + (start + e) * cells] = fired<binary.value>(now, inverse);
+          if (u != nullptr) u[at + (start + e) * cells] = now;
           membrane = after_reset(now, raf, inverse);
         }
       }
@@ -208,34 +248,61 @@ struct RunCellsBackward {
   SRF_HD void operator()(index_t i) const {
     const RafScalars<C> raf = lanes.in.raf();
     with_firing(raf, [&](auto binary) {
-      const index_t cells = lanes.cells(), c = i % cells, at_x = i / cells * lanes.most * cells + c;
+      const index_t cells = lanes.cells(), c = i % cells;
       const auto lane = lanes.lane(i / cells);
-      const bool each = lanes.in.stepwise();
+      C* to = d_x + i / cells * lanes.most * cells + c;
+      const index_t at = i / cells * lanes.steps * cells + c;
       const C inverse = C(1) / raf.threshold;
-      const auto at = [&](index_t step) { return (i / cells * lanes.steps + step) * cells + c; };
-      C d_membrane(0), leak(0), threshold(0);
-      index_t step = (each ? lanes.steps : lane.visited) - 1;
-      C now = u[at(step)];
-      for (index_t s = lanes.most - 1; s >= 0; --s) {
-        C sum(0);
-        const index_t first = s >= lane.visited ? step + 1
-                              : each            ? lane.rule.first_query(lane.rule.visited_at(s))
-                                                : s;
-        for (; step >= first; --step) {
-          const C previous = step > 0 ? u[at(step - 1)] : C(0);
-          const C membrane = step > 0 ? after_reset(previous, raf, inverse) : C(0);
-          const auto d = raf_cell_backward<binary.value>(raf, inverse, now, membrane, d_r[at(step)],
-                                                         d_membrane);
-          d_membrane = d.d_membrane;
-          leak = leak + d.leak, threshold = threshold + d.threshold;
-          sum = sum + d.d_x;
-          now = previous;
+      for (index_t s = lane.visited; s < lanes.most; ++s) to[s * cells] = C(0);
+      C d_membrane(0), leak(0), threshold(0), sum(0), now = u[at + (lane.steps - 1) * cells];
+      index_t s = lane.visited - 1, first = lane.first_step(s);
+      for (index_t start = lane.steps - 1; start >= 0; start -= read_ahead) {
+        C before[read_ahead], d[read_ahead];
+        for (int e = 0; e < read_ahead; ++e) {
+          const index_t step = start - e;
+          before[e] = step > 0 ? u[at + (step - 1) * cells] : C(0);
+          d[e] = step >= 0 ? d_r[at + step * cells] : C(0);
         }
-        d_x[at_x + s * cells] = sum;
+        for (int e = 0; e < read_ahead; ++e) {
+          const index_t step = start - e;
+          if (step < 0) continue;
+          const C membrane = step > 0 ? after_reset(before[e], raf, inverse) : C(0);
+          const auto g =
+              raf_cell_backward<binary.value>(raf, inverse, now, membrane, d[e], d_membrane);
+          d_membrane = g.d_membrane;
+          leak = leak + g.leak, threshold = threshold + g.threshold;
+          sum = sum + g.d_x;
+          now = before[e];
+          if (step != first) continue;
+          to[s * cells] = sum;
+          sum = C(0);
+          if (--s >= 0) first = lane.first_step(s);
+        }
       }
       d_scalars[2 * i - c] = leak;
       d_scalars[2 * i - c + cells] = threshold;
     });
+  }
+};
+
+/// The queries of a step, and where the numbers of the step are.
+template <class T, class Space>
+struct StepOfLane {
+  typename RecurrentLanes<T, Space>::Lane lane;
+  index_t begin = 0, count = 0;  ///< queries; none past the last step
+  index_t rest;                  ///< of the first of them in [lane, M, D]
+
+  SRF_HD StepOfLane(const RecurrentLanes<T, Space>& lanes, index_t row)
+      : lane(lanes.lane(row / lanes.steps)) {
+    const index_t step = row % lanes.steps;
+    if (lane.each) {
+      begin = step, count = 1;
+    } else if (step < lane.visited) {
+      const index_t j = lane.rule.visited_at(step);
+      begin = lane.rule.first_query(j);
+      count = lane.rule.end_query(j, lanes.queries()) - begin;
+    }
+    rest = (row / lanes.steps * lanes.queries() + begin) * lanes.in.head_size();
   }
 };
 
@@ -248,12 +315,11 @@ struct ReadStep {
   C* rest;  // [lane, M, D]
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t row, void*) const {
-    const index_t D = lanes.in.head_size(), M = lanes.queries(), i = row / lanes.steps;
-    const auto lane = lanes.lane(i);
-    const auto step = lanes.step(lane, row % lanes.steps);
-    const Rows<const T> q = head_rows(lanes.in.q, lane.b, lane.h).from(step.begin);
-    team.gemm(Op::none, Op::none, step.end - step.begin, D, D, C(1), q.data, q.stride,
-              r + row * lanes.cells(), D, C(0), rest + (i * M + step.begin) * D, D);
+    const index_t D = lanes.in.head_size();
+    const StepOfLane<T, Space> step(lanes, row);
+    const Rows<const T> q = head_rows(lanes.in.q, step.lane.b, step.lane.h).from(step.begin);
+    team.gemm(Op::none, Op::none, step.count, D, D, C(1), q.data, q.stride, r + row * lanes.cells(),
+              D, C(0), rest + step.rest, D);
   }
 };
 
@@ -267,83 +333,36 @@ struct ReadStepBackward {
   C *rest, *d_r;
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t row, void*) const {
-    const index_t D = lanes.in.head_size(), M = lanes.queries(), i = row / lanes.steps;
-    const auto lane = lanes.lane(i);
-    const auto step = lanes.step(lane, row % lanes.steps);
-    const index_t n = step.end - step.begin, at = (i * M + step.begin) * D;
-    const C* here = r + row * lanes.cells();
-    const Rows<const T> q = head_rows(lanes.in.q, lane.b, lane.h).from(step.begin);
-    const Rows<T> dq = head_rows(d_q, lane.b, lane.h).from(step.begin);
-    team.gemm(Op::none, Op::none, n, D, D, C(1), q.data, q.stride, here, D, C(0), rest + at, D);
-    team.gemm(Op::none, Op::transpose, n, D, D, C(1), d_rest + at, D, here, D, C(1), dq.data,
+    const index_t D = lanes.in.head_size();
+    const StepOfLane<T, Space> step(lanes, row);
+    const C *here = r + row * lanes.cells(), *d = d_rest + step.rest;
+    const Rows<const T> q = head_rows(lanes.in.q, step.lane.b, step.lane.h).from(step.begin);
+    const Rows<T> dq = head_rows(d_q, step.lane.b, step.lane.h).from(step.begin);
+    team.gemm(Op::none, Op::none, step.count, D, D, C(1), q.data, q.stride, here, D, C(0),
+              rest + step.rest, D);
+    team.gemm(Op::none, Op::transpose, step.count, D, D, C(1), d, D, here, D, C(1), dq.data,
               dq.stride);
-    team.gemm(Op::transpose, Op::none, D, D, n, C(1), q.data, q.stride, d_rest + at, D, C(0),
+    team.gemm(Op::transpose, Op::none, D, D, step.count, C(1), q.data, q.stride, d, D, C(0),
               d_r + row * lanes.cells(), D);
   }
 };
 
-/// d_k += V dP^T, d_v += K dP over the keys of one segment, and over those behind it.
-template <class T, class Space>
-struct ProductsOfSegmentsBackward {
-  using C = compute_t<T>;
-  RecurrentLanes<T, Space> lanes;
-  View<T, 4, Space> d_k, d_v;
-  const C *d_p, *d_gap;
-  template <class Team>
-  SRF_HD void operator()(const Team& team, index_t row, void*) const {
-    const index_t D = lanes.in.head_size(), s = row % lanes.most;
-    const auto lane = lanes.lane(row / lanes.most);
-    if (s >= lane.visited) return;
-    const Rows<const T> k = head_rows(lanes.in.k, lane.b, lane.h),
-                        v = head_rows(lanes.in.v, lane.b, lane.h);
-    const Rows<T> dk = head_rows(d_k, lane.b, lane.h), dv = head_rows(d_v, lane.b, lane.h);
-    const auto give = [&](index_t t, index_t end, const C* d) {
-      team.gemm(Op::none, Op::transpose, end - t, D, D, C(1), v.row(t), v.stride, d, D, C(1),
-                dk.row(t), dk.stride);
-      team.gemm(Op::none, Op::none, end - t, D, D, C(1), k.row(t), k.stride, d, D, C(1), dv.row(t),
-                dv.stride);
-    };
-    const index_t j = lane.rule.visited_at(s), at = row * lanes.cells();
-    give(lane.rule.first_key(j), lane.rule.end_key(j), d_p + at);
-    if (lanes.gaps) give(lane.gap_begin(s), lane.gap_end(s), d_gap + at);
-  }
-};
-
-/// part[lane, part, c] = the sum of squares of feature c over 64 keys.
-template <class T, class Space>
-struct SumSquares {
-  using C = compute_t<T>;
-  static constexpr index_t keys_each = 64;
-  RecurrentLanes<T, Space> lanes;
-  C* partial;
-  index_t parts;
-  SRF_HD void operator()(index_t i) const {
-    const index_t D = lanes.in.head_size(), c = i % D, first = i / D % parts * keys_each;
-    const auto lane = lanes.lane(i / D / parts);
-    const Rows<const T> k = head_rows(lanes.in.k, lane.b, lane.h);
-    const index_t end = first + keys_each < lane.rule.length ? first + keys_each : lane.rule.length;
-    C sum(0);
-    for (index_t t = first; t < end; ++t) sum = sum + C(k.row(t)[c]) * C(k.row(t)[c]);
-    partial[i] = sum;
-  }
-};
-
-/// inverse[lane, c] = 1 / n_c, 0 for a dead feature.
+/// inverse[lane, c] = 1 / n_c, 0 for a dead feature, 1 everywhere without normalisation.
 template <class C>
 struct InvertNorms {
-  const C* partial;
+  const C* squares;  // [lane, segments, D]
   C* inverse;
-  index_t parts, head_size;
+  index_t segments, head_size;
+  bool normalize;
   SRF_HD void operator()(index_t i) const {
+    const C* from = squares + i / head_size * segments * head_size + i % head_size;
     C sum(0);
-    for (index_t part = 0; part < parts; ++part) {
-      sum = sum + partial[(i / head_size * parts + part) * head_size + i % head_size];
-    }
-    inverse[i] = primal(sum) > 0 ? C(1) / math::sqrt(sum) : C(0);
+    for (index_t j = 0; j < segments && normalize; ++j) sum = sum + from[j * head_size];
+    inverse[i] = !normalize ? C(1) : primal(sum) > 0 ? C(1) / math::sqrt(sum) : C(0);
   }
 };
 
-/// out_i += or = beta gate rest_i / n.
+/// One query: out_i += or = beta gate rest_i / n.
 template <class T, class Space>
 struct AddRest {
   using C = compute_t<T>;
@@ -351,12 +370,10 @@ struct AddRest {
   const C *rest, *inverse;
   View<T, 4, Space> out;
   SRF_HD void operator()(index_t at) const {
-    const index_t D = lanes.in.head_size(), M = lanes.queries(), c = at % D, lane = at / D / M;
-    const index_t b = (lanes.first + lane) / lanes.in.heads(),
-                  h = (lanes.first + lane) % lanes.in.heads();
-    T& to = head_rows(out, b, h).row(at / D % M)[c];
-    const C share = lanes.in.share_of_rest() * lanes.in.gate(h);
-    const C add = share * rest[at] * inverse[lane * D + c];
+    const index_t D = lanes.in.head_size(), M = lanes.queries(), c = at % D, i = at / D / M;
+    const index_t H = lanes.in.heads(), lane = lanes.first + i;
+    T& to = head_rows(out, lane / H, lane % H).row(at / D % M)[c];
+    const C add = lanes.share(lane % H) * rest[at] * inverse[i * D + c];
     to = T(lanes.in.options.local ? C(to) + add : add);
   }
 };
@@ -370,49 +387,72 @@ struct RestGradient {
   const C* inverse;
   C* d_rest;
   SRF_HD void operator()(index_t at) const {
-    const index_t D = lanes.in.head_size(), M = lanes.queries(), c = at % D, lane = at / D / M;
-    const index_t b = (lanes.first + lane) / lanes.in.heads(),
-                  h = (lanes.first + lane) % lanes.in.heads();
-    const C share = lanes.in.share_of_rest() * lanes.in.gate(h);
-    d_rest[at] = share * C(head_rows(d_out, b, h).row(at / D % M)[c]) * inverse[lane * D + c];
+    const index_t D = lanes.in.head_size(), M = lanes.queries(), c = at % D, i = at / D / M;
+    const index_t H = lanes.in.heads(), lane = lanes.first + i;
+    const C d = C(head_rows(d_out, lane / H, lane % H).row(at / D % M)[c]);
+    d_rest[at] = lanes.share(lane % H) * d * inverse[i * D + c];
   }
 };
 
-/// along[lane, c] = sum_i dO_ic rest_ic / n_c.
+/// partial[lane, part, c] = the sum of dO_ic rest_ic / n_c over 16 queries.
 template <class T, class Space>
 struct SumAlongRest {
   using C = compute_t<T>;
+  static constexpr index_t queries_each = 16;
   RecurrentLanes<T, Space> lanes;
   View<const T, 4, Space> d_out;
   const C *rest, *inverse;
-  C* along;
-  SRF_HD void operator()(index_t i) const {
-    const index_t D = lanes.in.head_size(), M = lanes.queries(), c = i % D;
-    const auto lane = lanes.first + i / D;
-    const Rows<const T> d_o = head_rows(d_out, lane / lanes.in.heads(), lane % lanes.in.heads());
+  C* partial;
+  index_t parts;
+  SRF_HD void operator()(index_t at) const {
+    const index_t D = lanes.in.head_size(), M = lanes.queries(), c = at % D, i = at / D / parts;
+    const index_t H = lanes.in.heads(), lane = lanes.first + i;
+    const index_t first = at / D % parts * queries_each;
+    const index_t end = first + queries_each < M ? first + queries_each : M;
+    const Rows<const T> d = head_rows(d_out, lane / H, lane % H);
     C sum(0);
-    for (index_t q = 0; q < M; ++q) sum = sum + C(d_o.row(q)[c]) * rest[(i / D * M + q) * D + c];
-    along[i] = sum * inverse[i];
+    for (index_t q = first; q < end; ++q) sum = sum + C(d.row(q)[c]) * rest[(i * M + q) * D + c];
+    partial[at] = sum * inverse[i * D + c];
   }
 };
 
-/// dK_tc += dn_c K_tc / n_c with dn_c = -beta gate along_c / n_c.
+/// along[lane, c] = the sum of its parts.
+template <class C>
+struct AddAlongRest {
+  const C* partial;
+  C* along;
+  index_t parts, head_size;
+  SRF_HD void operator()(index_t i) const {
+    const C* from = partial + i / head_size * parts * head_size + i % head_size;
+    C sum(0);
+    for (index_t part = 0; part < parts; ++part) sum = sum + from[part * head_size];
+    along[i] = sum;
+  }
+};
+
+/// The keys and values of segment j: d_k += Y dP^T + dn K / n with dn_c = -beta gate along_c / n_c, d_v += K dP.
 template <class T, class Space>
-struct AddNormGradient {
+struct AddSegmentGradients {
   using C = compute_t<T>;
   RecurrentLanes<T, Space> lanes;
-  const C *along, *inverse;
-  View<T, 4, Space> d_k;
-  SRF_HD void operator()(index_t at) const {
-    const index_t D = lanes.in.head_size(), N = lanes.in.keys(), i = at / D / N * D + at % D;
-    const auto lane = lanes.lane(at / D / N);
-    const index_t t = at / D % N;
-    if (t >= lane.rule.length) return;
-    const C share = lanes.in.share_of_rest() * lanes.in.gate(lane.h);
-    const C d_norm = -share * along[i] * inverse[i];
-    T& to = head_rows(d_k, lane.b, lane.h).row(t)[at % D];
-    const C key = C(head_rows(lanes.in.k, lane.b, lane.h).row(t)[at % D]);
-    to = T(C(to) + d_norm * key * inverse[i]);
+  const C *k, *from_k, *from_v, *along, *inverse;
+  View<T, 4, Space> d_k, d_v;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void*) const {
+    const int L = static_cast<int>(lanes.size()), D = static_cast<int>(lanes.in.head_size());
+    const index_t i = row / lanes.segments, first = row % lanes.segments * L, at = row * L * D;
+    const auto lane = lanes.lane(i);
+    const index_t rest = lane.rule.length - first, count = rest < L ? rest : L;
+    const Rows<T> to_k = head_rows(d_k, lane.b, lane.h), to_v = head_rows(d_v, lane.b, lane.h);
+    const C share = lanes.in.options.normalize ? lanes.share(lane.h) : C(0);
+    const C *key = k + at, *more_k = from_k + at, *more_v = from_v + at;
+    const C *sum = along + i * D, *inv = inverse + i * D;
+    team.for_each(count > 0 ? count * D : 0, [=](index_t e) {
+      const int t = static_cast<int>(e) / D, c = static_cast<int>(e) % D;
+      T &dk = to_k.row(first + t)[c], &dv = to_v.row(first + t)[c];
+      dk = T(C(dk) + (more_k[e] - share * sum[c] * inv[c] * inv[c] * key[e]));
+      dv = T(C(dv) + more_v[e]);
+    });
   }
 };
 
@@ -421,7 +461,8 @@ template <class T, class Space>
 struct SumLaneScalars {
   using C = compute_t<T>;
   RecurrentLanes<T, Space> lanes;
-  const C *d_scalars, *along_rest, *along_local;  // along_local [all lanes, most]
+  const C *d_scalars, *along_rest;
+  View<const C, 2, Space> along_local;  // of all lanes
   LanePartials<C> partials;
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t i, void*) const {
@@ -429,15 +470,15 @@ struct SumLaneScalars {
     const auto sum = [&](const C* from, index_t n) {
       return team.template sum<C>(n, [=](index_t c) { return from[c]; });
     };
-    const bool recurrent = lanes.in.options.recurrence;
-    const C leak = recurrent ? sum(d_scalars + 2 * i * cells, cells) : C(0);
-    const C threshold = recurrent ? sum(d_scalars + (2 * i + 1) * cells, cells) : C(0);
-    const C rest = sum(along_rest + i * D, D);
-    const C local = lanes.in.weighted() ? sum(along_local + lane * lanes.most, lanes.most) : C(0);
+    const bool recurrent = lanes.in.options.recurrence, weighted = lanes.in.weighted();
+    const index_t terms = weighted ? along_local.extent(1) : 0;
+    const C leak = sum(d_scalars + 2 * i * cells, recurrent ? cells : 0);
+    const C threshold = sum(d_scalars + (2 * i + 1) * cells, recurrent ? cells : 0);
+    const C rest = sum(along_rest + i * D, D), local = sum(along_local.data + lane * terms, terms);
     if (!team.leader()) return;
     C* d = partials.scalars(lane);
     d[0] = leak, d[1] = threshold;
-    d[2] = lanes.in.weighted() ? local - lanes.in.gate(lane % lanes.in.heads()) * rest : C(0);
+    d[2] = weighted ? local - lanes.in.gate(lane % lanes.in.heads()) * rest : C(0);
     d[3] = lanes.in.share_of_rest() * rest;
   }
 };
@@ -446,14 +487,12 @@ struct SumLaneScalars {
 template <class T, class Space, class F>
 void for_each_lanes(const RecurrentInputs<T, Space>& in, F f) {
   const index_t M = in.q.extent(2), N = in.keys(), all = in.q.extent(0) * in.heads();
+  const index_t L = in.options.segments.segment_size, segments = (N + L - 1) / L;
   const index_t most = most_visited(in.options.segments, M, N), steps = in.stepwise() ? M : most;
-  const index_t horizon = in.options.segments.horizon, L = in.options.segments.segment_size;
-  // With at least as many steps as segments, all of them taken, every segment is seen.
-  const bool gaps = horizon > M || (horizon > 0 ? horizon : M) < (N + L - 1) / L;
-  const index_t cells = std::max(most, steps) * in.head_size() * in.head_size();
+  const index_t cells = std::max(segments, steps) * in.head_size() * in.head_size();
   const index_t each = std::max<index_t>(1, cells_at_a_time / cells);
   for (index_t first = 0; first < all; first += each) {
-    f(RecurrentLanes<T, Space>{in, first, std::min(each, all - first), most, steps, gaps});
+    f(RecurrentLanes<T, Space>{in, first, std::min(each, all - first), segments, most, steps});
   }
 }
 
@@ -463,50 +502,44 @@ struct RecurrentRun {
   using C = compute_t<T>;
   using Space = typename B::space;
   using Lanes = RecurrentLanes<T, Space>;
-  static constexpr bool narrow = !std::is_same_v<T, C>;
-  Tensor<B, C, 1> weight, p, gap, z, x, u, r, inverse;
+  Tensor<B, C, 1> weight, k, v, p, z, x, u, r, inverse;
 
   RecurrentRun(B& be, const Lanes& lanes, bool keep) {
-    const index_t products = lanes.count * lanes.most * lanes.cells();
-    const index_t states = lanes.count * lanes.steps * lanes.cells();
-    const index_t D = lanes.in.head_size(), N = lanes.in.keys();
-    p = Tensor<B, C, 1>(be, {products});
-    if (lanes.gaps) gap = Tensor<B, C, 1>(be, {products});
-    z = Tensor<B, C, 1>(be, {products});
-    be.for_each_row(lanes.count * lanes.most, 0,
-                    ProductsOfSegments<T, Space>{lanes, p.data(), gap.data()});
-    be.for_each(lanes.count * lanes.cells(),
-                CombineProducts<T, Space>{lanes, p.data(), gap.data(), z.data()});
-    if (lanes.in.options.recurrence) {
-      x = Tensor<B, C, 1>(be, {products}), r = Tensor<B, C, 1>(be, {states});
-      if (keep) u = Tensor<B, C, 1>(be, {states});
-      if constexpr (narrow) {
-        weight = Tensor<B, C, 1>(be, {D * D});
-        be.copy(weight.data(), lanes.in.parameters.weight, D * D);
-      }
-      be.gemm(Op::none, Op::transpose, lanes.count * lanes.most * D, D, D, C(1), z.data(), D,
-              weights(lanes), D, C(0), x.data(), D);
-      be.for_each(lanes.count * lanes.cells(),
-                  RunCells<T, Space>{lanes, x.data(), r.data(), u.data()});
-    }
+    const index_t D = lanes.in.head_size(), cells = lanes.cells(), L = lanes.size();
+    const index_t segments = lanes.count * lanes.segments, seen = lanes.count * lanes.most;
+    k = Tensor<B, C, 1>(be, {segments * L * D}), v = Tensor<B, C, 1>(be, {segments * L * D});
+    p = Tensor<B, C, 1>(be, {segments * cells}), z = Tensor<B, C, 1>(be, {seen * cells});
+    Tensor<B, C, 1> squares(be, {segments * D});
+    be.for_each_row(segments, 0,
+                    GatherSegment<T, Space>{lanes, k.data(), v.data(), squares.data()});
     inverse = Tensor<B, C, 1>(be, {lanes.count * D});
-    if (lanes.in.options.normalize) {
-      using Squares = SumSquares<T, Space>;
-      const index_t parts = (N + Squares::keys_each - 1) / Squares::keys_each;
-      Tensor<B, C, 1> partial(be, {lanes.count * parts * D});
-      be.for_each(partial.size(), Squares{lanes, partial.data(), parts});
-      be.for_each(lanes.count * D, InvertNorms<C>{partial.data(), inverse.data(), parts, D});
-    } else {
-      be.fill(inverse.data(), inverse.size(), C(1));
+    be.for_each(lanes.count * D, InvertNorms<C>{squares.data(), inverse.data(), lanes.segments, D,
+                                                lanes.in.options.normalize});
+    be.gemm_batched(Op::transpose, Op::none, segments, D, D, L, C(1), matrices(k, L * D), D,
+                    matrices(v, L * D), D, C(0), Following<C>{p.data(), cells}, D);
+    be.for_each(lanes.count * cells, CombineProducts<T, Space>{lanes, p.data(), z.data()});
+    if (!lanes.in.options.recurrence) return;
+    x = Tensor<B, C, 1>(be, {seen * cells});
+    r = Tensor<B, C, 1>(be, {lanes.count * lanes.steps * cells});
+    if (keep) u = Tensor<B, C, 1>(be, {r.size()});
+    if constexpr (!std::is_same_v<T, C>) {
+      weight = Tensor<B, C, 1>(be, {cells});
+      be.copy(weight.data(), lanes.in.parameters.weight, cells);
     }
+    be.gemm(Op::none, Op::transpose, seen * D, D, D, C(1), z.data(), D, weights(lanes), D, C(0),
+            x.data(), D);
+    be.for_each(lanes.count * cells, RunCells<T, Space>{lanes, x.data(), r.data(), u.data()});
   }
 
+  static Following<const C> matrices(const Tensor<B, C, 1>& x, index_t size) {
+    return {x.data(), size};
+  }
   /// W in what is computed in.
   const C* weights(const Lanes& lanes) const {
-    if constexpr (narrow) {
-      return weight.data();
-    } else {
+    if constexpr (std::is_same_v<T, C>) {
       return lanes.in.parameters.weight;
+    } else {
+      return weight.data();
     }
   }
   /// R, or Z without recurrence.
@@ -529,19 +562,20 @@ void recurrent_batched_forward(B& be, const RecurrentInputs<T, typename B::space
 }
 
 /// d_q, d_k, d_v += the gradients through the recurrent part; partials receive those of the parameters.
-///   along_local  [B*H, segments] sums of dO . A, of the local part, where sigma weighs it
+///   along_local  [B*H, terms] sums of dO . A, of the local part, where sigma weighs it
 template <class B, class T>
 void recurrent_batched_backward(B& be, const RecurrentInputs<T, typename B::space>& in,
                                 In<B, T, 4> d_out, View<T, 4, typename B::space> d_q,
                                 View<T, 4, typename B::space> d_k,
-                                View<T, 4, typename B::space> d_v, const compute_t<T>* along_local,
+                                View<T, 4, typename B::space> d_v,
+                                In<B, compute_t<T>, 2> along_local,
                                 const LanePartials<compute_t<T>>& partials) {
   using C = compute_t<T>;
   using Space = typename B::space;
   for_each_lanes(in, [&](const RecurrentLanes<T, Space>& lanes) {
     RecurrentRun<B, T> run(be, lanes, true);
-    const index_t D = in.head_size(), cells = lanes.cells(), n = lanes.count;
-    const index_t products = n * lanes.most * cells, rows = n * lanes.most * D;
+    const index_t D = in.head_size(), cells = lanes.cells(), L = lanes.size(), n = lanes.count;
+    const index_t segments = n * lanes.segments, seen = n * lanes.most;
     Tensor<B, C, 1> rest(be, {n * lanes.queries() * D}), d_rest(be, {rest.size()});
     Tensor<B, C, 1> d_r(be, {n * lanes.steps * cells}), d_scalars(be, {2 * n * cells});
     // O = ... + beta gate rest / n,  rest_i = q_i R
@@ -559,28 +593,32 @@ void recurrent_batched_backward(B& be, const RecurrentInputs<T, typename B::spac
       // X = Z W^T
       const index_t size = lanes.most * cells;
       be.gemm_batched(Op::transpose, Op::none, n, D, D, lanes.most * D, C(1),
-                      Following<const C>{d_x, size}, D, Following<const C>{run.z.data(), size}, D,
-                      C(0), Following<C>{partials.weight(lanes.first), cells + 4}, D);
+                      run.matrices(run.x, size), D, run.matrices(run.z, size), D, C(0),
+                      Following<C>{partials.weight(lanes.first), cells + 4}, D);
       d_z = run.z.data();
-      be.gemm(Op::none, Op::none, rows, D, D, C(1), d_x, D, run.weights(lanes), D, C(0), d_z, D);
+      be.gemm(Op::none, Op::none, seen * D, D, D, C(1), d_x, D, run.weights(lanes), D, C(0), d_z,
+              D);
     } else {
       be.fill(partials.weight(lanes.first), n * (cells + 4), C(0));
     }
-    // Z from P_s = K_s^T V_s
-    Tensor<B, C, 1> d_p(be, {products}), d_gap(be, {lanes.gaps ? products : 0});
-    be.for_each(n * cells, CombineProductsBackward<T, Space>{lanes, run.p.data(), run.gap.data(),
-                                                             d_z, d_p.data(), d_gap.data()});
-    be.for_each_row(
-        n * lanes.most, 0,
-        ProductsOfSegmentsBackward<T, Space>{lanes, d_k, d_v, d_p.data(), d_gap.data()});
+    // Z from P_j = K_j^T V_j
+    Tensor<B, C, 1> d_p(be, {segments * cells});
+    Tensor<B, C, 1> to_k(be, {segments * L * D}), to_v(be, {segments * L * D});
+    be.for_each(n * cells, CombineProductsBackward<T, Space>{lanes, run.p.data(), d_z, d_p.data()});
+    be.gemm_batched(Op::none, Op::transpose, segments, L, D, D, C(1), run.matrices(run.v, L * D), D,
+                    run.matrices(d_p, cells), D, C(0), Following<C>{to_k.data(), L * D}, D);
+    be.gemm_batched(Op::none, Op::none, segments, L, D, D, C(1), run.matrices(run.k, L * D), D,
+                    run.matrices(d_p, cells), D, C(0), Following<C>{to_v.data(), L * D}, D);
     // n_c = sqrt(sum_t K_tc^2)
-    Tensor<B, C, 1> along(be, {n * D});
-    be.for_each(
-        n * D, SumAlongRest<T, Space>{lanes, d_out, rest.data(), run.inverse.data(), along.data()});
-    if (in.options.normalize) {
-      be.for_each(n * in.keys() * D,
-                  AddNormGradient<T, Space>{lanes, along.data(), run.inverse.data(), d_k});
-    }
+    using Along = SumAlongRest<T, Space>;
+    const index_t parts = (lanes.queries() + Along::queries_each - 1) / Along::queries_each;
+    Tensor<B, C, 1> along(be, {n * D}), partial(be, {n * parts * D});
+    be.for_each(partial.size(),
+                Along{lanes, d_out, rest.data(), run.inverse.data(), partial.data(), parts});
+    be.for_each(n * D, AddAlongRest<C>{partial.data(), along.data(), parts, D});
+    be.for_each_row(segments, 0,
+                    AddSegmentGradients<T, Space>{lanes, run.k.data(), to_k.data(), to_v.data(),
+                                                  along.data(), run.inverse.data(), d_k, d_v});
     be.for_each_row(
         n, 0,
         SumLaneScalars<T, Space>{lanes, d_scalars.data(), along.data(), along_local, partials});

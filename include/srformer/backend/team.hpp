@@ -152,54 +152,75 @@ struct GemmOfBatch {
 };
 
 /// C = alpha op(A) op(B) + beta C by a team of Across x Down members, of which `rank` is one: tiles of
-/// A and B go through memory that the team shares. Ends with a barrier.
+/// A and B go through memory that the team shares, the next ones on their way from memory while a product
+/// is summed. Ends with a barrier.
 template <class C, int Across, int Down>
 struct TiledGemm {
-  static constexpr index_t side = 32, depth = 16, members = Across * Down;
-  static constexpr index_t high = side / Down, wide = side / Across;
+  static constexpr int rows = 32, columns = 64, members = Across * Down;
+  static constexpr int depth = sizeof(C) <= 4 ? 32 : sizeof(C) <= 8 ? 16 : 8;
+  static constexpr int high = rows / Down, wide = columns / Across;
+  static_assert(rows * depth % members == 0);
 
   /// Rows of the tiles are one longer than they need be, so that columns fall on different banks.
   struct Tiles {
-    C a[depth][side + 1], b[depth][side + 1];
+    C a[depth][rows + 1], b[depth][columns + 1];
+  };
+
+  /// What one member moves from op(X), `side` rows or columns of it, into a tile: neighbours read neighbouring
+  /// elements, whichever way X lies, which is along its depth or across.
+  template <class T, int side>
+  struct Mover {
+    static constexpr int share = side * depth / members;
+    const T* x;
+    index_t stride, end, depth_end;  // of X; its rows and its depth that exist
+    bool along;
+    int rank;
+    C held[share] = {};
+
+    SRF_HD int place(int e) const { return along ? at(e) / depth : at(e) % side; }
+    SRF_HD int level(int e) const { return along ? at(e) % depth : at(e) / side; }
+    SRF_HD int at(int e) const { return rank + e * members; }
+    SRF_HD void fetch(index_t first, index_t p0) {
+      for (int e = 0; e < share; ++e) {
+        const index_t i = first + place(e), p = p0 + level(e);
+        held[e] = i < end && p < depth_end ? C(x[along ? i * stride + p : p * stride + i]) : C(0);
+      }
+    }
+    SRF_HD void store(C (*tile)[side + 1]) const {
+      for (int e = 0; e < share; ++e) tile[level(e)][place(e)] = held[e];
+    }
   };
 
   template <class TA, class TB, class TC, class Sync>
   static SRF_HD void run(index_t rank, Tiles& tiles, Sync sync, Op transpose_a, Op transpose_b,
                          index_t m, index_t n, index_t k, C alpha, const TA* a, index_t lda,
                          const TB* b, index_t ldb, C beta, TC* c, index_t ldc) {
-    const bool ta = transpose_a == Op::transpose, tb = transpose_b == Op::transpose;
-    const index_t x = rank % Across, y = rank / Across;
-    for (index_t i0 = 0; i0 < m; i0 += side) {
-      for (index_t j0 = 0; j0 < n; j0 += side) {
+    const int member = static_cast<int>(rank), x = member % Across, y = member / Across;
+    Mover<TA, rows> from_a{a, lda, m, k, transpose_a == Op::none, member};
+    Mover<TB, columns> from_b{b, ldb, n, k, transpose_b == Op::transpose, member};
+    for (index_t i0 = 0; i0 < m; i0 += rows) {
+      for (index_t j0 = 0; j0 < n; j0 += columns) {
         C sum[high][wide];
-        for (index_t r = 0; r < high; ++r) {
-          for (index_t q = 0; q < wide; ++q) sum[r][q] = C(0);
+        for (int r = 0; r < high; ++r) {
+          for (int q = 0; q < wide; ++q) sum[r][q] = C(0);
         }
+        from_a.fetch(i0, 0), from_b.fetch(j0, 0);
         for (index_t p0 = 0; p0 < k; p0 += depth) {
-          for (index_t e = rank; e < side * depth; e += members) {
-            // Neighbours read neighbouring elements, whichever way the operand lies.
-            const index_t i = ta ? e % side : e / depth, s = ta ? e / side : e % depth;
-            const index_t j = tb ? e / depth : e % side, t = tb ? e % depth : e / side;
-            const index_t row = i0 + i, column = j0 + j;
-            tiles.a[s][i] =
-                row < m && p0 + s < k ? C(a[ta ? (p0 + s) * lda + row : row * lda + p0 + s]) : C(0);
-            tiles.b[t][j] = column < n && p0 + t < k
-                                ? C(b[tb ? column * ldb + p0 + t : (p0 + t) * ldb + column])
-                                : C(0);
-          }
+          from_a.store(tiles.a), from_b.store(tiles.b);
           sync();
-          for (index_t s = 0; s < depth; ++s) {
-            for (index_t r = 0; r < high; ++r) {
+          if (p0 + depth < k) from_a.fetch(i0, p0 + depth), from_b.fetch(j0, p0 + depth);
+          for (int s = 0; s < depth; ++s) {
+            C right[wide];
+            for (int q = 0; q < wide; ++q) right[q] = tiles.b[s][x + Across * q];
+            for (int r = 0; r < high; ++r) {
               const C left = tiles.a[s][y + Down * r];
-              for (index_t q = 0; q < wide; ++q) {
-                sum[r][q] = sum[r][q] + left * tiles.b[s][x + Across * q];
-              }
+              for (int q = 0; q < wide; ++q) sum[r][q] = sum[r][q] + left * right[q];
             }
           }
           sync();
         }
-        for (index_t r = 0; r < high; ++r) {
-          for (index_t q = 0; q < wide; ++q) {
+        for (int r = 0; r < high; ++r) {
+          for (int q = 0; q < wide; ++q) {
             const index_t i = i0 + y + Down * r, j = j0 + x + Across * q;
             if (i >= m || j >= n) continue;
             TC& out = c[i * ldc + j];

@@ -62,7 +62,7 @@ struct BlockTeam {
                    [[maybe_unused]] std::type_identity_t<compute_t<TC>> beta,
                    [[maybe_unused]] TC* c, [[maybe_unused]] index_t ldc) const {
 #if defined(__CUDA_ARCH__)
-    using Gemm = detail::TiledGemm<compute_t<TC>, 8, width / 8>;
+    using Gemm = detail::TiledGemm<compute_t<TC>, 16, width / 16>;
     __shared__ alignas(16) unsigned char memory[sizeof(typename Gemm::Tiles)];
     Gemm::run(
         threadIdx.x, *reinterpret_cast<typename Gemm::Tiles*>(memory), [] { __syncthreads(); },

@@ -29,9 +29,9 @@ struct AddRowVector {
   }
 };
 
-/// Rows that one team takes where columns are summed: few on a device, which has many teams.
-template <class Space>
-inline constexpr index_t rows_of_a_part = std::is_same_v<Space, host_space> ? 32 : 4;
+/// Rows that are summed together before parts are added up: few where teams are many.
+template <class B>
+inline constexpr index_t rows_of_a_part = HasBatchedGemm<B> ? 4 : 32;
 
 /// Sums rows_each rows at a time into partial [parts, columns].
 template <class T>
@@ -39,6 +39,8 @@ struct ColumnPartials {
   const T* x;
   compute_t<T>* partial;
   index_t row_stride, rows, columns, rows_each;
+
+  /// One part.
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t part, void*) const {
     using C = compute_t<T>;
@@ -50,6 +52,16 @@ struct ColumnPartials {
       const T* in = x + r * row_stride;
       team.for_each(columns, [=](index_t c) { out[c] = out[c] + C(in[c]); });
     }
+  }
+
+  /// One column of one part.
+  SRF_HD void operator()(index_t i) const {
+    using C = compute_t<T>;
+    const index_t first = i / columns * rows_each, c = i % columns;
+    const index_t last = first + rows_each < rows ? first + rows_each : rows;
+    C sum(0);
+    for (index_t r = first; r < last; ++r) sum = sum + C(x[r * row_stride + c]);
+    partial[i] = sum;
   }
 };
 
@@ -103,13 +115,16 @@ void add_partials(B& be, std::type_identity_t<compute_t<T>>* partial, T* total, 
 template <class B, class T>
 requires BackendFor<B, T>
 void add_column_sums(B& be, In<B, T, 2> x, View<T, 1, typename B::space> total) {
-  constexpr index_t each = detail::rows_of_a_part<typename B::space>;
+  constexpr index_t each = 32;
   const index_t rows = x.extent(0), columns = x.extent(1);
   const index_t parts = (rows + each - 1) / each;
   Tensor<B, compute_t<T>, 2> partial(be, {parts, columns});
-  be.for_each_row(
-      parts, 0,
-      detail::ColumnPartials<T>{x.data, partial.data(), x.stride(0), rows, columns, each});
+  const detail::ColumnPartials<T> sums{x.data, partial.data(), x.stride(0), rows, columns, each};
+  if constexpr (HasBatchedGemm<B>) {
+    be.for_each(parts * columns, sums);
+  } else {
+    be.for_each_row(parts, 0, sums);
+  }
   detail::add_partials(be, partial.data(), total.data, parts, columns);
 }
 

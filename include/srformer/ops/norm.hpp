@@ -146,7 +146,7 @@ void rms_norm_backward(B& be, In<B, T, 2> x, In<B, T, 1> weight, In<B, T, 2> d_y
   check_shape("rms_norm_backward", "d_weight", "[E]", d_weight.extents, weight.extents);
   require(x.contiguous() && d_y.contiguous() && d_x.contiguous(), "rms_norm_backward",
           "x, d_y and d_x must be contiguous");
-  constexpr index_t each = detail::rows_of_a_part<typename B::space>;
+  constexpr index_t each = detail::rows_of_a_part<B>;
   const index_t rows = x.extent(0), columns = x.extent(1), parts = (rows + each - 1) / each;
   Tensor<B, compute_t<T>, 2> partial(be, {parts, columns});
   be.for_each_row(parts, 0,
@@ -257,7 +257,7 @@ void layer_norm_backward(B& be, In<B, T, 2> x, In<B, T, 1> weight, In<B, T, 2> d
   check_shape("layer_norm_backward", "d_bias", "[E]", d_bias.extents, weight.extents);
   require(x.contiguous() && d_y.contiguous() && d_x.contiguous(), "layer_norm_backward",
           "x, d_y and d_x must be contiguous");
-  constexpr index_t each = detail::rows_of_a_part<typename B::space>;
+  constexpr index_t each = detail::rows_of_a_part<B>;
   const index_t rows = x.extent(0), columns = x.extent(1), parts = (rows + each - 1) / each;
   Tensor<B, compute_t<T>, 3> partial(be, {2, parts, columns});
   compute_t<T>*d_w = partial.data(), *d_b = d_w + parts * columns;

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+// Segmented attention in stages over all heads, for backends with gemm_batched: a team has the scores of one
+// segment, then of one query, then of one segment again.
+//
+//   S = Q_s K_s^T,   P = drop softmax(S),   A = P V_s
+//
+//   dP = dA V_s^T,   dS as in attention/attend.hpp
+//   dV_s += alpha P^T dA,   dQ_s += dS K_s,   dK_s += dS^T Q_s
+//
+// Scores lie as [B, H, M, min(L, N)].
+#pragma once
+
+#include <srformer/attention/full.hpp>
+#include <srformer/attention/segment_block.hpp>
+
+namespace srformer::detail {
+
+/// What every stage needs.
+template <class T, class Space>
+struct SegmentStage {
+  using C = compute_t<T>;
+  View<const T, 4, Space> q, k, v;
+  SegmentRows<C, Space> rows;
+  const T* alpha;  ///< null: 1
+
+  SRF_HD index_t width() const {
+    return rows.options.segment_size < rows.keys ? rows.options.segment_size : rows.keys;
+  }
+  SRF_HD C share() const { return alpha == nullptr ? C(1) : C(alpha[0]); }
+  /// The row of scores of the block's query `query`.
+  SRF_HD index_t score_row(const ScoreBlock& block, index_t query) const {
+    return (block.b * rows.heads + block.h) * rows.queries + query;
+  }
+};
+
+/// scores = A_s B_s^T for the queries of one segment; A is q or d_out, B is k or v.
+template <class T, class Space>
+struct ScoreSegment {
+  using C = compute_t<T>;
+  SegmentStage<T, Space> stage;
+  View<const T, 4, Space> left, right;
+  C* scores;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void*) const {
+    const ScoreBlock block = stage.rows.block(row);
+    if (block.query_count == 0) return;
+    const index_t i = block.first_query, width = stage.width();
+    const Rows<const T> a = head_rows(left, block.b, block.h).from(i),
+                        b = head_rows(right, block.b, block.h).from(block.first_key);
+    team.gemm(Op::none, Op::transpose, block.query_count, block.key_count, block.head_size, C(1),
+              a.data, a.stride, b.data, b.stride, C(0), scores + stage.score_row(block, i) * width,
+              width);
+  }
+};
+
+/// One query: its scores become drop p; d_scores, where given, become alpha dS.
+template <class T, class Space>
+struct WeighSegmentRow {
+  using C = compute_t<T>;
+  SegmentStage<T, Space> stage;
+  C *scores, *d_scores = nullptr;
+  C* along = nullptr;  ///< [B*H, M] or null: sum of d_out . a
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void*) const {
+    const index_t M = stage.rows.queries, at = row * stage.width();
+    const ScoreBlock block = stage.rows.block_of(row / M, row % M);
+    const index_t r = row % M - block.first_query;
+    const auto& context = stage.rows.context;
+    weigh_row(team, context, block, r, scores + at);
+    if (d_scores == nullptr) {
+      if (context.dropout.active()) drop_row(team, context.dropout, block, r, scores + at);
+      return;
+    }
+    const C dot =
+        weigh_row_backward(team, context, block, r, stage.share(), scores + at, d_scores + at);
+    if (along != nullptr && team.leader()) along[row] = dot;
+  }
+};
+
+/// out = alpha P V_s.
+template <class T, class Space>
+struct ReadSegment {
+  using C = compute_t<T>;
+  SegmentStage<T, Space> stage;
+  const C* weights;
+  View<T, 4, Space> out;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void*) const {
+    const ScoreBlock block = stage.rows.block(row);
+    if (block.query_count == 0) return;
+    const index_t i = block.first_query, width = stage.width();
+    const Rows<const T> v = head_rows(stage.v, block.b, block.h).from(block.first_key);
+    const Rows<T> to = head_rows(out, block.b, block.h).from(i);
+    team.gemm(Op::none, Op::none, block.query_count, block.head_size, block.key_count,
+              stage.share(), weights + stage.score_row(block, i) * width, width, v.data, v.stride,
+              C(0), to.data, to.stride);
+  }
+};
+
+template <class T, class Space>
+struct ReadSegmentBackward {
+  using C = compute_t<T>;
+  SegmentStage<T, Space> stage;
+  const C *weights, *d_scores;
+  View<const T, 4, Space> d_out;
+  View<T, 4, Space> d_q, d_k, d_v;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void*) const {
+    const ScoreBlock block = stage.rows.block(row);
+    if (block.query_count == 0) return;
+    const index_t b = block.b, h = block.h, i = block.first_query, t = block.first_key;
+    const index_t m = block.query_count, n = block.key_count, D = block.head_size;
+    const index_t width = stage.width(), at = stage.score_row(block, i) * width;
+    const Rows<const T> q = head_rows(stage.q, b, h).from(i), k = head_rows(stage.k, b, h).from(t),
+                        d_o = head_rows(d_out, b, h).from(i);
+    const Rows<T> dq = head_rows(d_q, b, h).from(i), dk = head_rows(d_k, b, h).from(t),
+                  dv = head_rows(d_v, b, h).from(t);
+    team.gemm(Op::transpose, Op::none, n, D, m, stage.share(), weights + at, width, d_o.data,
+              d_o.stride, C(1), dv.data, dv.stride);
+    team.gemm(Op::none, Op::none, m, D, n, C(1), d_scores + at, width, k.data, k.stride, C(1),
+              dq.data, dq.stride);
+    team.gemm(Op::transpose, Op::none, n, D, m, C(1), d_scores + at, width, q.data, q.stride, C(1),
+              dk.data, dk.stride);
+  }
+};
+
+template <class B, class T>
+void segmented_batched_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+                               const SegmentRows<compute_t<T>, typename B::space>& rows,
+                               const T* alpha, View<T, 4, typename B::space> out) {
+  using Space = typename B::space;
+  const SegmentStage<T, Space> stage{q, k, v, rows, alpha};
+  const index_t lanes = q.extent(0) * q.extent(1), queries = lanes * q.extent(2);
+  Tensor<B, compute_t<T>, 2> scores(be, {queries, stage.width()});
+  be.for_each_row(lanes * rows.most, 0, ScoreSegment<T, Space>{stage, q, k, scores.data()});
+  be.for_each_row(queries, 0, WeighSegmentRow<T, Space>{stage, scores.data()});
+  be.for_each_row(lanes * rows.most, 0, ReadSegment<T, Space>{stage, scores.data(), out});
+}
+
+template <class B, class T>
+void segmented_batched_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+                                const SegmentRows<compute_t<T>, typename B::space>& rows,
+                                const T* alpha, In<B, T, 4> d_out,
+                                View<T, 4, typename B::space> d_q,
+                                View<T, 4, typename B::space> d_k,
+                                View<T, 4, typename B::space> d_v, compute_t<T>* along) {
+  using Space = typename B::space;
+  const SegmentStage<T, Space> stage{q, k, v, rows, alpha};
+  const index_t lanes = q.extent(0) * q.extent(1), queries = lanes * q.extent(2);
+  Tensor<B, compute_t<T>, 3> scores(be, {2, queries, stage.width()});
+  compute_t<T>*p = scores.data(), *d_p = p + queries * stage.width();
+  be.for_each_row(lanes * rows.most, 0, ScoreSegment<T, Space>{stage, q, k, p});
+  // A = P V_s
+  be.for_each_row(lanes * rows.most, 0, ScoreSegment<T, Space>{stage, d_out, v, d_p});
+  be.for_each_row(queries, 0, WeighSegmentRow<T, Space>{stage, p, d_p, along});
+  be.for_each_row(lanes * rows.most, 0,
+                  ReadSegmentBackward<T, Space>{stage, p, d_p, d_out, d_q, d_k, d_v});
+}
+
+}  // namespace srformer::detail
