@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""compare.py [--only WORD] [--rounds 5] [--json FILE]: this library beside its peers, in one run.
+"""compare.py [--device cuda] [--only WORD] [--rounds 5] [--json FILE]: this library beside its peers, in one run.
 
     cmake --preset release && cmake --build build/release --target bench example_init_model
     python3 bench/compare.py --build build/release
@@ -7,8 +7,8 @@
 Each row runs this library and a peer in turn, in processes of their own, on the same inputs, threads and
 precision, for several interleaved rounds, and fails when they did not do the same work. Ratios are the peer's
 time over ours, the median of the rounds', with the lowest and highest. The peers (bench/peers: torch,
-transformers, CTranslate2) are installed by pip into a virtual environment of its own. docs/benchmarks.md says
-what each row does.
+transformers, CTranslate2) are installed by pip into a virtual environment of its own, unless --python names an
+interpreter that has them. docs/benchmarks.md says what each row does.
 """
 import argparse
 import dataclasses
@@ -104,24 +104,30 @@ class Row:
 class Comparison:
     def __init__(self, args):
         self.args = args
-        self.python = environment(args.venv)
+        self.python = args.python or environment(args.venv)
         self.env = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
         self.env.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.abspath(os.path.join(args.work, "inductor")))
-        self.threads = ["--threads", str(args.threads)]
+        self.cuda = args.device == "cuda"
         os.makedirs(args.work, exist_ok=True)
-        programs = ["bench/bench_" + name for name in ("attention", "training_step", "generate")]
+        programs = ["bench/" + self.program(name) for name in ("attention", "training_step", "generate")]
         for program in [*programs, "examples/init_model"]:
             if not os.path.exists(os.path.join(args.build, program)):
                 sys.exit(f"{args.build} has no {program}; build the targets bench and example_init_model")
 
-    def ours(self, program, *arguments):
-        command = [os.path.join(self.args.build, "bench", "bench_" + program), *map(str, arguments), *self.threads]
+    def program(self, name):
+        return f"bench_{name}_cuda" if self.cuda and name != "generate" else f"bench_{name}"
+
+    def ours(self, name, *arguments):
+        where = [] if self.cuda else ["--threads", self.args.threads]
+        if name == "generate":
+            where += ["--device", self.args.device]
+        command = [os.path.join(self.args.build, "bench", self.program(name)), *map(str, [*arguments, *where])]
         done = subprocess.run(command, capture_output=True, text=True, env=self.env)
         need(done.returncode == 0, f"{os.path.basename(command[0])} failed: {last_words(done.stderr)}")
         return json.loads(done.stdout.strip().splitlines()[-1])
 
     def peer(self, script, **job):
-        return Peer(self.python, script, self.env, threads=self.args.threads, **job)
+        return Peer(self.python, script, self.env, threads=self.args.threads, device=self.args.device, **job)
 
     def model(self, name):
         """A checkpoint folder, made once."""
@@ -173,14 +179,15 @@ class Comparison:
                        compile=compiled) as peer:
             for _ in range(self.args.rounds):
                 a, b = self.steps(model, source, target, batch, steps), peer.round()
+                limit = 1e-3 if self.cuda else 1e-4  # transformers' own vary from run to run on a device
                 need(len(a["losses"]) == len(b["losses"]) and
-                     all(abs(x - y) <= 1e-4 for x, y in zip(a["losses"], b["losses"])),
+                     all(abs(x - y) <= limit for x, y in zip(a["losses"], b["losses"])),
                      f"the losses differ: {a['losses']} and {b['losses']}")
                 median = statistics.median
                 measured = [(median(a["seconds"]), median(b["seconds"])),
-                            (a["peak_bytes"] / 2**30, b["peak_bytes"] / 2**30),
                             (median(a["optimizer_seconds"]), median(b["optimizer_seconds"])),
-                            (median(a["gradient_seconds"]), a["gradient_seconds_at_product_rate"])]
+                            (median(a["gradient_seconds"]), a["gradient_seconds_at_product_rate"]),
+                            (a["peak_bytes"] / 2**30, b["peak_bytes"] / 2**30)]
                 for row, (ours, peers) in zip(rows, measured):
                     row.add(ours, peers)
 
@@ -238,8 +245,40 @@ def same_outputs(a, b):
         need(abs(p - q) <= (1e-4 if x == y else 1e-5), f"source {s}: the scores are {p:.7f} and {q:.7f}")
 
 
+def device_measurements():
+    """Those of a CUDA device: its rows, and what fills them in. They have no bars."""
+    sr, sdpa, found = "segmented_recurrent", "torch SDPA, full", []
+
+    def add(rows, name, *arguments, **options):
+        found.append((rows, lambda c: getattr(c, name)(rows, *arguments, **options)))
+
+    for B, N in ((4, 1024), (1, 16384), (4, 16384)):
+        where = f"B {B}, N {N}, M 128"
+        add([Row(f"attention, full, {where}", sdpa)], "attention", "full", B, N, 64, "sdpa")
+        add([Row(f"attention, segmented recurrent, {where}, L 64", sdpa)], "attention", sr, B, N, 64, "sdpa")
+    where = "attention, segmented recurrent, B 4, N 1024, M 128, L 64"
+    add([Row(where, "authors' loop")], "attention", sr, 4, 1024, 64, "loop")
+    add([Row(where, "torch, vectorised")], "attention", sr, 4, 1024, 64, "vectorised")
+    product = "its products at the rate of 1024x2048x512"
+    for model in ("T5-small", "BART-base"):
+        for batch in (1, 8):
+            name = f"{model} training step, source 1024, target 128, batch {batch}"
+            add([Row(name + ", full attention", "transformers"), Row(name + ", AdamW alone", "transformers"),
+                 Row(name + ", forward and backward", product)], "training", model.lower(), 1024, 128, batch, 5)
+            recurrent = [Row(name + ", segmented recurrent", "ours, full"),
+                         Row(name + ", segmented recurrent, forward and backward", product)]
+            add(recurrent, "own_training", model.lower(), 1024, 128, batch, 5)
+        for count, beams in ((1, 1), (1, 4), (8, 4)):
+            for dtype in ("float32", "bfloat16"):
+                sources = "source 1024" if count == 1 else f"{count} sources of 1024"
+                work = f"{model} generation, {sources}, 128 tokens, {f'beam {beams}' if beams > 1 else 'greedy'}"
+                add([Row(f"{work}, full, {dtype}", f"transformers {dtype}")], "generation", "transformers",
+                    model.lower(), False, count, 1024, beams, dtype)
+    return found
+
+
 def measurements():
-    """Every measurement: its rows, and what fills them in."""
+    """Every measurement on the CPU: its rows, and what fills them in."""
     sr, found = "segmented_recurrent", []
 
     def add(rows, name, *arguments, **options):
@@ -257,10 +296,9 @@ def measurements():
     def step(model, source, batch, goal, steps):
         name = f"{model} training step, source {source}, target 128, batch {batch}"
         memory = 1 / 0.6 if model == "T5-small" else None
-        rows = [Row(name + ", full attention", "transformers", goal),
-                Row(name + ", peak memory", "transformers", memory, "GiB"),
-                Row(name + ", AdamW alone", "transformers"),
-                Row(name + ", forward and backward", product)]
+        rows = [Row(name + ", full attention", "transformers", goal), Row(name + ", AdamW alone", "transformers"),
+                Row(name + ", forward and backward", product),
+                Row(name + ", peak memory", "transformers", memory, "GiB")]
         add(rows, "training", model.lower(), source, 128, batch, steps)
         return name
 
@@ -297,11 +335,22 @@ def measurements():
     return found
 
 
+def machine(args):
+    if args.device == "cuda":
+        asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return subprocess.run(asked, capture_output=True, text=True).stdout.strip() or "no CUDA device"
+    with open("/proc/cpuinfo") as f:
+        cpu = next((line.split(":")[1].strip() for line in f if line.startswith("model name")), platform.machine())
+    return f"{cpu}, {args.threads} threads"
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--build", default=os.path.join(ROOT, "build", "release"), help="where this library's programs are")
     p.add_argument("--work", default=os.path.join(ROOT, "build", "compare"), help="where checkpoints are made")
     p.add_argument("--venv", default=os.path.join(ROOT, "build", "compare-venv"), help="the peers' environment")
+    p.add_argument("--python", help="an interpreter that has the peers, instead of such an environment")
+    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: other rows, on a CUDA device")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--steps", type=int, help="timed steps or repetitions a round; else as each row has them")
     p.add_argument("--threads", type=int, default=2)
@@ -310,7 +359,7 @@ def main():
     p.add_argument("--json", help="also write the rows to this file")
     args = p.parse_args()
     chosen = []
-    for rows, measure in measurements():
+    for rows, measure in device_measurements() if args.device == "cuda" else measurements():
         wanted = [r for r in rows if args.only in f"{r.work} | {r.peer}"]
         if wanted:
             chosen.append((wanted, measure))
@@ -320,9 +369,7 @@ def main():
         print("\n".join(f"{r.work} | {r.peer} | {r.goal or '-'}" for wanted, _ in chosen for r in wanted))
         return
     comparison, done, failed = Comparison(args), [], 0
-    with open("/proc/cpuinfo") as f:
-        cpu = next((line.split(":")[1].strip() for line in f if line.startswith("model name")), platform.machine())
-    print(f"{cpu}, {args.threads} threads, {args.rounds} rounds; ratio is the peer's time over ours\n")
+    print(f"{machine(args)}, {args.rounds} rounds; ratio is the peer's time over ours\n")
     print("| work | peer | ours | peer's | unit | ratio | lowest | highest | at least |")
     print("|---|---|---|---|---|---|---|---|---|")
     for wanted, measure in chosen:
@@ -336,7 +383,7 @@ def main():
             r = row.result()
             done.append(r)
             goal = f"{r['goal']:.2f}" if r["goal"] else "-"
-            numbers = " | ".join([f"{r['ours_s']:.4f}", f"{r['peer_s']:.4f}", r["unit"], f"{r['ratio']:.2f}",
+            numbers = " | ".join([f"{r['ours_s']:.4g}", f"{r['peer_s']:.4g}", r["unit"], f"{r['ratio']:.2f}",
                                   f"{r['low']:.2f}", f"{r['high']:.2f}", goal])
             print(f"| {r['work']} | {r['peer']} | {numbers} |", flush=True)
     if args.json:

@@ -21,6 +21,8 @@ from attention import segment_index, segmented_recurrent  # noqa: E402
 job = job()
 B, H, D, M, N, L = (job[name] for name in ("B", "H", "D", "M", "N", "L"))
 torch.set_num_threads(job["threads"])
+device = job.get("device", "cpu")
+finish = torch.cuda.synchronize if device == "cuda" else lambda: None
 
 
 def made(shape, seed, scale=1.0):
@@ -28,12 +30,12 @@ def made(shape, seed, scale=1.0):
     h = (np.arange(np.prod(shape), dtype=np.uint64) + np.uint64(seed * 0x9E3779B9)) * np.uint64(0x85EBCA6B) & mask
     h = (h ^ h >> np.uint64(16)) * np.uint64(0xC2B2AE35) & mask
     x = ((h ^ h >> np.uint64(16)) % np.uint64(9)).astype(np.float32) - 4
-    return torch.from_numpy(x / 4 * np.float32(scale)).view(*shape).requires_grad_()
+    return torch.from_numpy(x / 4 * np.float32(scale)).view(*shape).to(device).requires_grad_()
 
 
 q, k, v, d_out = (made((B, H, n, D), seed) for seed, n in enumerate((M, N, N, M), 1))
 weight = made((D, D), 5, 0.25)
-leak, threshold = (torch.tensor(0.125, requires_grad=True) for _ in range(2))
+leak, threshold = (torch.tensor(0.125, device=device, requires_grad=True) for _ in range(2))
 inputs = [q, k, v, weight, leak, threshold]
 
 
@@ -49,6 +51,7 @@ def vectorised():
     assert N % L == 0, "whole segments"
     S = N // L
     visited, groups = torch.tensor([segment_index(i, S, M) for i in range(M)]).unique(return_counts=True)
+    visited = visited.to(device)
     assert (groups == groups[0]).all(), "every visited segment has as many queries"
     k_s, v_s = (x.view(B, H, S, L, D)[:, :, visited] for x in (k, v))
     q_s = q.view(B, H, len(visited), -1, D)
@@ -71,7 +74,7 @@ def difference(out):
     results = [out, *(x.grad for x in inputs if x.grad is not None)]
     ours, at, worst = np.fromfile(job["ours"], dtype=np.float32), 0, 0.0
     for theirs in results:
-        theirs = theirs.detach().numpy().ravel()
+        theirs = theirs.detach().cpu().numpy().ravel()
         worst = max(worst, float(np.abs(ours[at:at + theirs.size] - theirs).max() / np.abs(theirs).max()))
         at += theirs.size
     assert at == ours.size, "the file holds other tensors"
@@ -83,9 +86,11 @@ def one_round():
     for i in range(job["repetitions"] + 1):
         for x in inputs:
             x.grad = None
+        finish()
         start = time.perf_counter()
         out = compute()
         out.backward(d_out)
+        finish()
         if i > 0:
             seconds.append(time.perf_counter() - start)
         elif job.get("ours"):

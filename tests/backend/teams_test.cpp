@@ -55,7 +55,7 @@ TEST_CASE("a team of four multiplies as the definition") {
 }
 
 TEST_CASE("a block of 128 multiplies as the definition") {
-  using Gemm = detail::TiledGemm<double, 8, 16>;
+  using Gemm = detail::TiledGemm<double, 16, 8>;
   for (const tests::GemmCase& p : tests::gemm_cases(150)) {
     if (p.beta != -0.5 || p.m * p.n * p.k < 13 * 37 * 129) continue;
     const auto a = p.a<double>(), b = p.b<double>();

@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include <srformer/backend/eigen.hpp>
 #include <srformer/testing/grad_check.hpp>
 
+#include "support/backends.hpp"
 #include "support/catch.hpp"
 #include "support/plain_attention.hpp"
 #include "support/tolerance.hpp"
@@ -105,36 +105,34 @@ struct Biases {
 };
 
 /// The library's forward, as grad_check calls it.
-template <class T>
+template <class T, class B = EigenBackend>
 void library_forward(const AttentionCase& c, const AttentionValues& x, View<const T, 4> q,
                      View<const T, 4> k, View<const T, 4> v, View<const T, 2> w,
                      View<const T, 1> leak, View<const T, 1> threshold, View<const T, 1> sigma,
                      View<const T, 1> gate, View<T, 4> out, int threads = 1) {
-  EigenBackend be(threads);
+  B be(threads);
   const Biases<T> biases(c, x);
   // What forward does not write must show.
   std::fill(out.data, out.data + out.size(), T(std::nan("")));
-  cross_attention_forward<EigenBackend, T>(be, q, k, v,
-                                           parameters_of<T>(c, w, leak, threshold, sigma, gate),
-                                           biases.context(c), c.options, out);
+  cross_attention_forward<B, T>(be, q, k, v, parameters_of<T>(c, w, leak, threshold, sigma, gate),
+                                biases.context(c), c.options, out);
 }
 
 /// The library's backward: adds to the gradients.
-template <class T>
+template <class T, class B = EigenBackend>
 void library_backward(const AttentionCase& c, const AttentionValues& x, View<const T, 4> q,
                       View<const T, 4> k, View<const T, 4> v, View<const T, 2> w,
                       View<const T, 1> leak, View<const T, 1> threshold, View<const T, 1> sigma,
                       View<const T, 1> gate, View<const T, 4> d_out, View<T, 4> d_q, View<T, 4> d_k,
                       View<T, 4> d_v, View<T, 2> d_w, View<T, 1> d_leak, View<T, 1> d_threshold,
                       View<T, 1> d_sigma, View<T, 1> d_gate, int threads = 1) {
-  EigenBackend be(threads);
+  B be(threads);
   const Biases<T> biases(c, x);
   const RecurrentParameters<T> d{d_w.data, d_leak.data, d_threshold.data,
                                  c.options.sigma ? d_sigma.data : nullptr,
                                  c.options.gate ? d_gate.data : nullptr};
-  cross_attention_backward<EigenBackend, T>(be, q, k, v,
-                                            parameters_of<T>(c, w, leak, threshold, sigma, gate),
-                                            biases.context(c), c.options, d_out, d_q, d_k, d_v, d);
+  cross_attention_backward<B, T>(be, q, k, v, parameters_of<T>(c, w, leak, threshold, sigma, gate),
+                                 biases.context(c), c.options, d_out, d_q, d_k, d_v, d);
 }
 
 /// The plain forward, as grad_check calls it.
@@ -228,7 +226,8 @@ inline AttentionValues sample(const AttentionCase& c, plain::Trace& trace, bool 
   return {};
 }
 
-/// Values against the plain loops to 1e-11, gradients through both forwards to 1e-10.
+/// Values against the plain loops to 1e-11, gradients through both forwards to 1e-10, on the CPU's backend
+/// and on one that takes products over all heads.
 ///   fires  whether cells are to fire at a later step; false where there is no other segment
 inline void check_attention_case(const AttentionCase& c, bool fires, GradOptions grad = {}) {
   INFO(c.text());
@@ -236,6 +235,10 @@ inline void check_attention_case(const AttentionCase& c, bool fires, GradOptions
   const bool recurrent = c.options.variant == Variant::segmented_recurrent;
   const AttentionValues x = sample(c, trace, recurrent && fires);
   CHECK(relative_error(library_output<double>(c, x), plain_output(c, x)) < 1e-11);
+  const auto batched = [&](auto... views) {
+    library_forward<double, tests::BatchedBackend>(c, x, views...);
+  };
+  CHECK(relative_error(output_of<double>(c, x, batched), plain_output(c, x)) < 1e-11);
 
   const auto zero_unless = [](auto input, bool used) { return used ? input : input.expect_zero(); };
   const bool rest = recurrent && trace.fired, learned = rest && c.options.recurrence;
@@ -245,8 +248,7 @@ inline void check_attention_case(const AttentionCase& c, bool fires, GradOptions
       !one_key || (c.options.padding == Padding::upstream && c.options.segment_size > 1 &&
                    c.options.variant != Variant::full);
   const bool used = rest || (c.options.local && scores_matter);
-  const auto backward = [&](auto... views) { library_backward<double>(c, x, views...); };
-  const auto check = [&](const char* through, auto forward) {
+  const auto check = [&](const char* through, auto forward, auto backward) {
     const GradReport report =
         grad_check(grad, {c.B, c.H, c.M, c.D}, forward, backward,
                    zero_unless(GradInput("q", {c.B, c.H, c.M, c.D}, x.q), used),
@@ -262,10 +264,22 @@ inline void check_attention_case(const AttentionCase& c, bool fires, GradOptions
     INFO("gradients through the " << through << " forward\n" << report.text());
     CHECK(report.ok());
   };
-  check("plain",
-        [&]<class T>(View<const T, 4> q, auto... more) { plain_forward<T>(c, x, q, more...); });
-  check("library's own",
-        [&]<class T>(View<const T, 4> q, auto... more) { library_forward<T>(c, x, q, more...); });
+  const auto plain = [&]<class T>(View<const T, 4> q, auto... more) {
+    plain_forward<T>(c, x, q, more...);
+  };
+  const auto own = [&]<class B>(std::type_identity<B>) {
+    return
+        [&]<class T>(View<const T, 4> q, auto... more) { library_forward<T, B>(c, x, q, more...); };
+  };
+  const auto own_backward = [&]<class B>(std::type_identity<B>) {
+    return [&](auto... views) { library_backward<double, B>(c, x, views...); };
+  };
+  constexpr std::type_identity<EigenBackend> eigen;
+  constexpr std::type_identity<tests::BatchedBackend> over_all_heads;
+  check("plain", plain, own_backward(eigen));
+  check("library's own", own(eigen), own_backward(eigen));
+  check("plain", plain, own_backward(over_all_heads));
+  check("own in products over all heads", own(over_all_heads), own_backward(over_all_heads));
 }
 
 }  // namespace srformer::testing

@@ -28,6 +28,28 @@ using HostBackends = std::tuple<srformer::EigenBackend, srformer::ThreadTeamBack
 #endif
                                 >;
 
+/// As EigenBackend, but for products in batches: attention goes through products over all heads, as on a
+/// device.
+class BatchedBackend : public srformer::EigenBackend {
+ public:
+  using srformer::EigenBackend::EigenBackend;
+
+  template <class A, class B, class C>
+  void gemm_batched(srformer::Op transpose_a, srformer::Op transpose_b, srformer::index_t count,
+                    srformer::index_t m, srformer::index_t n, srformer::index_t k,
+                    typename srformer::detail::GemmOfBatch<A, B, C>::Scalar alpha, A a,
+                    srformer::index_t lda, B b, srformer::index_t ldb,
+                    typename srformer::detail::GemmOfBatch<A, B, C>::Scalar beta, C c,
+                    srformer::index_t ldc) {
+    for_each_row(count, 0,
+                 srformer::detail::GemmOfBatch<A, B, C>{transpose_a, transpose_b, m, n, k, alpha, a,
+                                                        lda, b, ldb, beta, c, ldc});
+  }
+};
+
+static_assert(srformer::HasBatchedGemm<BatchedBackend>);
+static_assert(!srformer::HasBatchedGemm<srformer::EigenBackend>);
+
 /// A backend with so many threads, where that can be chosen.
 template <class B>
 B make_backend(int threads) {
