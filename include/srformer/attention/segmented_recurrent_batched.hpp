@@ -18,8 +18,27 @@ namespace srformer::detail {
 /// Cells of one tensor of all segments or steps.
 inline constexpr index_t cells_at_a_time = index_t{1} << 26;
 
-/// Elements that a cell reads before it uses the first of them.
-inline constexpr int read_ahead = 8;
+/// Elements that are read before the first of them is used.
+inline constexpr int read_ahead = 4;
+
+/// One source and head.
+struct RecurrentLane {
+  SegmentRule rule;
+  int b, h;
+  int count, visited, steps;  ///< segments, those seen, steps
+  bool every,
+      each;  ///< whether the first segments are seen, all of them; whether queries are steps
+
+  /// The segment seen after s others.
+  SRF_HD int seen(int s) const { return every ? s : static_cast<int>(rule.of(s)); }
+  /// The first of its steps, and one past the last.
+  SRF_HD int first_step(int s) const {
+    return each ? static_cast<int>(rule.first_query(seen(s))) : s;
+  }
+  SRF_HD int end_step(int s) const {
+    return each ? static_cast<int>(rule.end_query(seen(s), steps)) : s + 1;
+  }
+};
 
 /// Some lanes, and what each has at most.
 template <class T, class Space>
@@ -28,28 +47,11 @@ struct RecurrentLanes {
   RecurrentInputs<T, Space> in;
   index_t first, count;  ///< lanes
   index_t segments, most, steps;
+  const RecurrentLane* table = nullptr;
 
-  struct Lane {
-    index_t b, h;
-    SegmentRule rule;
-    index_t visited, steps;
-    bool each;  ///< whether every query is a step
+  /// Lane i, worked out once by FillLanes.
+  SRF_HD const RecurrentLane& lane(index_t i) const { return table[i]; }
 
-    /// The first step of the segment seen after s others.
-    SRF_HD index_t first_step(index_t s) const {
-      return each ? rule.first_query(rule.visited_at(s)) : s;
-    }
-    SRF_HD index_t end_step(index_t s) const {
-      return each ? rule.end_query(rule.visited_at(s), steps) : s + 1;
-    }
-  };
-  SRF_HD Lane lane(index_t i) const {
-    const index_t b = (first + i) / in.heads(), M = queries();
-    const SegmentRule rule = segment_rule(in.options.segments, in.context.mask, b, M, in.keys());
-    const index_t visited = rule.visited(M);
-    const bool each = in.stepwise();
-    return {b, (first + i) % in.heads(), rule, visited, each ? M : visited, each};
-  }
   SRF_HD index_t queries() const { return in.q.extent(2); }
   SRF_HD index_t cells() const { return in.head_size() * in.head_size(); }
   /// Keys of a segment, at most.
@@ -60,25 +62,47 @@ struct RecurrentLanes {
   SRF_HD C share(index_t h) const { return in.share_of_rest() * in.gate(h); }
 };
 
-/// Calls f(own_j, s, seen_s) for the segments j of a lane, in order or backwards: s is the place of j among
+template <class T, class Space>
+struct FillLanes {
+  RecurrentLanes<T, Space> lanes;
+  RecurrentLane* table;
+  SRF_HD void operator()(index_t i) const {
+    const index_t H = lanes.in.heads(), b = (lanes.first + i) / H, M = lanes.queries();
+    const SegmentRule rule =
+        segment_rule(lanes.in.options.segments, lanes.in.context.mask, b, M, lanes.in.keys());
+    const bool each = lanes.in.stepwise();
+    const index_t visited = rule.visited(M);
+    const auto narrow = [](index_t x) { return static_cast<int>(x); };
+    table[i] = {rule,
+                narrow(b),
+                narrow((lanes.first + i) % H),
+                narrow(rule.count()),
+                narrow(visited),
+                narrow(each ? M : visited),
+                rule.count() <= rule.horizon,
+                each};
+  }
+};
+
+/// Calls f(j, own_j, s, seen_s) for the segments j of a lane, in order or backwards: s is the place of j among
 /// those seen, or -1. own [segments] and seen [visited] are `stride` apart; null: C(0).
-template <bool backwards, class Lane, class C, class F>
-SRF_HD void walk_segments(const Lane& lane, const C* own, const C* seen, index_t stride, F f) {
-  const index_t n = lane.rule.count();
-  index_t s = backwards ? lane.visited - 1 : 0, next = lane.rule.visited_at(s);
-  for (index_t start = 0; start < n; start += read_ahead) {
+template <bool backwards, class C, class F>
+SRF_HD void walk_segments(const RecurrentLane& lane, const C* own, const C* seen, index_t stride,
+                          F f) {
+  const int n = lane.count, visited = lane.visited;
+  int s = backwards ? visited - 1 : 0, next = lane.seen(s);
+  for (int start = 0; start < n; start += read_ahead) {
     C held[read_ahead], other[read_ahead];
-    index_t place[read_ahead];
+    int place[read_ahead];
     for (int e = 0; e < read_ahead; ++e) {
-      const index_t j = backwards ? n - 1 - start - e : start + e;
-      held[e] = other[e] = C(0), place[e] = -1;
-      if (start + e >= n) continue;
-      if (own != nullptr) held[e] = own[j * stride];
-      if (j != next) continue;
-      place[e] = s;
-      if (seen != nullptr) other[e] = seen[s * stride];
+      const int j = backwards ? n - 1 - start - e : start + e;
+      const bool exists = start + e < n, here = exists && j == next;
+      held[e] = exists && own != nullptr ? own[j * stride] : C(0);
+      other[e] = here && seen != nullptr ? seen[s * stride] : C(0);
+      place[e] = here ? s : -1;
+      if (!here) continue;
       s += backwards ? -1 : 1;
-      next = s >= 0 && s < lane.visited ? lane.rule.visited_at(s) : -1;
+      next = s >= 0 && s < visited ? lane.seen(s) : -1;
     }
     for (int e = 0; e < read_ahead; ++e) {
       if (start + e < n) f(backwards ? n - 1 - start - e : start + e, held[e], place[e], other[e]);
@@ -95,16 +119,24 @@ struct GatherSegment {
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t row, void*) const {
     const int L = static_cast<int>(lanes.size()), D = static_cast<int>(lanes.in.head_size());
-    const auto lane = lanes.lane(row / lanes.segments);
-    const index_t first = row % lanes.segments * L, length = lane.rule.length;
-    const Rows<const T> from_k = head_rows(lanes.in.k, lane.b, lane.h),
-                        from_v = head_rows(lanes.in.v, lane.b, lane.h);
-    C *to_k = k + row * L * D, *to_v = v + row * L * D, *sums = squares + row * D;
-    team.for_each(static_cast<index_t>(L) * D, [=](index_t i) {
-      const int t = static_cast<int>(i) / D, c = static_cast<int>(i) % D;
-      const bool there = first + t < length;
-      to_k[i] = there ? C(from_k.row(first + t)[c]) : C(0);
-      to_v[i] = there ? C(from_v.row(first + t)[c]) : C(0);
+    const RecurrentLane& lane = lanes.lane(row / lanes.segments);
+    const index_t first = row % lanes.segments * L, rest = lane.rule.length - first;
+    const int there = (rest < 0 ? 0 : rest < L ? static_cast<int>(rest) : L) * D, all = L * D;
+    const Rows<const T> from_k = head_rows(lanes.in.k, lane.b, lane.h).from(first),
+                        from_v = head_rows(lanes.in.v, lane.b, lane.h).from(first);
+    C *to_k = k + row * all, *to_v = v + row * all, *sums = squares + row * D;
+    const int apart = (all + read_ahead - 1) / read_ahead;
+    team.for_each(apart, [=](index_t i) {
+      C key[read_ahead], value[read_ahead];
+      for (int e = 0; e < read_ahead; ++e) {
+        const int at = static_cast<int>(i) + e * apart, t = at / D, c = at % D;
+        key[e] = at < there ? C(from_k.row(t)[c]) : C(0);
+        value[e] = at < there ? C(from_v.row(t)[c]) : C(0);
+      }
+      for (int e = 0; e < read_ahead; ++e) {
+        const int at = static_cast<int>(i) + e * apart;
+        if (at < all) to_k[at] = key[e], to_v[at] = value[e];
+      }
     });
     team.for_each(D, [=](index_t c) {
       C sum(0);
@@ -123,7 +155,7 @@ struct CombineProducts {
   C* z;
   SRF_HD void operator()(index_t i) const {
     const index_t cells = lanes.cells(), c = i % cells;
-    const auto lane = lanes.lane(i / cells);
+    const RecurrentLane& lane = lanes.lane(i / cells);
     const C* own = p + i / cells * lanes.segments * cells + c;
     C* to = z + i / cells * lanes.most * cells + c;
     const C *none = nullptr, *written = to;
@@ -133,11 +165,10 @@ struct CombineProducts {
     if (o.product == Product::segment || o.clamp > 0) {
       C total(0);
       if (o.product == Product::complement) {
-        walk_segments<false>(lane, own, none, cells,
-                             [&](index_t, C x, index_t, C) { total = total + x; });
+        walk_segments<false>(lane, own, none, cells, [&](int, C x, int, C) { total = total + x; });
         total = bounded(total, bound);
       }
-      walk_segments<false>(lane, own, none, cells, [&](index_t, C x, index_t s, C) {
+      walk_segments<false>(lane, own, none, cells, [&](int, C x, int s, C) {
         if (s < 0) return;
         const C part = o.clamp > 0 ? bounded(x, bound) : x;
         to[s * cells] = o.product == Product::complement ? total - part : part;
@@ -145,11 +176,11 @@ struct CombineProducts {
       return;
     }
     C behind(0), before(0);
-    walk_segments<true>(lane, own, none, cells, [&](index_t, C x, index_t s, C) {
+    walk_segments<true>(lane, own, none, cells, [&](int, C x, int s, C) {
       if (s >= 0) to[s * cells] = behind;
       behind = behind + x;
     });
-    walk_segments<false>(lane, own, written, cells, [&](index_t, C x, index_t s, C after) {
+    walk_segments<false>(lane, own, written, cells, [&](int, C x, int s, C after) {
       if (s >= 0) to[s * cells] = before + after;
       before = before + x;
     });
@@ -165,25 +196,25 @@ struct CombineProductsBackward {
   C* d_p;
   SRF_HD void operator()(index_t i) const {
     const index_t cells = lanes.cells(), c = i % cells;
-    const auto lane = lanes.lane(i / cells);
+    const RecurrentLane& lane = lanes.lane(i / cells);
     const C *own = p + i / cells * lanes.segments * cells + c,
             *from = d_z + i / cells * lanes.most * cells + c;
     C* to = d_p + i / cells * lanes.segments * cells + c;
     const C *none = nullptr, *written = to;
     const KvProductOptions& o = lanes.in.options.product;
     const C bound = C(o.clamp);
-    for (index_t j = lane.rule.count(); j < lanes.segments; ++j) to[j * cells] = C(0);
+    for (index_t j = lane.count; j < lanes.segments; ++j) to[j * cells] = C(0);
     if (o.product == Product::segment || o.clamp > 0) {
       // Z_s = clamp(P) - clamp(P_s), or clamp(P_s)
       C all(0), total(0);
       if (o.product == Product::complement) {
-        walk_segments<false>(lane, own, from, cells, [&](index_t, C x, index_t, C d) {
+        walk_segments<false>(lane, own, from, cells, [&](int, C x, int, C d) {
           total = total + x;
           all = all + d;
         });
         all = passes(total, bound) * all;
       }
-      walk_segments<false>(lane, own, from, cells, [&](index_t j, C x, index_t, C d) {
+      walk_segments<false>(lane, own, from, cells, [&](int j, C x, int, C d) {
         const C here = o.clamp > 0 ? passes(x, bound) * d : d;
         to[j * cells] = o.product == Product::complement ? all - here : here;
       });
@@ -191,11 +222,11 @@ struct CombineProductsBackward {
     }
     // Z_s = sum of the other P_j
     C behind(0), before(0);
-    walk_segments<true>(lane, none, from, cells, [&](index_t j, C, index_t, C d) {
+    walk_segments<true>(lane, none, from, cells, [&](int j, C, int, C d) {
       to[j * cells] = behind;
       behind = behind + d;
     });
-    walk_segments<false>(lane, written, from, cells, [&](index_t j, C after, index_t, C d) {
+    walk_segments<false>(lane, written, from, cells, [&](int j, C after, int, C d) {
       to[j * cells] = before + after;
       before = before + d;
     });
@@ -213,18 +244,18 @@ struct RunCells {
     const RafScalars<C> raf = lanes.in.raf();
     with_firing(raf, [&](auto binary) {
       const index_t cells = lanes.cells(), c = i % cells;
-      const auto lane = lanes.lane(i / cells);
+      const RecurrentLane& lane = lanes.lane(i / cells);
       const C* from = x + i / cells * lanes.most * cells + c;
       const index_t at = i / cells * lanes.steps * cells + c;
       const C inverse = C(1) / raf.threshold;
       C membrane(0);
-      index_t s = 0, end = lane.end_step(0);
-      for (index_t start = 0; start < lane.steps; start += read_ahead) {
+      int s = 0, end = lane.end_step(0);
+      for (int start = 0; start < lane.steps; start += read_ahead) {
         C held[read_ahead];
         for (int e = 0; e < read_ahead; ++e) {
-          if (start + e >= lane.steps) continue;
-          if (start + e == end) end = lane.end_step(++s);
-          held[e] = from[s * cells];
+          const bool exists = start + e < lane.steps;
+          if (exists && start + e == end) end = lane.end_step(++s);
+          held[e] = exists ? from[s * cells] : C(0);
         }
         for (int e = 0; e < read_ahead; ++e) {
           if (start + e >= lane.steps) continue;
@@ -249,22 +280,22 @@ struct RunCellsBackward {
     const RafScalars<C> raf = lanes.in.raf();
     with_firing(raf, [&](auto binary) {
       const index_t cells = lanes.cells(), c = i % cells;
-      const auto lane = lanes.lane(i / cells);
+      const RecurrentLane& lane = lanes.lane(i / cells);
       C* to = d_x + i / cells * lanes.most * cells + c;
       const index_t at = i / cells * lanes.steps * cells + c;
       const C inverse = C(1) / raf.threshold;
       for (index_t s = lane.visited; s < lanes.most; ++s) to[s * cells] = C(0);
       C d_membrane(0), leak(0), threshold(0), sum(0), now = u[at + (lane.steps - 1) * cells];
-      index_t s = lane.visited - 1, first = lane.first_step(s);
-      for (index_t start = lane.steps - 1; start >= 0; start -= read_ahead) {
+      int s = lane.visited - 1, first = lane.first_step(s);
+      for (int start = lane.steps - 1; start >= 0; start -= read_ahead) {
         C before[read_ahead], d[read_ahead];
         for (int e = 0; e < read_ahead; ++e) {
-          const index_t step = start - e;
+          const int step = start - e;
           before[e] = step > 0 ? u[at + (step - 1) * cells] : C(0);
           d[e] = step >= 0 ? d_r[at + step * cells] : C(0);
         }
         for (int e = 0; e < read_ahead; ++e) {
-          const index_t step = start - e;
+          const int step = start - e;
           if (step < 0) continue;
           const C membrane = step > 0 ? after_reset(before[e], raf, inverse) : C(0);
           const auto g =
@@ -285,20 +316,19 @@ struct RunCellsBackward {
   }
 };
 
-/// The queries of a step, and where the numbers of the step are.
+/// The queries of a step, and where the first of them is in [lane, M, D].
 template <class T, class Space>
 struct StepOfLane {
-  typename RecurrentLanes<T, Space>::Lane lane;
-  index_t begin = 0, count = 0;  ///< queries; none past the last step
-  index_t rest;                  ///< of the first of them in [lane, M, D]
+  index_t b, h, begin = 0, count = 0, rest;
 
-  SRF_HD StepOfLane(const RecurrentLanes<T, Space>& lanes, index_t row)
-      : lane(lanes.lane(row / lanes.steps)) {
-    const index_t step = row % lanes.steps;
+  SRF_HD StepOfLane(const RecurrentLanes<T, Space>& lanes, index_t row) {
+    const RecurrentLane& lane = lanes.lane(row / lanes.steps);
+    const int step = static_cast<int>(row % lanes.steps);
+    b = lane.b, h = lane.h;
     if (lane.each) {
       begin = step, count = 1;
     } else if (step < lane.visited) {
-      const index_t j = lane.rule.visited_at(step);
+      const int j = lane.seen(step);
       begin = lane.rule.first_query(j);
       count = lane.rule.end_query(j, lanes.queries()) - begin;
     }
@@ -317,7 +347,7 @@ struct ReadStep {
   SRF_HD void operator()(const Team& team, index_t row, void*) const {
     const index_t D = lanes.in.head_size();
     const StepOfLane<T, Space> step(lanes, row);
-    const Rows<const T> q = head_rows(lanes.in.q, step.lane.b, step.lane.h).from(step.begin);
+    const Rows<const T> q = head_rows(lanes.in.q, step.b, step.h).from(step.begin);
     team.gemm(Op::none, Op::none, step.count, D, D, C(1), q.data, q.stride, r + row * lanes.cells(),
               D, C(0), rest + step.rest, D);
   }
@@ -336,8 +366,8 @@ struct ReadStepBackward {
     const index_t D = lanes.in.head_size();
     const StepOfLane<T, Space> step(lanes, row);
     const C *here = r + row * lanes.cells(), *d = d_rest + step.rest;
-    const Rows<const T> q = head_rows(lanes.in.q, step.lane.b, step.lane.h).from(step.begin);
-    const Rows<T> dq = head_rows(d_q, step.lane.b, step.lane.h).from(step.begin);
+    const Rows<const T> q = head_rows(lanes.in.q, step.b, step.h).from(step.begin);
+    const Rows<T> dq = head_rows(d_q, step.b, step.h).from(step.begin);
     team.gemm(Op::none, Op::none, step.count, D, D, C(1), q.data, q.stride, here, D, C(0),
               rest + step.rest, D);
     team.gemm(Op::none, Op::transpose, step.count, D, D, C(1), d, D, here, D, C(1), dq.data,
@@ -441,17 +471,28 @@ struct AddSegmentGradients {
   SRF_HD void operator()(const Team& team, index_t row, void*) const {
     const int L = static_cast<int>(lanes.size()), D = static_cast<int>(lanes.in.head_size());
     const index_t i = row / lanes.segments, first = row % lanes.segments * L, at = row * L * D;
-    const auto lane = lanes.lane(i);
-    const index_t rest = lane.rule.length - first, count = rest < L ? rest : L;
-    const Rows<T> to_k = head_rows(d_k, lane.b, lane.h), to_v = head_rows(d_v, lane.b, lane.h);
+    const RecurrentLane& lane = lanes.lane(i);
+    const index_t rest = lane.rule.length - first;
+    const int there = (rest < 0 ? 0 : rest < L ? static_cast<int>(rest) : L) * D;
+    const Rows<T> to_k = head_rows(d_k, lane.b, lane.h).from(first),
+                  to_v = head_rows(d_v, lane.b, lane.h).from(first);
     const C share = lanes.in.options.normalize ? lanes.share(lane.h) : C(0);
     const C *key = k + at, *more_k = from_k + at, *more_v = from_v + at;
     const C *sum = along + i * D, *inv = inverse + i * D;
-    team.for_each(count > 0 ? count * D : 0, [=](index_t e) {
-      const int t = static_cast<int>(e) / D, c = static_cast<int>(e) % D;
-      T &dk = to_k.row(first + t)[c], &dv = to_v.row(first + t)[c];
-      dk = T(C(dk) + (more_k[e] - share * sum[c] * inv[c] * inv[c] * key[e]));
-      dv = T(C(dv) + more_v[e]);
+    const int apart = (there + read_ahead - 1) / read_ahead;
+    team.for_each(apart, [=](index_t n) {
+      C dk[read_ahead], dv[read_ahead];
+      for (int e = 0; e < read_ahead; ++e) {
+        const int x = static_cast<int>(n) + e * apart, t = x / D, c = x % D;
+        if (x >= there) continue;
+        const C d_key = more_k[x] - share * sum[c] * inv[c] * inv[c] * key[x];
+        dk[e] = C(to_k.row(t)[c]) + d_key;
+        dv[e] = C(to_v.row(t)[c]) + more_v[x];
+      }
+      for (int e = 0; e < read_ahead; ++e) {
+        const int x = static_cast<int>(n) + e * apart, t = x / D, c = x % D;
+        if (x < there) to_k.row(t)[c] = T(dk[e]), to_v.row(t)[c] = T(dv[e]);
+      }
     });
   }
 };
@@ -484,15 +525,20 @@ struct SumLaneScalars {
 };
 
 /// Calls f(lanes) for all lanes, a few at a time.
-template <class T, class Space, class F>
-void for_each_lanes(const RecurrentInputs<T, Space>& in, F f) {
+template <class T, class B, class F>
+void for_each_lanes(B& be, const RecurrentInputs<T, typename B::space>& in, F f) {
+  using Space = typename B::space;
   const index_t M = in.q.extent(2), N = in.keys(), all = in.q.extent(0) * in.heads();
   const index_t L = in.options.segments.segment_size, segments = (N + L - 1) / L;
   const index_t most = most_visited(in.options.segments, M, N), steps = in.stepwise() ? M : most;
   const index_t cells = std::max(segments, steps) * in.head_size() * in.head_size();
   const index_t each = std::max<index_t>(1, cells_at_a_time / cells);
   for (index_t first = 0; first < all; first += each) {
-    f(RecurrentLanes<T, Space>{in, first, std::min(each, all - first), segments, most, steps});
+    RecurrentLanes<T, Space> lanes{in, first, std::min(each, all - first), segments, most, steps};
+    Tensor<B, RecurrentLane, 1> table(be, {lanes.count});
+    be.for_each(lanes.count, FillLanes<T, Space>{lanes, table.data()});
+    lanes.table = table.data();
+    f(lanes);
   }
 }
 
@@ -552,7 +598,7 @@ void recurrent_batched_forward(B& be, const RecurrentInputs<T, typename B::space
                                View<T, 4, typename B::space> out) {
   using C = compute_t<T>;
   using Space = typename B::space;
-  for_each_lanes(in, [&](const RecurrentLanes<T, Space>& lanes) {
+  for_each_lanes<T>(be, in, [&](const RecurrentLanes<T, Space>& lanes) {
     const RecurrentRun<B, T> run(be, lanes, false);
     Tensor<B, C, 1> rest(be, {lanes.count * lanes.queries() * in.head_size()});
     be.for_each_row(lanes.count * lanes.steps, 0,
@@ -572,7 +618,7 @@ void recurrent_batched_backward(B& be, const RecurrentInputs<T, typename B::spac
                                 const LanePartials<compute_t<T>>& partials) {
   using C = compute_t<T>;
   using Space = typename B::space;
-  for_each_lanes(in, [&](const RecurrentLanes<T, Space>& lanes) {
+  for_each_lanes<T>(be, in, [&](const RecurrentLanes<T, Space>& lanes) {
     RecurrentRun<B, T> run(be, lanes, true);
     const index_t D = in.head_size(), cells = lanes.cells(), L = lanes.size(), n = lanes.count;
     const index_t segments = n * lanes.segments, seen = n * lanes.most;

@@ -157,7 +157,7 @@ struct GemmOfBatch {
 template <class C, int Across, int Down>
 struct TiledGemm {
   static constexpr int rows = 32, columns = 64, members = Across * Down;
-  static constexpr int depth = sizeof(C) <= 4 ? 32 : sizeof(C) <= 8 ? 16 : 8;
+  static constexpr int depth = sizeof(C) <= 8 ? 16 : 8;
   static constexpr int high = rows / Down, wide = columns / Across;
   static_assert(rows * depth % members == 0);
 
@@ -168,22 +168,26 @@ struct TiledGemm {
 
   /// What one member moves from op(X), `side` rows or columns of it, into a tile: neighbours read neighbouring
   /// elements, whichever way X lies, which is along its depth or across.
-  template <class T, int side>
+  template <class T, unsigned side>
   struct Mover {
     static constexpr int share = side * depth / members;
     const T* x;
     index_t stride, end, depth_end;  // of X; its rows and its depth that exist
     bool along;
-    int rank;
+    unsigned rank;
     C held[share] = {};
 
-    SRF_HD int place(int e) const { return along ? at(e) / depth : at(e) % side; }
-    SRF_HD int level(int e) const { return along ? at(e) % depth : at(e) / side; }
-    SRF_HD int at(int e) const { return rank + e * members; }
+    // Unsigned, so that what does not depend on e is seen not to.
+    SRF_HD unsigned at(int e) const { return rank + static_cast<unsigned>(e * members); }
+    SRF_HD unsigned place(int e) const { return along ? at(e) / depth : at(e) % side; }
+    SRF_HD unsigned level(int e) const { return along ? at(e) % depth : at(e) / side; }
     SRF_HD void fetch(index_t first, index_t p0) {
+      const T* from = along ? x + first * stride + p0 : x + p0 * stride + first;
+      const index_t places = end - first, levels = depth_end - p0;
       for (int e = 0; e < share; ++e) {
-        const index_t i = first + place(e), p = p0 + level(e);
-        held[e] = i < end && p < depth_end ? C(x[along ? i * stride + p : p * stride + i]) : C(0);
+        const index_t i = place(e), p = level(e);
+        held[e] =
+            i < places && p < levels ? C(from[along ? i * stride + p : p * stride + i]) : C(0);
       }
     }
     SRF_HD void store(C (*tile)[side + 1]) const {
@@ -196,8 +200,9 @@ struct TiledGemm {
                          index_t m, index_t n, index_t k, C alpha, const TA* a, index_t lda,
                          const TB* b, index_t ldb, C beta, TC* c, index_t ldc) {
     const int member = static_cast<int>(rank), x = member % Across, y = member / Across;
-    Mover<TA, rows> from_a{a, lda, m, k, transpose_a == Op::none, member};
-    Mover<TB, columns> from_b{b, ldb, n, k, transpose_b == Op::transpose, member};
+    const auto first = static_cast<unsigned>(rank);
+    Mover<TA, rows> from_a{a, lda, m, k, transpose_a == Op::none, first};
+    Mover<TB, columns> from_b{b, ldb, n, k, transpose_b == Op::transpose, first};
     for (index_t i0 = 0; i0 < m; i0 += rows) {
       for (index_t j0 = 0; j0 < n; j0 += columns) {
         C sum[high][wide];
