@@ -52,8 +52,9 @@ struct BlockTeam {
     return mine;
   }
 
+  /// Not inlined: a functor with three products would hold the addresses of all of them in registers.
   template <class TA, class TB, class TC>
-  SRF_HD void gemm([[maybe_unused]] Op transpose_a, [[maybe_unused]] Op transpose_b,
+  __noinline__ SRF_HD void gemm([[maybe_unused]] Op transpose_a, [[maybe_unused]] Op transpose_b,
                    [[maybe_unused]] index_t m, [[maybe_unused]] index_t n,
                    [[maybe_unused]] index_t k,
                    [[maybe_unused]] std::type_identity_t<compute_t<TC>> alpha,
@@ -125,9 +126,9 @@ struct CudaSource {
   void release(void* block, std::size_t) { cudaFree(block); }
 };
 
-/// Every block takes rows `gridDim.x` apart, with scratch of its own.
+/// Every block takes rows `gridDim.x` apart, with scratch of its own. At least four blocks share a processor.
 template <class F>
-__global__ void __launch_bounds__(BlockTeam::width)
+__global__ void __launch_bounds__(BlockTeam::width, 4)
     rows_kernel(F f, index_t rows, std::byte* scratch, index_t stride) {
   const BlockTeam team;
   for (index_t row = blockIdx.x; row < rows; row += gridDim.x) {
