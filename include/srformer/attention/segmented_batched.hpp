@@ -37,6 +37,7 @@ struct SegmentStage {
 template <class T, class Space>
 struct ScoreSegment {
   using C = compute_t<T>;
+  static constexpr bool multiplies = true;
   SegmentStage<T, Space> stage;
   View<const T, 4, Space> left, right;
   C* scores;
@@ -81,6 +82,7 @@ struct WeighSegmentRow {
 template <class T, class Space>
 struct ReadSegment {
   using C = compute_t<T>;
+  static constexpr bool multiplies = true;
   SegmentStage<T, Space> stage;
   const C* weights;
   View<T, 4, Space> out;
@@ -100,6 +102,7 @@ struct ReadSegment {
 template <class T, class Space>
 struct ReadSegmentBackward {
   using C = compute_t<T>;
+  static constexpr bool multiplies = true;
   SegmentStage<T, Space> stage;
   const C *weights, *d_scores;
   View<const T, 4, Space> d_out;

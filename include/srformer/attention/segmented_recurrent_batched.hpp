@@ -24,19 +24,17 @@ inline constexpr int read_ahead = 4;
 /// One source and head.
 struct RecurrentLane {
   SegmentRule rule;
+  const int* seen;  ///< [visited] the segments that are seen, in order
   int b, h;
   int count, visited, steps;  ///< segments, those seen, steps
-  bool every,
-      each;  ///< whether the first segments are seen, all of them; whether queries are steps
+  bool each;                  ///< whether every query is a step
 
-  /// The segment seen after s others.
-  SRF_HD int seen(int s) const { return every ? s : static_cast<int>(rule.of(s)); }
   /// The first of its steps, and one past the last.
   SRF_HD int first_step(int s) const {
-    return each ? static_cast<int>(rule.first_query(seen(s))) : s;
+    return each ? static_cast<int>(rule.first_query(seen[s])) : s;
   }
   SRF_HD int end_step(int s) const {
-    return each ? static_cast<int>(rule.end_query(seen(s), steps)) : s + 1;
+    return each ? static_cast<int>(rule.end_query(seen[s], steps)) : s + 1;
   }
 };
 
@@ -62,24 +60,29 @@ struct RecurrentLanes {
   SRF_HD C share(index_t h) const { return in.share_of_rest() * in.gate(h); }
 };
 
+/// Works out entry s of the segments that a lane sees, and with the first of them the lane.
 template <class T, class Space>
 struct FillLanes {
   RecurrentLanes<T, Space> lanes;
   RecurrentLane* table;
-  SRF_HD void operator()(index_t i) const {
-    const index_t H = lanes.in.heads(), b = (lanes.first + i) / H, M = lanes.queries();
+  int* seen;  // [lanes, most]
+  SRF_HD void operator()(index_t at) const {
+    const index_t i = at / lanes.most, s = at % lanes.most, H = lanes.in.heads();
+    const index_t b = (lanes.first + i) / H, M = lanes.queries();
     const SegmentRule rule =
         segment_rule(lanes.in.options.segments, lanes.in.context.mask, b, M, lanes.in.keys());
-    const bool each = lanes.in.stepwise();
-    const index_t visited = rule.visited(M);
     const auto narrow = [](index_t x) { return static_cast<int>(x); };
+    const index_t visited = rule.visited(M);
+    if (s < visited) seen[at] = narrow(rule.visited_at(s));
+    if (s > 0) return;
+    const bool each = lanes.in.stepwise();
     table[i] = {rule,
+                seen + at,
                 narrow(b),
                 narrow((lanes.first + i) % H),
                 narrow(rule.count()),
                 narrow(visited),
                 narrow(each ? M : visited),
-                rule.count() <= rule.horizon,
                 each};
   }
 };
@@ -90,7 +93,7 @@ template <bool backwards, class C, class F>
 SRF_HD void walk_segments(const RecurrentLane& lane, const C* own, const C* seen, index_t stride,
                           F f) {
   const int n = lane.count, visited = lane.visited;
-  int s = backwards ? visited - 1 : 0, next = lane.seen(s);
+  int s = backwards ? visited - 1 : 0, next = lane.seen[s];
   for (int start = 0; start < n; start += read_ahead) {
     C held[read_ahead], other[read_ahead];
     int place[read_ahead];
@@ -102,7 +105,7 @@ SRF_HD void walk_segments(const RecurrentLane& lane, const C* own, const C* seen
       place[e] = here ? s : -1;
       if (!here) continue;
       s += backwards ? -1 : 1;
-      next = s >= 0 && s < visited ? lane.seen(s) : -1;
+      next = s >= 0 && s < visited ? lane.seen[s] : -1;
     }
     for (int e = 0; e < read_ahead; ++e) {
       if (start + e < n) f(backwards ? n - 1 - start - e : start + e, held[e], place[e], other[e]);
@@ -328,7 +331,7 @@ struct StepOfLane {
     if (lane.each) {
       begin = step, count = 1;
     } else if (step < lane.visited) {
-      const int j = lane.seen(step);
+      const int j = lane.seen[step];
       begin = lane.rule.first_query(j);
       count = lane.rule.end_query(j, lanes.queries()) - begin;
     }
@@ -340,6 +343,7 @@ struct StepOfLane {
 template <class T, class Space>
 struct ReadStep {
   using C = compute_t<T>;
+  static constexpr bool multiplies = true;
   RecurrentLanes<T, Space> lanes;
   const C* r;
   C* rest;  // [lane, M, D]
@@ -357,6 +361,7 @@ struct ReadStep {
 template <class T, class Space>
 struct ReadStepBackward {
   using C = compute_t<T>;
+  static constexpr bool multiplies = true;
   RecurrentLanes<T, Space> lanes;
   View<T, 4, Space> d_q;
   const C *r, *d_rest;
@@ -536,7 +541,8 @@ void for_each_lanes(B& be, const RecurrentInputs<T, typename B::space>& in, F f)
   for (index_t first = 0; first < all; first += each) {
     RecurrentLanes<T, Space> lanes{in, first, std::min(each, all - first), segments, most, steps};
     Tensor<B, RecurrentLane, 1> table(be, {lanes.count});
-    be.for_each(lanes.count, FillLanes<T, Space>{lanes, table.data()});
+    Tensor<B, int, 2> seen(be, {lanes.count, most});
+    be.for_each(seen.size(), FillLanes<T, Space>{lanes, table.data(), seen.data()});
     lanes.table = table.data();
     f(lanes);
   }

@@ -55,13 +55,13 @@ struct BlockTeam {
   /// Not inlined: a functor with three products would hold the addresses of all of them in registers.
   template <class TA, class TB, class TC>
   __noinline__ SRF_HD void gemm([[maybe_unused]] Op transpose_a, [[maybe_unused]] Op transpose_b,
-                   [[maybe_unused]] index_t m, [[maybe_unused]] index_t n,
-                   [[maybe_unused]] index_t k,
-                   [[maybe_unused]] std::type_identity_t<compute_t<TC>> alpha,
-                   [[maybe_unused]] const TA* a, [[maybe_unused]] index_t lda,
-                   [[maybe_unused]] const TB* b, [[maybe_unused]] index_t ldb,
-                   [[maybe_unused]] std::type_identity_t<compute_t<TC>> beta,
-                   [[maybe_unused]] TC* c, [[maybe_unused]] index_t ldc) const {
+                                [[maybe_unused]] index_t m, [[maybe_unused]] index_t n,
+                                [[maybe_unused]] index_t k,
+                                [[maybe_unused]] std::type_identity_t<compute_t<TC>> alpha,
+                                [[maybe_unused]] const TA* a, [[maybe_unused]] index_t lda,
+                                [[maybe_unused]] const TB* b, [[maybe_unused]] index_t ldb,
+                                [[maybe_unused]] std::type_identity_t<compute_t<TC>> beta,
+                                [[maybe_unused]] TC* c, [[maybe_unused]] index_t ldc) const {
 #if defined(__CUDA_ARCH__)
     using Gemm = detail::TiledGemm<compute_t<TC>, 16, width / 16>;
     __shared__ alignas(16) unsigned char memory[sizeof(typename Gemm::Tiles)];
@@ -126,9 +126,16 @@ struct CudaSource {
   void release(void* block, std::size_t) { cudaFree(block); }
 };
 
-/// Every block takes rows `gridDim.x` apart, with scratch of its own. At least four blocks share a processor.
+/// Blocks that are to share a processor at least: registers are held back where a functor says that its time
+/// goes into the team's products.
 template <class F>
-__global__ void __launch_bounds__(BlockTeam::width, 4)
+inline constexpr int least_blocks = 0;  // as the compiler likes
+template <class F>
+requires(F::multiplies) inline constexpr int least_blocks<F> = 4;
+
+/// Every block takes rows `gridDim.x` apart, with scratch of its own.
+template <class F>
+__global__ void __launch_bounds__(BlockTeam::width, least_blocks<F>)
     rows_kernel(F f, index_t rows, std::byte* scratch, index_t stride) {
   const BlockTeam team;
   for (index_t row = blockIdx.x; row < rows; row += gridDim.x) {
