@@ -8,8 +8,7 @@
 #include <srformer/core/dual.hpp>
 
 #include "support/backends.hpp"
-#include "support/catch.hpp"
-#include "support/plain_gemm.hpp"
+#include "support/batched_gemm.hpp"
 
 using namespace srformer;
 using tests::make_backend;
@@ -168,4 +167,13 @@ TEMPLATE_LIST_TEST_CASE("gemm multiplies float and stored narrow scalars", "",
       REQUIRE(std::abs(wide[i * p.ldc() + j] - x) <= 0.008f * (1 + std::abs(x)));
     }
   }
+}
+
+TEMPLATE_TEST_CASE("products in batches are the definition", "", ThreadTeamBackend,
+                   tests::BatchedBackend) {
+  TestType be;
+  tests::require_batched_gemm<double, double>(be, 1e-13);
+  tests::require_batched_gemm<float, float>(be, 1e-5);
+  tests::require_batched_gemm<Eigen::bfloat16, float>(be, 1e-5);
+  tests::require_batched_gemm<Eigen::half, Eigen::half>(be, 2e-3);
 }

@@ -144,8 +144,9 @@ double difference(const std::vector<double>& got, const std::vector<double>& exp
 
 }  // namespace
 
-using Backends = decltype(std::tuple_cat(std::declval<tests::HostBackends>(),
-                                         std::declval<std::tuple<tests::BatchedBackend>>()));
+using Backends = decltype(std::tuple_cat(
+    std::declval<tests::HostBackends>(),
+    std::declval<std::tuple<tests::BatchedBackend, tests::CrampedBackend>>()));
 
 TEMPLATE_LIST_TEST_CASE("all attention agrees on random shapes", "", Backends) {
   // Teams of four threads meet at many barriers; they and products over all heads add in another order.

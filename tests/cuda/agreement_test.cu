@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ops and attention on a CUDA device against the Eigen backend. Built wherever nvcc is; where no
 // device can be used, only the message that says so is tested.
-#include "support/catch.hpp"
+#include "support/batched_gemm.hpp"
 #include "support/device.hpp"
-#include "support/plain_gemm.hpp"
 #include "support/traces.hpp"
 
 using namespace srformer;
@@ -77,6 +76,15 @@ TEST_CASE("gemm on a device is the definition") {
       CAPTURE(p.ta(), p.tb(), p.m, p.n, p.k);
       REQUIRE(wrong == 0);
     }
+  });
+}
+
+TEST_CASE("products in batches on a device are the definition") {
+  on_device([](CudaBackend& cuda) {
+    tests::require_batched_gemm<double, double>(cuda, 1e-13);
+    tests::require_batched_gemm<float, float>(cuda, 1e-5);
+    tests::require_batched_gemm<Eigen::bfloat16, float>(cuda, 1e-5);
+    tests::require_batched_gemm<Eigen::half, Eigen::half>(cuda, 2e-3);
   });
 }
 

@@ -5,6 +5,8 @@
 #include <concepts>
 #include <tuple>
 
+#include <srformer/attention/full_batched.hpp>
+#include <srformer/attention/segmented_recurrent_batched.hpp>
 #include <srformer/backend/eigen.hpp>
 #include <srformer/testing/thread_team.hpp>
 #if defined(SRF_HAS_THRUST)
@@ -47,6 +49,12 @@ class BatchedBackend : public srformer::EigenBackend {
   }
 };
 
+/// The same with room for so little that scores and states are taken a few heads and queries at a time.
+class CrampedBackend : public BatchedBackend {
+ public:
+  using BatchedBackend::BatchedBackend;
+};
+
 static_assert(srformer::HasBatchedGemm<BatchedBackend>);
 static_assert(!srformer::HasBatchedGemm<srformer::EigenBackend>);
 
@@ -61,3 +69,8 @@ B make_backend(int threads) {
 }
 
 }  // namespace tests
+
+template <>
+inline constexpr srformer::index_t srformer::detail::scores_at_a_time<tests::CrampedBackend> = 100;
+template <>
+inline constexpr srformer::index_t srformer::detail::cells_at_a_time<tests::CrampedBackend> = 300;

@@ -16,6 +16,8 @@
 
 namespace srformer::detail {
 
+/// How many scores exist together, at most; those of one query where it has more keys.
+template <class B>
 inline constexpr index_t scores_at_a_time = index_t{1} << 26;
 
 /// Row `first_row` of the heads of all sources, counted from `first_lane` on.
@@ -144,10 +146,10 @@ struct AddByDistance {
 };
 
 /// Calls f(range) for all queries of all heads, scores_at_a_time or one query at a time.
-template <class Q, class F>
+template <class B, class Q, class F>
 void for_each_range(const Q& q, index_t keys, F f) {
   const index_t H = q.extent(1), M = q.extent(2), lanes = q.extent(0) * H;
-  const index_t fitting = std::max<index_t>(1, scores_at_a_time / keys);
+  const index_t fitting = std::max<index_t>(1, scores_at_a_time<B> / keys);
   const index_t rows = std::min(M, fitting), lanes_each = std::max<index_t>(1, fitting / rows);
   for (index_t lane = 0; lane < lanes; lane += lanes_each) {
     for (index_t i = 0; i < M; i += rows) {
@@ -167,8 +169,8 @@ struct ScoreRoom {
   template <class Q>
   ScoreRoom(B& be, const Q& q, index_t keys) {
     index_t most = 0;
-    for_each_range(q, keys,
-                   [&](const ScoreRange& r) { most = std::max(most, r.lanes * r.count * keys); });
+    for_each_range<B>(
+        q, keys, [&](const ScoreRange& r) { most = std::max(most, r.lanes * r.count * keys); });
     scores = Tensor<B, C, 1>(be, {most});
     if constexpr (!std::is_same_v<T, C>) narrow = Tensor<B, T, 1>(be, {most});
   }
@@ -191,7 +193,7 @@ void full_attention_batched_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T
   using From = LaneRows<const T, Space>;
   const index_t N = k.extent(2), D = q.extent(3);
   ScoreRoom<B, T> room(be, q, N);
-  for_each_range(q, N, [&](const ScoreRange& r) {
+  for_each_range<B>(q, N, [&](const ScoreRange& r) {
     const index_t lane = r.first_lane, i = r.first_query, size = r.count * N;
     C* scores = room.scores.data();
     be.gemm_batched(Op::none, Op::transpose, r.lanes, r.count, N, D, C(1), From{q, lane, i},
@@ -217,7 +219,7 @@ void full_attention_batched_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, 
   using To = LaneRows<T, Space>;
   const index_t N = k.extent(2), D = q.extent(3), distances = q.extent(2) + N - 1;
   ScoreRoom<B, T> weights(be, q, N), d_weights(be, q, N);
-  for_each_range(q, N, [&](const ScoreRange& r) {
+  for_each_range<B>(q, N, [&](const ScoreRange& r) {
     const index_t lane = r.first_lane, i = r.first_query, size = r.count * N;
     C *p = weights.scores.data(), *d_p = d_weights.scores.data();
     be.gemm_batched(Op::none, Op::transpose, r.lanes, r.count, N, D, C(1), From{q, lane, i},

@@ -15,7 +15,8 @@
 
 namespace srformer::detail {
 
-/// Cells of one tensor of all segments or steps.
+/// How many cells of segments or steps exist together in one tensor, at most; those of one lane where it has more.
+template <class B>
 inline constexpr index_t cells_at_a_time = index_t{1} << 26;
 
 /// Elements that are read before the first of them is used.
@@ -537,7 +538,7 @@ void for_each_lanes(B& be, const RecurrentInputs<T, typename B::space>& in, F f)
   const index_t L = in.options.segments.segment_size, segments = (N + L - 1) / L;
   const index_t most = most_visited(in.options.segments, M, N), steps = in.stepwise() ? M : most;
   const index_t cells = std::max(segments, steps) * in.head_size() * in.head_size();
-  const index_t each = std::max<index_t>(1, cells_at_a_time / cells);
+  const index_t each = std::max<index_t>(1, cells_at_a_time<B> / cells);
   for (index_t first = 0; first < all; first += each) {
     RecurrentLanes<T, Space> lanes{in, first, std::min(each, all - first), segments, most, steps};
     Tensor<B, RecurrentLane, 1> table(be, {lanes.count});
