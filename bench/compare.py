@@ -330,7 +330,7 @@ def measurements():
     generation("T5-small", "ctranslate2", None, False, 32, 256, 1)
     generation("T5-small", "ctranslate2", None, True, 32, 256, 1)
     for model, limit in (("T5-small", 0.2), ("BART-base", 0.4)):
-        work = f"{model} loading to the first encoder step"
+        work = f"{model} loading to the first token"
         add([Row(work, f"limit of {limit} s", 1)], "loading", model.lower(), limit)
     return found
 

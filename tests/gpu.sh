@@ -49,7 +49,8 @@ say "$devices" "$(nvcc --version | tail -n 2 | head -n 1)"
 part configure cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release "-DCMAKE_CUDA_ARCHITECTURES=$architectures" \
   -DSRFORMER_SIDE_CHECKS=OFF "-DSRFORMER_TEST_FOLDERS=cuda;reference" "-DSRFORMER_DEVICES=cpu;cuda"
 part build cmake --build "$build" -j "$jobs" --target test_cuda check_values example_replay example_finetune \
-  example_summarize example_init_model example_make_bulletins bench_attention bench_attention_cuda
+  example_summarize example_init_model example_make_bulletins bench_attention bench_attention_cuda \
+  bench_training_step_cuda bench_generate
 [ $failed = 0 ] || { say "" "Nothing was run: the build failed"; exit 1; }
 
 part "every row functor and variant beside the CPU" "$build/tests/test_cuda" -w NoAssertions
@@ -79,5 +80,15 @@ for variant in full segmented segmented_recurrent; do
     part "$variant, N $keys, CPU" "$build/bench/bench_attention" "${sizes[@]}"
   done
 done
-say "" "$([ $failed = 0 ] && echo "Everything passed" || echo "Something failed"); the report is $report"
+part "T5-small" "$build/examples/init_model" --output_dir "$work/t5-small" --preset t5-small --seed 1
+for batch in 1 8; do
+  part "T5-small, training steps of $batch" "$build/bench/bench_training_step_cuda" "$work/t5-small" --batch $batch --steps 5
+done
+printf '[[%s1]]' "$(seq -s, 5 1027)," >"$work/source.json"
+for dtype in float32 bfloat16; do
+  part "T5-small, generation, $dtype" "$build/bench/bench_generate" "$work/t5-small" "$work/source.json" --device cuda \
+    --dtype $dtype
+done
+say "" "bench/compare.py --device cuda has the same beside torch and transformers" \
+  "$([ $failed = 0 ] && echo "Everything passed" || echo "Something failed"); the report is $report"
 exit $failed

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <srformer/ops/linear.hpp>
 
-#include <srformer/backend/eigen.hpp>
 #include <srformer/testing/grad_check.hpp>
 
+#include "support/backends.hpp"
 #include "support/catch.hpp"
 #include "support/tolerance.hpp"
 
@@ -131,4 +131,25 @@ TEST_CASE("errors of linear") {
   CHECK_THROWS_WITH(
       linear_backward(be, x.view(), w.view(), y.view(), std::nullopt, d_w.view(), b.view()),
       ContainsSubstring("d_bias is [3], expected [O] = [2]"));
+}
+
+TEST_CASE("column sums of as many rows as need their parts gathered once and twice") {
+  EigenBackend be(2);
+  tests::BatchedBackend parts(2);
+  for (const index_t R : {index_t{64 * 32}, index_t{64 * 32 + 1}, index_t{64 * 32 * 32 + 33}}) {
+    const index_t columns = 2, stride = 3;
+    const Values x = detail::normal_values(static_cast<std::size_t>(R * stride), {1, 1});
+    double expected[columns] = {0.5, 0.5};
+    for (index_t r = 0; r < R; ++r) {
+      for (index_t c = 0; c < columns; ++c) expected[c] += x[r * stride + c];
+    }
+    Values on_one(columns, 0.5), on_other(columns, 0.5);
+    const View<const double, 2> rows(x.data(), {R, columns}, {stride, 1});
+    add_column_sums(be, rows, View<double, 1>(on_one.data(), {columns}));
+    add_column_sums(parts, rows, View<double, 1>(on_other.data(), {columns}));
+    for (index_t c = 0; c < columns; ++c) {
+      CHECK(on_one[c] == Approx(expected[c]).epsilon(1e-11));
+      CHECK(on_other[c] == Approx(expected[c]).epsilon(1e-11));
+    }
+  }
 }
