@@ -66,6 +66,11 @@ struct RecurrentInputs {
   /// Whether W multiplies the products themselves.
   SRF_HD bool multiplied() const { return options.recurrence && !folded(); }
   SRF_HD bool weighted() const { return options.local && parameters.sigma != nullptr; }
+  /// What weighs the local part; null: nothing does.
+  SRF_HD const T* sigma() const { return weighted() ? parameters.sigma : nullptr; }
+  SegmentRows<C, Space> segment_rows() const {
+    return detail::segment_rows<T, Space>(q, k, context, options.segments);
+  }
   SRF_HD C share_of_local() const { return weighted() ? C(parameters.sigma[0]) : C(1); }
   SRF_HD C share_of_rest() const { return weighted() ? C(1) - C(parameters.sigma[0]) : C(1); }
   SRF_HD C gate(index_t h) const {

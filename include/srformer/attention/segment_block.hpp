@@ -51,11 +51,6 @@ SRF_HD inline ScoreBlock segment_block(const SegmentRule& rule, Padding padding,
           padding == Padding::upstream ? rule.size - real : 0};
 }
 
-/// The most weights one segment can have: all queries on one segment's keys.
-inline index_t most_weights(const SegmentedOptions& options, index_t queries, index_t keys) {
-  return queries * std::min(options.segment_size, keys);
-}
-
 /// The most segments that some of `queries` queries can see.
 inline index_t most_visited(const SegmentedOptions& options, index_t queries, index_t keys) {
   return std::min(queries, (keys + options.segment_size - 1) / options.segment_size);
@@ -67,6 +62,11 @@ struct SegmentRows {
   AttendContext<C, Space> context;
   SegmentedOptions options;
   index_t heads, queries, keys, head_size, most;  ///< most: rows of a source and head
+
+  /// The most weights one segment can have: all queries on one segment's keys.
+  SRF_HD index_t most_weights() const {
+    return queries * (options.segment_size < keys ? options.segment_size : keys);
+  }
 
   /// Its block of scores; without queries where a shorter source has fewer segments.
   SRF_HD ScoreBlock block(index_t row) const {

@@ -22,6 +22,8 @@ struct SegmentedForward {
   SegmentRows<C, Space> rows;
   const T* alpha = nullptr;  ///< null: 1
 
+  index_t scratch_size() const { return rows.most_weights(); }
+
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t row, void* scratch) const {
     const ScoreBlock block = rows.block(row);
@@ -32,6 +34,12 @@ struct SegmentedForward {
                                       alpha == nullptr ? C(1) : C(alpha[0]),
                                       head_rows(out, b, h).from(i), static_cast<C*>(scratch));
   }
+
+  /// All rows of a source and head.
+  template <class Team>
+  SRF_HD void whole_lane(const Team& team, index_t lane, C* scratch) const {
+    for (index_t s = 0; s < rows.most; ++s) (*this)(team, lane * rows.most + s, scratch);
+  }
 };
 
 template <class T, class Space>
@@ -40,71 +48,33 @@ struct SegmentedBackward {
   View<const T, 4, Space> q, k, v, d_out;
   View<T, 4, Space> d_q, d_k, d_v;
   SegmentRows<C, Space> rows;
-  index_t scratch_weights;
   const T* alpha = nullptr;
-  C* along = nullptr;  ///< [rows] or null: sum of d_out . a
+
+  index_t scratch_size() const { return 2 * rows.most_weights(); }
+
+  /// Returns the sum of d_out . a.
+  template <class Team>
+  SRF_HD C operator()(const Team& team, index_t row, void* scratch) const {
+    const ScoreBlock block = rows.block(row);
+    if (block.query_count == 0) return C(0);
+    C* weights = static_cast<C*>(scratch);
+    const index_t b = block.b, h = block.h, i = block.first_query, t = block.first_key;
+    return attend_backward<Team, T, C, Space>(
+        team, rows.context, block, head_rows(q, b, h).from(i), head_rows(k, b, h).from(t),
+        head_rows(v, b, h).from(t), head_rows(d_out, b, h).from(i),
+        alpha == nullptr ? C(1) : C(alpha[0]), head_rows(d_q, b, h).from(i),
+        head_rows(d_k, b, h).from(t), head_rows(d_v, b, h).from(t), nullptr, weights,
+        weights + rows.most_weights());
+  }
 
   template <class Team>
-  SRF_HD void operator()(const Team& team, index_t row, void* scratch) const {
-    const ScoreBlock block = rows.block(row);
+  SRF_HD C whole_lane(const Team& team, index_t lane, C* scratch) const {
     C sum(0);
-    if (block.query_count > 0) {
-      C* weights = static_cast<C*>(scratch);
-      const index_t b = block.b, h = block.h, i = block.first_query, t = block.first_key;
-      sum = attend_backward<Team, T, C, Space>(
-          team, rows.context, block, head_rows(q, b, h).from(i), head_rows(k, b, h).from(t),
-          head_rows(v, b, h).from(t), head_rows(d_out, b, h).from(i),
-          alpha == nullptr ? C(1) : C(alpha[0]), head_rows(d_q, b, h).from(i),
-          head_rows(d_k, b, h).from(t), head_rows(d_v, b, h).from(t), nullptr, weights,
-          weights + scratch_weights);
-    }
-    if (along != nullptr && team.leader()) along[row] = sum;
+    for (index_t s = 0; s < rows.most; ++s)
+      sum = sum + (*this)(team, lane * rows.most + s, scratch);
+    return sum;
   }
 };
-
-/// How many sums a source and head leave in `along` of segmented_backward.
-template <class B>
-index_t along_terms(const SegmentedOptions& options, index_t queries, index_t keys) {
-  return HasBatchedGemm<B> ? queries : most_visited(options, queries, keys);
-}
-
-/// out = alpha a; alpha null: 1.
-template <class B, class T>
-void segmented_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                       const AttendContext<compute_t<T>, typename B::space>& context,
-                       const SegmentedOptions& options, const T* alpha,
-                       View<T, 4, typename B::space> out) {
-  using Space = typename B::space;
-  const auto rows = segment_rows<T, Space>(q, k, context, options);
-  if constexpr (HasBatchedGemm<B>) {
-    segmented_batched_forward<B, T>(be, q, k, v, rows, alpha, out);
-  } else {
-    const index_t weights = most_weights(options, q.extent(2), k.extent(2));
-    be.for_each_row(q.extent(0) * q.extent(1) * rows.most,
-                    weights * static_cast<index_t>(sizeof(compute_t<T>)),
-                    SegmentedForward<T, Space>{q, k, v, out, rows, alpha});
-  }
-}
-
-/// The gradients through segmented_forward; along [B*H, along_terms] or null: sums of d_out . a.
-template <class B, class T>
-void segmented_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                        const AttendContext<compute_t<T>, typename B::space>& context,
-                        const SegmentedOptions& options, const T* alpha, In<B, T, 4> d_out,
-                        View<T, 4, typename B::space> d_q, View<T, 4, typename B::space> d_k,
-                        View<T, 4, typename B::space> d_v, compute_t<T>* along) {
-  using Space = typename B::space;
-  const auto rows = segment_rows<T, Space>(q, k, context, options);
-  if constexpr (HasBatchedGemm<B>) {
-    segmented_batched_backward<B, T>(be, q, k, v, rows, alpha, d_out, d_q, d_k, d_v, along);
-  } else {
-    const index_t weights = most_weights(options, q.extent(2), k.extent(2));
-    be.for_each_row(
-        q.extent(0) * q.extent(1) * rows.most,
-        2 * weights * static_cast<index_t>(sizeof(compute_t<T>)),
-        SegmentedBackward<T, Space>{q, k, v, d_out, d_q, d_k, d_v, rows, weights, alpha, along});
-  }
-}
 
 }  // namespace detail
 
@@ -120,7 +90,15 @@ void segmented_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4
   detail::check_attention("segmented_attention_forward", q, k, v, out);
   detail::check_segments("segmented_attention_forward", options);
   check_dropout("segmented_attention_forward", context.dropout);
-  detail::segmented_forward<B, T>(be, q, k, v, context, options, nullptr, out);
+  using Space = typename B::space;
+  const auto rows = detail::segment_rows<T, Space>(q, k, context, options);
+  if constexpr (HasBatchedGemm<B>) {
+    detail::segmented_batched_forward<B, T>(be, q, k, v, rows, nullptr, out);
+  } else {
+    const detail::SegmentedForward<T, Space> f{q, k, v, out, rows};
+    be.for_each_row(q.extent(0) * q.extent(1) * rows.most,
+                    f.scratch_size() * static_cast<index_t>(sizeof(compute_t<T>)), f);
+  }
 }
 
 /// d_q, d_k, d_v += the gradients through segmented_attention_forward. Cost 10 B H M L D.
@@ -136,8 +114,16 @@ void segmented_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 
   detail::check_attention_gradients("segmented_attention_backward", q, k, d_q, d_k, d_v);
   detail::check_segments("segmented_attention_backward", options);
   check_dropout("segmented_attention_backward", context.dropout);
-  detail::segmented_backward<B, T>(be, q, k, v, context, options, nullptr, d_out, d_q, d_k, d_v,
-                                   nullptr);
+  using Space = typename B::space;
+  const auto rows = detail::segment_rows<T, Space>(q, k, context, options);
+  if constexpr (HasBatchedGemm<B>) {
+    detail::segmented_batched_backward<B, T>(be, q, k, v, rows, nullptr, d_out, d_q, d_k, d_v,
+                                             nullptr);
+  } else {
+    const detail::SegmentedBackward<T, Space> f{q, k, v, d_out, d_q, d_k, d_v, rows};
+    be.for_each_row(q.extent(0) * q.extent(1) * rows.most,
+                    f.scratch_size() * static_cast<index_t>(sizeof(compute_t<T>)), f);
+  }
 }
 
 }  // namespace srformer

@@ -106,17 +106,23 @@ struct SegmentedRecurrentForward {
   using C = compute_t<T>;
   RecurrentInputs<T, Space> in;
   View<T, 4, Space> out;
+  SegmentedForward<T, Space> local;
   index_t folded_size, products_size, rest_size;
 
   static SegmentedRecurrentForward with(const RecurrentInputs<T, Space>& in,
                                         View<T, 4, Space> out) {
     const index_t D = in.head_size(), N = in.keys(), M = in.q.extent(2);
-    return {in, out, in.folded() ? N * D : 0,
-            most_cells_at_a_time<Space>(N, most_visited(in.options.segments, M, N), D), M * D};
+    return {in,
+            out,
+            {in.q, in.k, in.v, out, in.segment_rows(), in.sigma()},
+            in.folded() ? N * D : 0,
+            most_cells_at_a_time<Space>(N, most_visited(in.options.segments, M, N), D),
+            M * D};
   }
   index_t scratch_size() const {
     const index_t D = in.head_size();
-    return folded_size + 2 * products_size + 5 * D * D + D + rest_size;
+    return folded_size + 2 * products_size + 5 * D * D + D + rest_size +
+           (in.options.local ? local.scratch_size() : 0);
   }
 
   template <class Team>
@@ -130,7 +136,8 @@ struct SegmentedRecurrentForward {
     C* folded = static_cast<C*>(scratch);
     C *z = folded + folded_size, *own = z + products_size, *recurrence = own + products_size;
     C *inverse = recurrence + 5 * D * D, *rest = inverse + D;
-    const bool local = in.options.local;
+    const bool with_local = in.options.local;
+    if (with_local) local.whole_lane(team, lane, rest + rest_size);
     // rest_i = q_i R_j
     const index_t most = rows_at_a_time<Space>(rule.length, rule.visited(M), D);
     with_product_values(team, in, rule.length, v, folded, [&](auto y) {
@@ -151,7 +158,7 @@ struct SegmentedRecurrentForward {
       const C* from = rest + i * D;
       team.for_each(D, [=](index_t c) {
         const C add = share * from[c] * inverse[c];
-        to[c] = T(local ? C(to[c]) + add : add);
+        to[c] = T(with_local ? C(to[c]) + add : add);
       });
     }
   }
@@ -163,14 +170,13 @@ struct SegmentedRecurrentBackward {
   RecurrentInputs<T, Space> in;
   View<const T, 4, Space> d_out;
   View<T, 4, Space> d_q, d_k, d_v;
-  View<const C, 2, Space> along_local;  // [lanes, terms]: sums of dO . A
+  SegmentedBackward<T, Space> local;
   LanePartials<C> partials;
   index_t folded_size, values_size, products_size, steps_size, rest_size;
 
   static SegmentedRecurrentBackward with(const RecurrentInputs<T, Space>& in,
                                          View<const T, 4, Space> d_out, View<T, 4, Space> d_q,
                                          View<T, 4, Space> d_k, View<T, 4, Space> d_v,
-                                         View<const C, 2, Space> along_local,
                                          const LanePartials<C>& partials) {
     const index_t D = in.head_size(), N = in.keys(), M = in.q.extent(2);
     const index_t visited = most_visited(in.options.segments, M, N);
@@ -180,7 +186,7 @@ struct SegmentedRecurrentBackward {
             d_q,
             d_k,
             d_v,
-            along_local,
+            {in.q, in.k, in.v, d_out, d_q, d_k, d_v, in.segment_rows(), in.sigma()},
             partials,
             in.folded() ? N * D : 0,
             in.folded() || products < visited * D * D ? N * D : 0,
@@ -193,7 +199,7 @@ struct SegmentedRecurrentBackward {
   index_t scratch_size() const {
     const index_t D = in.head_size();
     return folded_size + values_size + 2 * products_size + steps_size + 8 * D * D + 2 * D +
-           2 * rest_size;
+           2 * rest_size + (in.options.local ? local.scratch_size() : 0);
   }
 
   template <class Team>
@@ -217,6 +223,9 @@ struct SegmentedRecurrentBackward {
     C* d_weight = partials.weight(lane);
     if (!in.options.recurrence) team.for_each(D * D, [=](index_t c) { d_weight[c] = C(0); });
     C along_rest(0);
+    // O = alpha A + ...
+    const C along_local =
+        in.options.local ? local.whole_lane(team, lane, take(local.scratch_size())) : C(0);
 
     // O = ... + beta gate C, C_i = rest_i / n
     inverse_norms<Team, T, C>(team, rule.length, D, k, in.options.normalize, inverse);
@@ -332,14 +341,10 @@ struct SegmentedRecurrentBackward {
             D, [=](index_t c) { d_row[c] = T(C(d_row[c]) + d_norm[c] * C(row[c]) * inverse[c]); });
       }
     }
-    const index_t terms = along_local.extent(1);
-    const C* local = along_local.data + lane * terms;
-    const C sum_local =
-        in.weighted() ? team.template sum<C>(terms, [=](index_t s) { return local[s]; }) : C(0);
     if (team.leader()) {
       C* d = partials.scalars(lane);
       d[0] = d_raf.leak, d[1] = d_raf.threshold;
-      d[2] = in.weighted() ? sum_local - in.gate(h) * along_rest : C(0);
+      d[2] = in.weighted() ? along_local - in.gate(h) * along_rest : C(0);
       d[3] = in.share_of_rest() * along_rest;
     }
   }
@@ -365,11 +370,10 @@ void segmented_recurrent_forward(
   const detail::RecurrentInputs<T, Space> in{q, k, v, parameters, context, options};
   detail::check_recurrent("segmented_recurrent_forward", in);
   const index_t lanes = q.extent(0) * q.extent(1);
-  if (options.local) {
-    detail::segmented_forward<B, T>(be, q, k, v, context, options.segments,
-                                    in.weighted() ? parameters.sigma : nullptr, out);
-  }
   if constexpr (HasBatchedGemm<B>) {
+    if (options.local) {
+      detail::segmented_batched_forward<B, T>(be, q, k, v, in.segment_rows(), in.sigma(), out);
+    }
     detail::recurrent_batched_forward(be, in, out);
   } else {
     const auto lane = detail::SegmentedRecurrentForward<T, Space>::with(in, out);
@@ -397,18 +401,16 @@ void segmented_recurrent_backward(
   const index_t batch = q.extent(0), H = q.extent(1), D = q.extent(3), lanes = batch * H;
   Tensor<B, C, 2> partial(be, {lanes, D * D + 4});
   const detail::LanePartials<C> partials{partial.data(), D * D};
-  const index_t terms = detail::along_terms<B>(options.segments, q.extent(2), k.extent(2));
-  Tensor<B, C, 2> along(be, {lanes, terms});
-  if (options.local) {
-    detail::segmented_backward<B, T>(be, q, k, v, context, options.segments,
-                                     in.weighted() ? parameters.sigma : nullptr, d_out, d_q, d_k,
-                                     d_v, along.data());
-  }
   if constexpr (HasBatchedGemm<B>) {
+    Tensor<B, C, 2> along(be, {lanes, q.extent(2)});
+    if (options.local) {
+      detail::segmented_batched_backward<B, T>(be, q, k, v, in.segment_rows(), in.sigma(), d_out,
+                                               d_q, d_k, d_v, along.data());
+    }
     detail::recurrent_batched_backward(be, in, d_out, d_q, d_k, d_v, along, partials);
   } else {
-    const auto lane = detail::SegmentedRecurrentBackward<T, Space>::with(in, d_out, d_q, d_k, d_v,
-                                                                         along, partials);
+    const auto lane =
+        detail::SegmentedRecurrentBackward<T, Space>::with(in, d_out, d_q, d_k, d_v, partials);
     be.for_each_row(lanes, lane.scratch_size() * static_cast<index_t>(sizeof(C)), lane);
   }
   be.for_each(D * D + 3 + H, detail::AddLanePartials<T>{partials, d_parameters, batch, H});
