@@ -29,10 +29,6 @@ struct AddRowVector {
   }
 };
 
-/// Rows that are summed together before parts are added up: few where teams are many.
-template <class B>
-inline constexpr index_t rows_of_a_part = HasBatchedGemm<B> ? 4 : 32;
-
 /// Sums rows_each rows at a time into partial [parts, columns].
 template <class T>
 struct ColumnPartials {
