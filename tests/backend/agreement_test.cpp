@@ -50,16 +50,16 @@ TEMPLATE_LIST_TEST_CASE("float agrees on all backends to its rounding", "", test
   });
 }
 
-TEMPLATE_TEST_CASE("attention in products over all heads agrees with that of one head at a time", "",
-                   tests::BatchedBackend, tests::CrampedBackend) {
+TEMPLATE_TEST_CASE("attention in products over all heads agrees with that of one head at a time",
+                   "", tests::BatchedBackend, tests::CrampedBackend) {
   using namespace tests;
   compare_backends<TestType>("full", 1e-12,
                              [](auto& be) { return trace_full_attention<double>(be); });
   compare_backends<TestType>("segmented", 1e-12,
                              [](auto& be) { return trace_segmented<double>(be); });
   for (const RecurrentCase& c : recurrent_cases()) {
-    compare_backends<TestType>(
-        c.name, 1e-11, [&](auto& be) { return trace_segmented_recurrent<double>(be, c); });
+    compare_backends<TestType>(c.name, 1e-11,
+                               [&](auto& be) { return trace_segmented_recurrent<double>(be, c); });
   }
   // Weights go into 16 bits before they multiply.
   compare_backends<TestType>("full, bfloat16", 2e-2,

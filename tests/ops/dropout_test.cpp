@@ -99,7 +99,7 @@ TEST_CASE("backward drops what forward dropped") {
   CHECK_FALSE(other.ok());
 }
 
-TEST_CASE("a rate of zero keeps everything, and rates outside [0,1) are refused") {
+TEST_CASE("a rate of zero keeps everything, and rates below 0 or from 1 on are refused") {
   const Values x = detail::normal_values(11, {1, 1});
   CHECK(dropped(x, {0, {1, 2}}) == x);
   CHECK_FALSE(Dropout{}.active());
