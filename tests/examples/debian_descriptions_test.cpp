@@ -73,7 +73,7 @@ TEST_CASE("versions of one source are one family and in one split") {
   CHECK(elsewhere == Approx(200).margin(70));
 }
 
-TEST_CASE("descriptions become pairs; short, repeated and unknown ones are left out") {
+TEST_CASE("descriptions become pairs, and short, repeated and unknown ones are left out") {
   const std::unordered_map<std::string, std::string> source_of{
       {"a", "first"}, {"b", "first"}, {"c", "second"}, {"d", "second"}};
   std::istringstream translations(
