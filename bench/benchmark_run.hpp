@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <functional>
+#include <srformer/backend/eigen.hpp>
 #include <string>
 
 #include "product_rate.hpp"
