@@ -245,28 +245,35 @@ def same_outputs(a, b):
         need(abs(p - q) <= (1e-4 if x == y else 1e-5), f"source {s}: the scores are {p:.7f} and {q:.7f}")
 
 
+class Measurements(list):
+    """Rows, and what fills them in."""
+
+    def add(self, rows, name, *arguments, **options):
+        """`name` is the method of Comparison that measures them."""
+        self.append((rows, lambda c: getattr(c, name)(rows, *arguments, **options)))
+
+
+SR, SDPA, PRODUCT = "segmented_recurrent", "torch SDPA, full", "its products at the rate of 1024x2048x512"
+
+
 def device_measurements():
-    """Those of a CUDA device: its rows, and what fills them in. They have no bars."""
-    sr, sdpa, found = "segmented_recurrent", "torch SDPA, full", []
-
-    def add(rows, name, *arguments, **options):
-        found.append((rows, lambda c: getattr(c, name)(rows, *arguments, **options)))
-
+    """Those of a CUDA device. They have no bars."""
+    found = Measurements()
+    add = found.add
     for B, N in ((4, 1024), (1, 16384), (4, 16384)):
         where = f"B {B}, N {N}, M 128"
-        add([Row(f"attention, full, {where}", sdpa)], "attention", "full", B, N, 64, "sdpa")
-        add([Row(f"attention, segmented recurrent, {where}, L 64", sdpa)], "attention", sr, B, N, 64, "sdpa")
+        add([Row(f"attention, full, {where}", SDPA)], "attention", "full", B, N, 64, "sdpa")
+        add([Row(f"attention, segmented recurrent, {where}, L 64", SDPA)], "attention", SR, B, N, 64, "sdpa")
     where = "attention, segmented recurrent, B 4, N 1024, M 128, L 64"
-    add([Row(where, "authors' loop")], "attention", sr, 4, 1024, 64, "loop")
-    add([Row(where, "torch, vectorised")], "attention", sr, 4, 1024, 64, "vectorised")
-    product = "its products at the rate of 1024x2048x512"
+    add([Row(where, "authors' loop")], "attention", SR, 4, 1024, 64, "loop")
+    add([Row(where, "torch, vectorised")], "attention", SR, 4, 1024, 64, "vectorised")
     for model in ("T5-small", "BART-base"):
         for batch in (1, 8):
             name = f"{model} training step, source 1024, target 128, batch {batch}"
             add([Row(name + ", full attention", "transformers"), Row(name + ", AdamW alone", "transformers"),
-                 Row(name + ", forward and backward", product)], "training", model.lower(), 1024, 128, batch, 5)
+                 Row(name + ", forward and backward", PRODUCT)], "training", model.lower(), 1024, 128, batch, 5)
             recurrent = [Row(name + ", segmented recurrent", "ours, full"),
-                         Row(name + ", segmented recurrent, forward and backward", product)]
+                         Row(name + ", segmented recurrent, forward and backward", PRODUCT)]
             add(recurrent, "own_training", model.lower(), 1024, 128, batch, 5)
         for count, beams in ((1, 1), (1, 4), (8, 4)):
             for dtype in ("float32", "bfloat16"):
@@ -278,26 +285,22 @@ def device_measurements():
 
 
 def measurements():
-    """Every measurement on the CPU: its rows, and what fills them in."""
-    sr, found = "segmented_recurrent", []
-
-    def add(rows, name, *arguments, **options):
-        found.append((rows, lambda c: getattr(c, name)(rows, *arguments, **options)))
-
+    """Every measurement on the CPU."""
+    found = Measurements()
+    add = found.add
     where = "attention, segmented recurrent, B {}, N {}, M 128, L {}"
-    sdpa, product = "torch SDPA, full", "its products at the rate of 1024x2048x512"
-    add([Row(where.format(4, 1024, 64), sdpa, 2.3)], "attention", sr, 4, 1024, 64, "sdpa")
-    add([Row(where.format(4, 1024, 64), "authors' loop", 80)], "attention", sr, 4, 1024, 64, "loop")
-    add([Row(where.format(4, 1024, 64), "torch, vectorised", 5)], "attention", sr, 4, 1024, 64, "vectorised")
-    add([Row(where.format(4, 1024, 8), sdpa, 1.5)], "attention", sr, 4, 1024, 8, "sdpa")
-    add([Row(where.format(1, 16384, 64), sdpa, 3.5)], "attention", sr, 1, 16384, 64, "sdpa")
-    add([Row("attention, full, B 4, N 1024, M 128", sdpa, 1.2)], "attention", "full", 4, 1024, 64, "sdpa")
+    add([Row(where.format(4, 1024, 64), SDPA, 2.3)], "attention", SR, 4, 1024, 64, "sdpa")
+    add([Row(where.format(4, 1024, 64), "authors' loop", 80)], "attention", SR, 4, 1024, 64, "loop")
+    add([Row(where.format(4, 1024, 64), "torch, vectorised", 5)], "attention", SR, 4, 1024, 64, "vectorised")
+    add([Row(where.format(4, 1024, 8), SDPA, 1.5)], "attention", SR, 4, 1024, 8, "sdpa")
+    add([Row(where.format(1, 16384, 64), SDPA, 3.5)], "attention", SR, 1, 16384, 64, "sdpa")
+    add([Row("attention, full, B 4, N 1024, M 128", SDPA, 1.2)], "attention", "full", 4, 1024, 64, "sdpa")
 
     def step(model, source, batch, goal, steps):
         name = f"{model} training step, source {source}, target 128, batch {batch}"
         memory = 1 / 0.6 if model == "T5-small" else None
         rows = [Row(name + ", full attention", "transformers", goal), Row(name + ", AdamW alone", "transformers"),
-                Row(name + ", forward and backward", product),
+                Row(name + ", forward and backward", PRODUCT),
                 Row(name + ", peak memory", "transformers", memory, "GiB")]
         add(rows, "training", model.lower(), source, 128, batch, steps)
         return name
@@ -309,7 +312,7 @@ def measurements():
     step("BART-base", 1024, 1, 1.8, 2)
     for model in ("T5-small", "BART-base"):
         name = f"{model} training step, source 1024, target 128, batch 1, segmented recurrent"
-        add([Row(name, "ours, full", 1), Row(name + ", forward and backward", product)], "own_training", model.lower(),
+        add([Row(name, "ours, full", 1), Row(name + ", forward and backward", PRODUCT)], "own_training", model.lower(),
             1024, 128, 1, 2)
 
     def generation(model, peer, goal, recurrent, count, width, beams, dtype="float32"):

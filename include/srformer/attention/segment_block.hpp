@@ -63,10 +63,11 @@ struct SegmentRows {
   SegmentedOptions options;
   index_t heads, queries, keys, head_size, most;  ///< most: rows of a source and head
 
+  /// Keys of a segment, at most.
+  SRF_HD index_t width() const { return options.segment_size < keys ? options.segment_size : keys; }
+
   /// The most weights one segment can have: all queries on one segment's keys.
-  SRF_HD index_t most_weights() const {
-    return queries * (options.segment_size < keys ? options.segment_size : keys);
-  }
+  SRF_HD index_t most_weights() const { return queries * width(); }
 
   /// Its block of scores; without queries where a shorter source has fewer segments.
   SRF_HD ScoreBlock block(index_t row) const {

@@ -7,6 +7,7 @@
 // that of attention/attend.hpp, segment by segment. Nothing is saved.
 #pragma once
 
+#include <srformer/attention/full.hpp>
 #include <srformer/attention/segmented_batched.hpp>
 
 namespace srformer {

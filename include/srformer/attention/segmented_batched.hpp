@@ -10,7 +10,6 @@
 // Scores lie as [B, H, M, min(L, N)].
 #pragma once
 
-#include <srformer/attention/full.hpp>
 #include <srformer/attention/segment_block.hpp>
 
 namespace srformer::detail {
@@ -23,9 +22,7 @@ struct SegmentStage {
   SegmentRows<C, Space> rows;
   const T* alpha;  ///< null: 1
 
-  SRF_HD index_t width() const {
-    return rows.options.segment_size < rows.keys ? rows.options.segment_size : rows.keys;
-  }
+  SRF_HD index_t width() const { return rows.width(); }
   SRF_HD C share() const { return alpha == nullptr ? C(1) : C(alpha[0]); }
   /// The row of scores of the block's query `query`.
   SRF_HD index_t score_row(const ScoreBlock& block, index_t query) const {

@@ -14,12 +14,12 @@
 //   dX_j from dR_j by the RAF in reverse,   dW += sum_j dX_j^T Z_j,   dZ_j = dX_j W
 //   dP_j, dK_j, dV_j as in attention/kv_product.hpp;  the part of A as in attention/attend.hpp
 //
-// Below, one source and head is one lane of a processor; attention/segmented_recurrent_batched.hpp has the same
-// for backends with gemm_batched, and attention/segmented.hpp has A. A row of P, Z, U and R goes through all of this without the other
-// rows, so a lane takes a few rows at a time through all segments, while they stay in the cache. Where
-// L < D and nothing is clamped, W is folded into the values: Z_j W^T = sum over the others of
-// K_l^T (V_l W^T), which replaces 2 S D^3 by 2 N D^2. Nothing is saved; backward runs the products and
-// the recurrence again.
+// Below, one source and head is one lane of a processor; attention/segmented_recurrent_batched.hpp has
+// the same for backends with gemm_batched, and attention/segmented.hpp has A. A row of P, Z, U and R goes
+// through all of this without the other rows, so a lane takes a few rows at a time through all segments,
+// while they stay in the cache. Where L < D and nothing is clamped, W is folded into the values: Z_j W^T =
+// sum over the others of K_l^T (V_l W^T), which replaces 2 S D^3 by 2 N D^2. Nothing is saved; backward
+// runs the products and the recurrence again.
 #pragma once
 
 #include <srformer/attention/segmented_recurrent_batched.hpp>
