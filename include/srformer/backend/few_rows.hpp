@@ -150,31 +150,26 @@ template <class V>
 #endif
 }
 
-/// What a tile asks of memory while it is at work: some lines of 64 bytes for each step. They are those
-/// of the columns after next (for one row the next) in the order in which they lie: processors that fetch
-/// ahead by themselves lose their way between rows that share a page.
+/// What a tile asks of memory at each step: some lines of 64 bytes. Processors that fetch ahead by
+/// themselves lose their way between rows that share a page.
 struct Fetch {
   const char* at;
-  int lines;
+  int lines, apart = 64;
 
-  /// The share of one of `tiles` tiles, so that memory is never idle: `lines` for each of `steps` steps
-  /// are wanted of all together.
+  /// The share of one of `tiles` tiles in what lies at `from`, so that memory is never idle: `lines` for
+  /// each of `steps` steps are wanted of all together.
   static Fetch share(const void* from, index_t tile, index_t tiles, index_t steps, int lines) {
     const int each = tiles < lines ? lines / static_cast<int>(tiles) : 1;
     return {static_cast<const char*>(from) + tile * each * steps * 64,
             (tile + 1) * each <= lines ? each : 0};
   }
+  /// What lies a page after a row that is read `bytes` a step.
+  static Fetch behind(const void* row, int bytes) {
+    return {static_cast<const char*>(row) + 4096, 1, bytes};
+  }
 
-  /// A single row asks for all lines, and sooner.
-  template <int Rows, int All>
-  [[gnu::always_inline]] void step() {
-    if constexpr (Rows == 1) {
-#pragma GCC unroll 8
-      for (int line = 0; line < All; ++line) __builtin_prefetch(at + 64 * line, 0, 3);
-      at += 64 * All;
-    } else {
-      for (int line = 0; line < lines; ++line, at += 64) __builtin_prefetch(at, 0, 2);
-    }
+  void step() {
+    for (int line = 0; line < lines; ++line, at += apart) __builtin_prefetch(at, 0, 2);
   }
 };
 
@@ -213,7 +208,7 @@ template <int Rows, int Columns, class TA, class TB, class C = compute_t<TB>>
   const index_t whole = k - k % step;
   if (fetch.lines > 0) {
     for (index_t p = 0; p < whole; p += step) {
-      fetch.step<Rows, lines_of_step<Columns, TB>>();
+      fetch.step();
       add(a + p, lda, b + p, ldb);
     }
   } else {
@@ -243,18 +238,32 @@ template <int Rows, int Columns, class TA, class TB, class C = compute_t<TB>>
   }
 }
 
-/// All rows of A, as even tiles, times `Columns` rows of B.
+/// c = alpha dots + beta c for a tile of C.
+template <class TC, class C = compute_t<TC>>
+[[gnu::always_inline]] inline void store_tile(index_t rows, int columns, C alpha,
+                                              const C (&dots)[dots_high][dots_wide], C beta, TC* c,
+                                              index_t ldc) {
+  for (index_t r = 0; r < rows; ++r) {
+    TC* to = c + r * ldc;
+    for (int j = 0; j < columns; ++j) {
+      const C sum = alpha * dots[r][j];
+      to[j] = as_stored<TC>(beta == C(0) ? sum : sum + beta * as_computed(to[j]));
+    }
+  }
+}
+
+/// All rows of A, as even tiles, times `Columns` rows of B; what is asked for are the columns after next.
 template <int Columns, class TA, class TB, class TC, class C = compute_t<TC>>
 inline void dots_columns(index_t m, index_t k, C alpha, const TA* a, index_t lda, const TB* b,
                          index_t ldb, C beta, TC* c, index_t ldc) {
   C dots[dots_high][dots_wide];
   constexpr int step = 64 / sizeof(C), lines = lines_of_step<Columns, TB>;
   const index_t tiles = (m + dots_high - 1) / dots_high;
-  const TB* ahead = b + (m == 1 ? 1 : 2) * Columns * ldb;
-  const bool fetching = ldb == k && Columns == dots_wide;
+  const bool fetching = m > 1 && ldb == k && Columns == dots_wide;
   for (index_t tile = 0, i = 0; tile < tiles; ++tile) {
     const index_t rows = (m - i) / (tiles - tile);
-    const auto fetch = Fetch::share(ahead, tile, tiles, k / step, fetching ? lines : 0);
+    const auto fetch =
+        Fetch::share(b + 2 * Columns * ldb, tile, tiles, k / step, fetching ? lines : 0);
     const TA* at = a + i * lda;
     if (rows == 1) {
       dots_tile<1, Columns>(k, at, lda, b, ldb, fetch, dots);
@@ -265,21 +274,37 @@ inline void dots_columns(index_t m, index_t k, C alpha, const TA* a, index_t lda
     } else {
       if constexpr (dots_high >= 4) dots_tile<4, Columns>(k, at, lda, b, ldb, fetch, dots);
     }
-    for (index_t r = 0; r < rows; ++r) {
-      TC* to = c + (i + r) * ldc;
-      for (int j = 0; j < Columns; ++j) {
-        const C sum = alpha * dots[r][j];
-        to[j] = as_stored<TC>(beta == C(0) ? sum : sum + beta * as_computed(to[j]));
-      }
-    }
+    store_tile(rows, Columns, alpha, dots, beta, c + i * ldc, ldc);
     i += rows;
   }
+}
+
+/// One or two rows of A times one row of B after another, as they lie: the order in which memory gives
+/// most, where B has to come from there.
+template <int Rows, class TA, class TB, class TC, class C = compute_t<TC>>
+inline void streamed_dots(index_t n, index_t k, C alpha, const TA* a, index_t lda, const TB* b,
+                          C beta, TC* c, index_t ldc) {
+  C dots[dots_high][dots_wide];
+  constexpr int step = 64 / sizeof(C) * sizeof(TB);
+  for (index_t j = 0; j < n; ++j, b += k) {
+    dots_tile<Rows, 1>(k, a, lda, b, k, Fetch::behind(b, step), dots);
+    store_tile(Rows, 1, alpha, dots, beta, c + j, ldc);
+  }
+}
+
+/// Whether B is large enough not to be in a cache.
+template <class TB>
+constexpr bool from_memory(index_t n, index_t k) {
+  return n * k * static_cast<index_t>(sizeof(TB)) >= index_t{1} << 18;
 }
 
 /// The product on one thread.
 template <class TA, class TB, class TC, class C = compute_t<TC>>
 [[gnu::noinline]] void dots_gemm(index_t m, index_t n, index_t k, C alpha, const TA* a, index_t lda,
-                                 const TB* b, index_t ldb, C beta, TC* c, index_t ldc) {
+                                 const TB* b, index_t ldb, C beta, TC* c, index_t ldc,
+                                 bool streamed = false) {
+  if (streamed && m == 1) return streamed_dots<1>(n, k, alpha, a, lda, b, beta, c, ldc);
+  if (streamed && m == 2) return streamed_dots<2>(n, k, alpha, a, lda, b, beta, c, ldc);
   index_t j = 0;
   for (; j + dots_wide <= n; j += dots_wide)
     dots_columns<dots_wide>(m, k, alpha, a, lda, b + j * ldb, ldb, beta, c + j, ldc);
@@ -290,6 +315,7 @@ template <class TA, class TB, class TC, class C = compute_t<TC>>
 template <class TA, class TB, class TC, class C = compute_t<TC>>
 void few_rows_gemm([[maybe_unused]] int threads, index_t m, index_t n, index_t k, C alpha,
                    const TA* a, index_t lda, const TB* b, index_t ldb, C beta, TC* c, index_t ldc) {
+  const bool streamed = ldb == k && from_memory<TB>(n, k);
 #if defined(_OPENMP)
   constexpr index_t worth = 1 << 15;  // products that outweigh the start of a region
   const index_t each = std::max<index_t>(dots_wide * 4, n / (threads * 8) / dots_wide * dots_wide);
@@ -298,12 +324,13 @@ void few_rows_gemm([[maybe_unused]] int threads, index_t m, index_t n, index_t k
 #pragma omp parallel for num_threads(threads) schedule(dynamic)
     for (index_t block = 0; block < blocks; ++block) {
       const index_t j = block * each;
-      dots_gemm(m, std::min(each, n - j), k, alpha, a, lda, b + j * ldb, ldb, beta, c + j, ldc);
+      dots_gemm(m, std::min(each, n - j), k, alpha, a, lda, b + j * ldb, ldb, beta, c + j, ldc,
+                streamed);
     }
     return;
   }
 #endif
-  dots_gemm(m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+  dots_gemm(m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, streamed);
 }
 
 #if defined(__CUDACC__)

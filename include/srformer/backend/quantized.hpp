@@ -98,7 +98,7 @@ template <int Rows, int Columns>
     for (int j = 0; j < Columns; ++j) sum[i][j] = _mm512_setzero_si512();
   }
   for (index_t p = 0; p < k; p += 64) {
-    fetch.step<Rows, Columns>();
+    fetch.step();
     const __mmask64 there = k - p >= 64 ? ~__mmask64{0} : (__mmask64{1} << (k - p)) - 1;
     __m512i left[Rows];
 #pragma GCC unroll 4
