@@ -96,6 +96,26 @@ TEST_CASE("tanh of floats at its ends") {
   CHECK(math::tanh(1e-20f) == 1e-20f);
 }
 
+TEST_CASE("erf of floats is within 2 ulp") {
+  const auto f = [](float x) { return math::erf(x); };
+  const auto exact = [](double x) { return std::erf(x); };
+  CHECK(worst_ulps(1e-37f, 10.0f, 997, f, exact) < 2);
+  CHECK(worst_ulps(-1e-37f, -10.0f, 997, f, exact) < 2);
+  CHECK(worst_ulps(0.9f, 1.1f, 7, f, exact) < 2);  // where one form follows the other
+  CHECK(worst_ulps(3.7f, 4.1f, 7, f, exact) < 2);
+}
+
+TEST_CASE("erf of floats at its ends") {
+  CHECK(math::erf(0.0f) == 0.0f);
+  CHECK(std::signbit(math::erf(-0.0f)));
+  CHECK(math::erf(inf) == 1.0f);
+  CHECK(math::erf(-inf) == -1.0f);
+  CHECK(math::erf(4.0f) == 1.0f);
+  CHECK(math::erf(1e30f) == 1.0f);
+  CHECK(math::erf(-1e30f) == -1.0f);
+  CHECK(std::isnan(math::erf(nan_value)));
+}
+
 TEST_CASE("other scalars use the standard functions") {
   CHECK(math::exp(0.3) == std::exp(0.3));
   CHECK(math::tanh(0.3) == std::tanh(0.3));
