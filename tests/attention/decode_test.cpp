@@ -3,6 +3,7 @@
 #include <srformer/attention/decode.hpp>
 
 #include "attention/variant_case.hpp"
+#include "support/backends.hpp"
 
 using namespace srformer;
 using namespace srformer::testing;
@@ -11,21 +12,30 @@ using Catch::Matchers::ContainsSubstring;
 namespace {
 
 /// The rows of all queries, each from a step of its own; `horizon` 0 takes generation_horizon.
-Values step_by_step(const AttentionCase& c, const AttentionValues& x, index_t horizon) {
-  EigenBackend be(1);
+template <class B>
+Values steps_on(B& be, const AttentionCase& c, const AttentionValues& x, index_t horizon) {
   const Biases<double> biases(c, x);
   const Learned<double> learned(c);
   const CaseViews in(c, x);
   auto context = biases.context(c);
-  const auto prepared = prepare_cross_attention<EigenBackend, double>(
-      be, in.k, in.v, learned.parameters(), context, c.options, horizon, c.M);
+  const auto prepared = prepare_cross_attention<B, double>(be, in.k, in.v, learned.parameters(),
+                                                           context, c.options, horizon, c.M);
   Values out(x.q.size(), std::nan(""));
   const View<double, 4> rows(out.data(), in.q.extents);
   for (index_t i = 0; i < c.M; ++i) {
-    cross_attention_step<EigenBackend, double>(be, in.q.slice(2, i, 1), in.k, in.v,
-                                               learned.parameters(), context, c.options, horizon, i,
-                                               prepared, rows.slice(2, i, 1));
+    cross_attention_step<B, double>(be, in.q.slice(2, i, 1), in.k, in.v, learned.parameters(),
+                                    context, c.options, horizon, i, prepared, rows.slice(2, i, 1));
   }
+  return out;
+}
+/// The same on a processor, and where products go in batches, whose steps have to agree.
+Values step_by_step(const AttentionCase& c, const AttentionValues& x, index_t horizon) {
+  EigenBackend be(1);
+  tests::BatchedBackend batched(1);
+  tests::CrampedBackend cramped(1);
+  const Values out = steps_on(be, c, x, horizon);
+  CHECK(relative_error(steps_on(batched, c, x, horizon), out) < 1e-12);
+  CHECK(relative_error(steps_on(cramped, c, x, horizon), out) < 1e-12);
   return out;
 }
 
@@ -112,11 +122,12 @@ TEST_CASE("another horizon than the one of training gives other steps where segm
   }
 }
 
-TEST_CASE("the queries of a group are at one step, and are given what each is given alone") {
+TEMPLATE_TEST_CASE("the queries of a group are at one step, and are given what each is given alone",
+                   "", EigenBackend, tests::BatchedBackend, tests::CrampedBackend) {
   const Padding padding = GENERATE(Padding::masked, Padding::upstream);
   const std::vector<std::int32_t> sources{1, 0, 1, 2};
   constexpr index_t K = 3;
-  EigenBackend be(1);
+  TestType be(1);
   for (const CrossAttentionOptions& options : all_options()) {
     AttentionCase c{.B = 3, .H = 2, .M = 9, .N = 13, .D = 3, .options = options};
     c.options.segment_size = 4, c.options.padding = padding, c.options.generation_horizon = 9;
@@ -127,7 +138,7 @@ TEST_CASE("the queries of a group are at one step, and are given what each is gi
     const Learned<double> learned(c);
     const CaseViews in(c, x);
     auto context = biases.context(c);
-    const auto prepared = prepare_cross_attention<EigenBackend, double>(
+    const auto prepared = prepare_cross_attention<TestType, double>(
         be, in.k, in.v, learned.parameters(), context, c.options, 0, c.M);
     const auto groups = static_cast<index_t>(sources.size());
     const Values q = draw(groups * c.H * K * c.D, {77, 1});
@@ -136,12 +147,11 @@ TEST_CASE("the queries of a group are at one step, and are given what each is gi
       Values together(q.size(), std::nan("")), apart(q.size(), std::nan(""));
       const View<double, 4> out(together.data(), queries.extents);
       const View<double, 4> expected(apart.data(), queries.extents);
-      cross_attention_step<EigenBackend, double>(be, queries, in.k, in.v, learned.parameters(),
-                                                 context, c.options, 0, step, prepared, out,
-                                                 sources.data());
+      cross_attention_step<TestType, double>(be, queries, in.k, in.v, learned.parameters(), context,
+                                             c.options, 0, step, prepared, out, sources.data());
       for (index_t g = 0; g < groups; ++g) {
         for (index_t r = 0; r < K; ++r) {
-          cross_attention_step<EigenBackend, double>(
+          cross_attention_step<TestType, double>(
               be, queries.slice(0, g, 1).slice(2, r, 1), in.k, in.v, learned.parameters(), context,
               c.options, 0, step, prepared, expected.slice(0, g, 1).slice(2, r, 1), &sources[g]);
         }

@@ -376,17 +376,22 @@ requires BackendFor<B, T> DecodeStates<B, T> prepare_cross_attention(
   const auto shape = decode_state_shape(options, k, steps);
   if (shape[2] > 0) prepared.states = Tensor<B, C, 5>(be, shape);
   if (options.variant == Variant::segmented_recurrent) {
+    const View<const T, 4, Space> queries(nullptr, {k.extent(0), k.extent(1), steps, D});
     const detail::RecurrentInputs<T, Space> in{
-        {},      k,
+        queries, k,
         v,       parameters.recurrent,
         context, detail::for_generation(options, horizon).recurrent()};
     detail::check_recurrent("prepare_cross_attention", in);
-    const index_t folded = in.folded() ? N * D : 0;
-    const index_t products = detail::most_cells_at_a_time<Space>(
-        N, detail::most_visited(in.options.segments, steps, N), D);
-    be.for_each_row(
-        lanes, (folded + 2 * products + 5 * D * D + D) * static_cast<index_t>(sizeof(C)),
-        detail::PrepareStates<T, Space>{in, prepared.states.view(), steps, folded, products});
+    if constexpr (HasBatchedGemm<B>) {
+      detail::recurrent_batched_states<B, T>(be, in, prepared.states.view());
+    } else {
+      const index_t folded = in.folded() ? N * D : 0;
+      const index_t products = detail::most_cells_at_a_time<Space>(
+          N, detail::most_visited(in.options.segments, steps, N), D);
+      be.for_each_row(
+          lanes, (folded + 2 * products + 5 * D * D + D) * static_cast<index_t>(sizeof(C)),
+          detail::PrepareStates<T, Space>{in, prepared.states.view(), steps, folded, products});
+    }
   } else if (options.variant == Variant::linear) {
     be.for_each_row(
         lanes, detail::linear_rows * D * static_cast<index_t>(sizeof(C)),
@@ -444,7 +449,11 @@ void cross_attention_step(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
   const index_t S = (N + L - 1) / L, gathered = std::min(L, N) + S;
   switch (options.variant) {
     case Variant::full:
-      return run(K * N, 0, detail::FullStep<T, Space>{in});
+      if constexpr (HasBatchedGemm<B>) {
+        return detail::full_attention_batched_forward<B, T>(be, q, k, v, in.context, out, sources);
+      } else {
+        return run(K * N, 0, detail::FullStep<T, Space>{in});
+      }
     case Variant::segmented:
       return run(
           K * std::min(L, N), 0,

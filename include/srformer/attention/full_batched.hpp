@@ -11,6 +11,8 @@
 // again. Products of scalars of 16 bits take weights in that scalar, as those of torch do.
 #pragma once
 
+#include <cstdint>
+
 #include <srformer/attention/attend.hpp>
 #include <srformer/backend/tensor.hpp>
 
@@ -25,9 +27,10 @@ template <class T, class Space>
 struct LaneRows {
   View<T, 4, Space> x;
   index_t first_lane, first_row;
+  const std::int32_t* sources = nullptr;  ///< of which source a lane's heads are; null: of its own
   SRF_HD T* operator()(index_t i) const {
-    const index_t lane = first_lane + i, H = x.extent(1);
-    return head_rows(x, lane / H, lane % H).row(first_row);
+    const index_t lane = first_lane + i, H = x.extent(1), b = lane / H;
+    return head_rows(x, sources == nullptr ? b : sources[b], lane % H).row(first_row);
   }
 };
 
@@ -43,10 +46,12 @@ struct Following {
 struct ScoreRange {
   index_t heads, queries, keys, head_size;
   index_t first_lane, lanes, first_query, count;
+  const std::int32_t* sources;  // as those of LaneRows
 
   template <class C, class Space>
   SRF_HD ScoreBlock block(const AttendContext<C, Space>& context, index_t row) const {
-    const index_t lane = first_lane + row / count, b = lane / heads;
+    const index_t lane = first_lane + row / count;
+    const index_t b = sources == nullptr ? lane / heads : sources[lane / heads];
     const index_t existing = context.mask.keys(b, keys);
     return {b, lane % heads, head_size, heads, queries, keys, first_query, count, 0, existing};
   }
@@ -147,14 +152,14 @@ struct AddByDistance {
 
 /// Calls f(range) for all queries of all heads, scores_at_a_time or one query at a time.
 template <class B, class Q, class F>
-void for_each_range(const Q& q, index_t keys, F f) {
+void for_each_range(const Q& q, index_t keys, const std::int32_t* sources, F f) {
   const index_t H = q.extent(1), M = q.extent(2), lanes = q.extent(0) * H;
   const index_t fitting = std::max<index_t>(1, scores_at_a_time<B> / keys);
   const index_t rows = std::min(M, fitting), lanes_each = std::max<index_t>(1, fitting / rows);
   for (index_t lane = 0; lane < lanes; lane += lanes_each) {
     for (index_t i = 0; i < M; i += rows) {
       f(ScoreRange{H, M, keys, q.extent(3), lane, std::min(lanes_each, lanes - lane), i,
-                   std::min(rows, M - i)});
+                   std::min(rows, M - i), sources});
     }
   }
 }
@@ -169,8 +174,9 @@ struct ScoreRoom {
   template <class Q>
   ScoreRoom(B& be, const Q& q, index_t keys) {
     index_t most = 0;
-    for_each_range<B>(
-        q, keys, [&](const ScoreRange& r) { most = std::max(most, r.lanes * r.count * keys); });
+    for_each_range<B>(q, keys, nullptr, [&](const ScoreRange& r) {
+      most = std::max(most, r.lanes * r.count * keys);
+    });
     scores = Tensor<B, C, 1>(be, {most});
     if constexpr (!std::is_same_v<T, C>) narrow = Tensor<B, T, 1>(be, {most});
   }
@@ -184,25 +190,27 @@ struct ScoreRoom {
   }
 };
 
+///   sources  [G] on the backend: the source of each of the G groups of q and out; null: group g has source g
 template <class B, class T>
 void full_attention_batched_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
                                     const AttendContext<compute_t<T>, typename B::space>& context,
-                                    View<T, 4, typename B::space> out) {
+                                    View<T, 4, typename B::space> out,
+                                    const std::int32_t* sources = nullptr) {
   using C = compute_t<T>;
   using Space = typename B::space;
   using From = LaneRows<const T, Space>;
   const index_t N = k.extent(2), D = q.extent(3);
   ScoreRoom<B, T> room(be, q, N);
-  for_each_range<B>(q, N, [&](const ScoreRange& r) {
+  for_each_range<B>(q, N, sources, [&](const ScoreRange& r) {
     const index_t lane = r.first_lane, i = r.first_query, size = r.count * N;
     C* scores = room.scores.data();
     be.gemm_batched(Op::none, Op::transpose, r.lanes, r.count, N, D, C(1), From{q, lane, i},
-                    q.stride(2), From{k, lane, 0}, k.stride(2), C(0), Following<C>{scores, size},
-                    N);
+                    q.stride(2), From{k, lane, 0, sources}, k.stride(2), C(0),
+                    Following<C>{scores, size}, N);
     be.for_each_row(r.lanes * r.count, 0,
                     WeighScores<T, Space>{context, r, scores, room.narrow.data()});
     be.gemm_batched(Op::none, Op::none, r.lanes, r.count, D, N, C(1), room.factors(size), N,
-                    From{v, lane, 0}, v.stride(2), C(0), LaneRows<T, Space>{out, lane, i},
+                    From{v, lane, 0, sources}, v.stride(2), C(0), LaneRows<T, Space>{out, lane, i},
                     out.stride(2));
   });
 }
@@ -219,7 +227,7 @@ void full_attention_batched_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, 
   using To = LaneRows<T, Space>;
   const index_t N = k.extent(2), D = q.extent(3), distances = q.extent(2) + N - 1;
   ScoreRoom<B, T> weights(be, q, N), d_weights(be, q, N);
-  for_each_range<B>(q, N, [&](const ScoreRange& r) {
+  for_each_range<B>(q, N, nullptr, [&](const ScoreRange& r) {
     const index_t lane = r.first_lane, i = r.first_query, size = r.count * N;
     C *p = weights.scores.data(), *d_p = d_weights.scores.data();
     be.gemm_batched(Op::none, Op::transpose, r.lanes, r.count, N, D, C(1), From{q, lane, i},

@@ -145,6 +145,24 @@ struct AddRest {
   }
 };
 
+/// One cell of E = beta gate R / n, which decoding reads; attention/decode.hpp has the layout of states.
+template <class T, class Space>
+struct StoreState {
+  using C = compute_t<T>;
+  RecurrentLanes<T, Space> lanes;
+  const C *r, *inverse;
+  View<C, 5, Space> states;
+  SRF_HD void operator()(index_t at) const {
+    const index_t cells = lanes.cells(), D = lanes.in.head_size(), c = at % cells;
+    const index_t i = at / cells / lanes.steps, step = at / cells % lanes.steps;
+    const RecurrentLane& lane = lanes.lane(i);
+    if (step >= lane.steps) return;
+    const index_t state = lane.each ? step : lane.seen[step];
+    states(lane.b, lane.h, state, c / D, c % D) =
+        lanes.share(lane.h) * r[at] * inverse[i * D + c % D];
+  }
+};
+
 /// d_rest_i = beta gate dO_i / n.
 template <class T, class Space>
 struct RestGradient {
@@ -323,6 +341,18 @@ void recurrent_batched_forward(B& be, const RecurrentInputs<T, typename B::space
     be.for_each_row(lanes.count * lanes.steps, 0,
                     ReadStep<T, Space>{lanes, run.read(), rest.data()});
     be.for_each(rest.size(), AddRest<T, Space>{lanes, rest.data(), run.inverse.data(), out});
+  });
+}
+
+/// states = E of all that the queries of `in` visit; of q the extents count alone.
+template <class B, class T>
+void recurrent_batched_states(B& be, const RecurrentInputs<T, typename B::space>& in,
+                              View<compute_t<T>, 5, typename B::space> states) {
+  using Space = typename B::space;
+  for_each_lanes<T>(be, in, [&](const RecurrentLanes<T, Space>& lanes) {
+    const RecurrentRun<B, T> run(be, lanes, false);
+    be.for_each(lanes.count * lanes.steps * lanes.cells(),
+                StoreState<T, Space>{lanes, run.read(), run.inverse.data(), states});
   });
 }
 
