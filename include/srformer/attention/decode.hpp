@@ -312,10 +312,9 @@ struct SelfStep {
     const std::int32_t* place = places + r * max_steps;
     const T* from = qkv.data + column;
     const index_t per_step = qkv.stride(0), per_row = qkv.stride(1);
-    team.for_each(step + 1, [=](index_t s) {
-      const T* row = from + s * per_step + place[s] * per_row;
-      for (index_t c = 0; c < size; ++c) to[s * size + c] = row[c];
-    });
+    copy_rows(
+        team, step + 1, size, [=](index_t s) { return from + s * per_step + place[s] * per_row; },
+        to);
   }
 };
 
@@ -327,17 +326,19 @@ inline CrossAttentionOptions for_generation(CrossAttentionOptions options, index
 
 template <class T, class Space>
 struct GatherHeads {
+  static constexpr index_t keys_each = 16;
   View<const T, 4, Space> x;
   T* out;
-  /// One row is one source and head.
+  /// One row is some keys of one source and head.
   template <class Team>
-  SRF_HD void operator()(const Team& team, index_t lane, void*) const {
+  SRF_HD void operator()(const Team& team, index_t row, void*) const {
     const index_t H = x.extent(1), N = x.extent(2), D = x.extent(3);
-    const Rows<const T> rows = head_rows(x, lane / H, lane % H);
-    T* to = out + lane * N * D;
-    team.for_each(N, [=](index_t i) {
-      for (index_t c = 0; c < D; ++c) to[i * D + c] = rows.row(i)[c];
-    });
+    const index_t parts = (N + keys_each - 1) / keys_each, lane = row / parts;
+    const index_t first = row % parts * keys_each;
+    const index_t count = N - first < keys_each ? N - first : keys_each;
+    const Rows<const T> rows = head_rows(x, lane / H, lane % H).from(first);
+    copy_rows(
+        team, count, D, [=](index_t i) { return rows.row(i); }, out + (lane * N + first) * D);
   }
 };
 
@@ -348,8 +349,9 @@ template <class B, class T>
 requires BackendFor<B, T> Tensor<B, T, 4> gather_heads(B& be, In<B, T, 4> x) {
   require(x.stride(3) == 1, "gather_heads", "the last axis of x must be contiguous");
   Tensor<B, T, 4> out(be, x.extents);
-  be.for_each_row(x.extent(0) * x.extent(1), 0,
-                  detail::GatherHeads<T, typename B::space>{x, out.data()});
+  using Gather = detail::GatherHeads<T, typename B::space>;
+  const index_t parts = (x.extent(2) + Gather::keys_each - 1) / Gather::keys_each;
+  be.for_each_row(x.extent(0) * x.extent(1) * parts, 0, Gather{x, out.data()});
   return out;
 }
 

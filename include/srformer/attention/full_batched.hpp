@@ -34,14 +34,6 @@ struct LaneRows {
   }
 };
 
-/// Matrices of `size` elements that follow each other.
-template <class T>
-struct Following {
-  T* data;
-  index_t size;
-  SRF_HD T* operator()(index_t i) const { return data + i * size; }
-};
-
 /// Some queries of some heads: their scores lie as [lanes, count, keys].
 struct ScoreRange {
   index_t heads, queries, keys, head_size;

@@ -16,9 +16,6 @@ namespace srformer::detail {
 template <class B>
 inline constexpr index_t cells_at_a_time = index_t{1} << 26;
 
-/// Elements that are read before the first of them is used.
-inline constexpr int read_ahead = 4;
-
 /// One source and head.
 struct RecurrentLane {
   SegmentRule rule;

@@ -30,24 +30,32 @@ struct SegmentStage {
   }
 };
 
-/// scores = A_s B_s^T for the queries of one segment; A is q or d_out, B is k or v.
+/// One product of queries and keys of segments: of q and k, or of d_out and v.
+template <class T, class Space>
+struct SegmentProduct {
+  View<const T, 4, Space> left, right;
+  compute_t<T>* scores;
+};
+
+/// scores = A_s B_s^T for the queries of one segment, of one product after another.
 template <class T, class Space>
 struct ScoreSegment {
   using C = compute_t<T>;
   static constexpr bool multiplies = true;
   SegmentStage<T, Space> stage;
-  View<const T, 4, Space> left, right;
-  C* scores;
+  index_t segments;  ///< rows of each product
+  SegmentProduct<T, Space> first, second{};
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t row, void*) const {
-    const ScoreBlock block = stage.rows.block(row);
+    const SegmentProduct<T, Space>& x = row < segments ? first : second;
+    const ScoreBlock block = stage.rows.block(row % segments);
     if (block.query_count == 0) return;
     const index_t i = block.first_query, width = stage.width();
-    const Rows<const T> a = head_rows(left, block.b, block.h).from(i),
-                        b = head_rows(right, block.b, block.h).from(block.first_key);
+    const Rows<const T> a = head_rows(x.left, block.b, block.h).from(i),
+                        b = head_rows(x.right, block.b, block.h).from(block.first_key);
     team.gemm(Op::none, Op::transpose, block.query_count, block.key_count, block.head_size, C(1),
-              a.data, a.stride, b.data, b.stride, C(0), scores + stage.score_row(block, i) * width,
-              width);
+              a.data, a.stride, b.data, b.stride, C(0),
+              x.scores + stage.score_row(block, i) * width, width);
   }
 };
 
@@ -132,9 +140,10 @@ void segmented_batched_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> 
   const SegmentStage<T, Space> stage{q, k, v, rows, alpha};
   const index_t lanes = q.extent(0) * q.extent(1), queries = lanes * q.extent(2);
   Tensor<B, compute_t<T>, 2> scores(be, {queries, stage.width()});
-  be.for_each_row(lanes * rows.most, 0, ScoreSegment<T, Space>{stage, q, k, scores.data()});
+  const index_t segments = lanes * rows.most;
+  be.for_each_row(segments, 0, ScoreSegment<T, Space>{stage, segments, {q, k, scores.data()}});
   be.for_each_row(queries, 0, WeighSegmentRow<T, Space>{stage, scores.data()});
-  be.for_each_row(lanes * rows.most, 0, ReadSegment<T, Space>{stage, scores.data(), out});
+  be.for_each_row(segments, 0, ReadSegment<T, Space>{stage, scores.data(), out});
 }
 
 template <class B, class T>
@@ -149,12 +158,11 @@ void segmented_batched_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4>
   const index_t lanes = q.extent(0) * q.extent(1), queries = lanes * q.extent(2);
   Tensor<B, compute_t<T>, 3> scores(be, {2, queries, stage.width()});
   compute_t<T>*p = scores.data(), *d_p = p + queries * stage.width();
-  be.for_each_row(lanes * rows.most, 0, ScoreSegment<T, Space>{stage, q, k, p});
-  // A = P V_s
-  be.for_each_row(lanes * rows.most, 0, ScoreSegment<T, Space>{stage, d_out, v, d_p});
+  const index_t segments = lanes * rows.most;
+  be.for_each_row(2 * segments, 0,
+                  ScoreSegment<T, Space>{stage, segments, {q, k, p}, {d_out, v, d_p}});
   be.for_each_row(queries, 0, WeighSegmentRow<T, Space>{stage, p, d_p, along});
-  be.for_each_row(lanes * rows.most, 0,
-                  ReadSegmentBackward<T, Space>{stage, p, d_p, d_out, d_q, d_k, d_v});
+  be.for_each_row(segments, 0, ReadSegmentBackward<T, Space>{stage, p, d_p, d_out, d_q, d_k, d_v});
 }
 
 }  // namespace srformer::detail

@@ -201,17 +201,17 @@ struct SumAlongRest {
   }
 };
 
-/// along[lane, c] = the sum of its parts.
+/// to[lane, c] = the sum of the lane's parts, [lane, parts, size]; lanes of `to` are `stride` apart.
 template <class C>
-struct AddAlongRest {
+struct SumLaneParts {
   const C* partial;
-  C* along;
-  index_t parts, head_size;
+  C* to;
+  index_t parts, size, stride;
   SRF_HD void operator()(index_t i) const {
-    const C* from = partial + i / head_size * parts * head_size + i % head_size;
+    const C* from = partial + i / size * parts * size + i % size;
     C sum(0);
-    for (index_t part = 0; part < parts; ++part) sum = sum + from[part * head_size];
-    along[i] = sum;
+    for (index_t part = 0; part < parts; ++part) sum = sum + from[part * size];
+    to[i / size * stride + i % size] = sum;
   }
 };
 
@@ -300,7 +300,7 @@ struct RecurrentRun {
                                                 lanes.in.options.normalize});
     be.gemm_batched(Op::transpose, Op::none, segments, D, D, L, C(1), matrices(k, L * D), D,
                     matrices(v, L * D), D, C(0), Following<C>{p.data(), cells}, D);
-    be.for_each(lanes.count * cells, CombineProducts<T, Space>{lanes, p.data(), z.data()});
+    for_each_long(be, lanes.count * cells, CombineProducts<T, Space>{lanes, p.data(), z.data()});
     if (!lanes.in.options.recurrence) return;
     x = Tensor<B, C, 1>(be, {seen * cells});
     r = Tensor<B, C, 1>(be, {lanes.count * lanes.steps * cells});
@@ -311,7 +311,7 @@ struct RecurrentRun {
     }
     be.gemm(Op::none, Op::transpose, seen * D, D, D, C(1), z.data(), D, weights(lanes), D, C(0),
             x.data(), D);
-    be.for_each(lanes.count * cells, RunCells<T, Space>{lanes, x.data(), r.data(), u.data()});
+    for_each_long(be, lanes.count * cells, RunCells<T, Space>{lanes, x.data(), r.data(), u.data()});
   }
 
   static Following<const C> matrices(const Tensor<B, C, 1>& x, index_t size) {
@@ -356,6 +356,14 @@ void recurrent_batched_states(B& be, const RecurrentInputs<T, typename B::space>
   });
 }
 
+/// How many states of a lane one product takes where a sum goes over all of them: a divisor of their number
+/// `states`, and 256 rows where there is one, as a few long sums would leave most of a device idle.
+inline index_t states_of_a_part(index_t states, index_t head_size) {
+  index_t each = std::clamp<index_t>(256 / head_size, 1, states);
+  while (states % each != 0) --each;
+  return each;
+}
+
 /// d_q, d_k, d_v += the gradients through the recurrent part; partials receive those of the parameters.
 ///   along_local  [B*H, terms] sums of dO . A, of the local part, where sigma weighs it
 template <class B, class T>
@@ -383,13 +391,17 @@ void recurrent_batched_backward(B& be, const RecurrentInputs<T, typename B::spac
     if (in.options.recurrence) {
       // R = RAF(X)
       C* d_x = run.x.data();
-      be.for_each(n * cells, RunCellsBackward<T, Space>{lanes, run.u.data(), d_r.data(), d_x,
-                                                        d_scalars.data()});
+      for_each_long(
+          be, n * cells,
+          RunCellsBackward<T, Space>{lanes, run.u.data(), d_r.data(), d_x, d_scalars.data()});
       // X = Z W^T
-      const index_t size = lanes.most * cells;
-      be.gemm_batched(Op::transpose, Op::none, n, D, D, lanes.most * D, C(1),
-                      run.matrices(run.x, size), D, run.matrices(run.z, size), D, C(0),
-                      Following<C>{partials.weight(lanes.first), cells + 4}, D);
+      const index_t each = states_of_a_part(lanes.most, D), terms = lanes.most / each;
+      Tensor<B, C, 1> d_weight(be, {n * terms * cells});
+      be.gemm_batched(Op::transpose, Op::none, n * terms, D, D, each * D, C(1),
+                      run.matrices(run.x, each * cells), D, run.matrices(run.z, each * cells), D,
+                      C(0), Following<C>{d_weight.data(), cells}, D);
+      be.for_each(n * cells, SumLaneParts<C>{d_weight.data(), partials.weight(lanes.first), terms,
+                                             cells, cells + 4});
       d_z = run.z.data();
       be.gemm(Op::none, Op::none, seen * D, D, D, C(1), d_x, D, run.weights(lanes), D, C(0), d_z,
               D);
@@ -399,7 +411,8 @@ void recurrent_batched_backward(B& be, const RecurrentInputs<T, typename B::spac
     // Z from P_j = K_j^T V_j
     Tensor<B, C, 1> d_p(be, {segments * cells});
     Tensor<B, C, 1> to_k(be, {segments * L * D}), to_v(be, {segments * L * D});
-    be.for_each(n * cells, CombineProductsBackward<T, Space>{lanes, run.p.data(), d_z, d_p.data()});
+    for_each_long(be, n * cells,
+                  CombineProductsBackward<T, Space>{lanes, run.p.data(), d_z, d_p.data()});
     be.gemm_batched(Op::none, Op::transpose, segments, L, D, D, C(1), run.matrices(run.v, L * D), D,
                     run.matrices(d_p, cells), D, C(0), Following<C>{to_k.data(), L * D}, D);
     be.gemm_batched(Op::none, Op::none, segments, L, D, D, C(1), run.matrices(run.k, L * D), D,
@@ -410,7 +423,7 @@ void recurrent_batched_backward(B& be, const RecurrentInputs<T, typename B::spac
     Tensor<B, C, 1> along(be, {n * D}), partial(be, {n * parts * D});
     be.for_each(partial.size(),
                 Along{lanes, d_out, rest.data(), run.inverse.data(), partial.data(), parts});
-    be.for_each(n * D, AddAlongRest<C>{partial.data(), along.data(), parts, D});
+    be.for_each(n * D, SumLaneParts<C>{partial.data(), along.data(), parts, D, D});
     be.for_each_row(segments, 0,
                     AddSegmentGradients<T, Space>{lanes, run.k.data(), to_k.data(), to_v.data(),
                                                   along.data(), run.inverse.data(), d_k, d_v});

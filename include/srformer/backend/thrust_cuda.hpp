@@ -377,15 +377,25 @@ class ThrustBackend<thrust_cuda> {
     if constexpr (detail::cublas_scalar<TA>::value && std::is_same_v<TA, TB> &&
                   (std::is_same_v<TC, TA> || std::is_same_v<TC, compute_t<TA>>)) {
       if (k > 0) {
+        constexpr cudaDataType_t type = detail::cublas_scalar<TA>::type;
+        constexpr cudaDataType_t type_c = detail::cublas_scalar<TC>::type;
+        const cublasOperation_t op_a = transpose_a == Op::transpose ? CUBLAS_OP_T : CUBLAS_OP_N;
+        const cublasOperation_t op_b = transpose_b == Op::transpose ? CUBLAS_OP_T : CUBLAS_OP_N;
+        if constexpr (detail::follows<A> && detail::follows<B> && detail::follows<C>) {
+          detail::check_cublas(
+              cublasGemmStridedBatchedEx(cublas_, op_b, op_a, size(n), size(m), size(k), &alpha,
+                                         b.data, type, size(ldb), b.size, a.data, type, size(lda),
+                                         a.size, &beta, c.data, type_c, size(ldc), c.size,
+                                         size(count), compute_type<TC>(), CUBLAS_GEMM_DEFAULT),
+              "cublasGemmStridedBatchedEx");
+          return;
+        }
         Block<const void*> to_a(*this, count), to_b(*this, count);
         Block<void*> to_c(*this, count);
         for_each(count, detail::BatchPointers<A, B, C>{a, b, c, to_a.p, to_b.p, to_c.p});
-        constexpr cudaDataType_t type = detail::cublas_scalar<TA>::type;
         detail::check_cublas(
-            cublasGemmBatchedEx(cublas_, transpose_b == Op::transpose ? CUBLAS_OP_T : CUBLAS_OP_N,
-                                transpose_a == Op::transpose ? CUBLAS_OP_T : CUBLAS_OP_N, size(n),
-                                size(m), size(k), &alpha, to_b.p, type, size(ldb), to_a.p, type,
-                                size(lda), &beta, to_c.p, detail::cublas_scalar<TC>::type,
+            cublasGemmBatchedEx(cublas_, op_b, op_a, size(n), size(m), size(k), &alpha, to_b.p,
+                                type, size(ldb), to_a.p, type, size(lda), &beta, to_c.p, type_c,
                                 size(ldc), size(count), compute_type<TC>(), CUBLAS_GEMM_DEFAULT),
             "cublasGemmBatchedEx");
         return;

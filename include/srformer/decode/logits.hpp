@@ -124,106 +124,166 @@ namespace detail {
 
 inline constexpr double no_score = -std::numeric_limits<double>::infinity();
 
-/// The k largest of values [n], falling, of equal ones the first first; they are taken out of values.
-///   tops  scratch [(n + 255) / 256]
+/// A row of scores is looked at in parts, and these in blocks of which the largest scores are kept.
+inline constexpr index_t scores_of_a_block = 256, scores_of_a_part = 2048;
+
+/// A sum of exponentials: of the largest exponent, and the rest of all over it.
+template <class C>
+struct ExponentialSum {
+  C top, over_top;
+  SRF_HD C log() const { return math::finite(top) ? top + math::log(over_top) : top; }
+};
+
 template <class Team, class C>
-SRF_HD void take_largest(const Team& team, index_t n, index_t k, C* values, C* tops, C* largest,
-                         std::int32_t* places) {
-  constexpr index_t size = 256;
-  const C out(no_score);
-  const index_t blocks = (n + size - 1) / size;
-  const auto top_of = [&](index_t block) {
-    const C* x = values + block * size;
-    const index_t count = n - block * size < size ? n - block * size : size;
-    return team.max(count, x[0], [=](index_t c) { return x[c]; });
-  };
-  // the first of x that is not below top: the greatest of count - i
-  const auto first_at = [&](index_t count, const C* x, const C& top) {
-    const double rest = team.max(count, 0.0, [=](index_t i) {
-      return primal(x[i]) < primal(top) ? 0.0 : static_cast<double>(count - i);
-    });
-    return count - static_cast<index_t>(rest);
-  };
-  for (index_t block = 0; block < blocks; ++block) {
-    const C top = top_of(block);
-    if (team.leader()) tops[block] = top;
-  }
-  team.sync();
-  for (index_t i = 0; i < k; ++i) {
-    const C top = team.max(blocks, tops[0], [=](index_t b) { return tops[b]; });
-    const index_t block = first_at(blocks, tops, top);
-    const index_t count = n - block * size < size ? n - block * size : size;
-    const index_t at = block * size + first_at(count, values + block * size, top);
-    team.sync();
-    if (team.leader()) {
-      largest[i] = top;
-      places[i] = static_cast<std::int32_t>(at);
-      values[at] = out;
-    }
-    team.sync();
-    const C rest = top_of(block);
-    if (team.leader()) tops[block] = rest;
-    team.sync();
-  }
+SRF_HD ExponentialSum<C> exponential_sum(const Team& team, index_t n, const C* x) {
+  const C top = team.max(n, x[0], [=](index_t c) { return x[c]; });
+  if (!math::finite(top)) return {top, C(0)};
+  return {top, team.template sum<C>(n, [=](index_t c) { return math::exp(x[c] - top); })};
 }
 
-/// The scores of a row, processed, and its best tokens.
+/// The sum of the sums of parts.
+template <class C>
+SRF_HD ExponentialSum<C> add_sums(index_t parts, const ExponentialSum<C>* sums) {
+  C top = sums[0].top;
+  for (index_t p = 1; p < parts; ++p) top = math::max(top, sums[p].top);
+  if (!math::finite(top)) return {top, C(0)};
+  C sum(0);
+  for (index_t p = 0; p < parts; ++p) {
+    // a part without scores has minus infinity for top
+    if (primal(sums[p].over_top) != 0) sum = sum + sums[p].over_top * math::exp(sums[p].top - top);
+  }
+  return {top, sum};
+}
+
+/// The scores of rows [R,columns] as they are made from logits.
 template <class T>
-struct ScoreRows {
+struct ScoredRows {
   using C = compute_t<T>;
   const T* logits;
-  index_t columns, count;
-  bool log_softmax;  // before the processors, as beam search has it
+  index_t columns;
   C penalty;
   const std::int32_t *starts,
-      *ids;                // penalized, banned and forced of row r: three lists from starts[3r]
-  C *scores, *log_totals;  // [R,count], [R]
-  std::int32_t* tokens;    // [R,count]
-  C* all;                  // [R,columns] of scores in place of the best, or null
+      *ids;  // penalized, banned and forced of row r: three lists from starts[3r]; null: no changes
+  const ExponentialSum<C>* logit_sums;  // [R,parts], or null: scores are logits
+  C* values;                            // [R,columns]
+  C* tops;                              // [R,blocks]
+  ExponentialSum<C>* sums;              // [R,parts]
 
-  static index_t scratch(index_t columns) { return columns + (columns + 255) / 256; }
+  SRF_HD index_t parts() const { return (columns + scores_of_a_part - 1) / scores_of_a_part; }
+  SRF_HD index_t blocks() const { return (columns + scores_of_a_block - 1) / scores_of_a_block; }
+};
 
+/// The sum of the exponentials of a part's logits.
+template <class T>
+struct SumLogits {
+  using C = compute_t<T>;
+  ScoredRows<T> rows;
+  ExponentialSum<C>* sums;
   template <class Team>
-  SRF_HD void operator()(const Team& team, index_t row, void* scratch) const {
-    const index_t n = columns;
-    const T* in = logits + row * n;
-    C *values = all == nullptr ? static_cast<C*>(scratch) : all + row * n,
-      *tops = static_cast<C*>(scratch) + n;
+  SRF_HD void operator()(const Team& team, index_t row, void*) const {
+    const index_t parts = rows.parts(), first = row % parts * scores_of_a_part;
+    const index_t rest = rows.columns - first,
+                  n = rest < scores_of_a_part ? rest : scores_of_a_part;
+    const T* in = rows.logits + row / parts * rows.columns + first;
+    C* values = rows.values + row / parts * rows.columns + first;
     team.for_each(n, [=](index_t c) { values[c] = C(in[c]); });
-    if (log_softmax) {
-      const C total = log_total(team, values);
-      team.for_each(n, [=](index_t c) { values[c] = values[c] - total; });
+    const ExponentialSum<C> sum = exponential_sum(team, n, values);
+    if (team.leader()) sums[row] = sum;
+  }
+};
+
+/// A part's scores, processed, the sum of their exponentials and the largest of each block.
+template <class T>
+struct ScorePart {
+  using C = compute_t<T>;
+  ScoredRows<T> rows;
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void*) const {
+    const index_t parts = rows.parts(), r = row / parts, first = row % parts * scores_of_a_part;
+    const index_t rest = rows.columns - first,
+                  n = rest < scores_of_a_part ? rest : scores_of_a_part;
+    const T* in = rows.logits + r * rows.columns + first;
+    C* values = rows.values + r * rows.columns + first;
+    const C total =
+        rows.logit_sums == nullptr ? C(0) : add_sums(parts, rows.logit_sums + r * parts).log();
+    team.for_each(n, [=](index_t c) { values[c] = C(in[c]) - total; });
+    if (rows.starts != nullptr) change(team, rows.starts + 3 * r, first, n, values);
+    const ExponentialSum<C> sum = exponential_sum(team, n, values);
+    if (team.leader()) rows.sums[row] = sum;
+    C* tops = rows.tops + r * rows.blocks() + first / scores_of_a_block;
+    for (index_t from = 0, block = 0; from < n; from += scores_of_a_block, ++block) {
+      const index_t count = n - from < scores_of_a_block ? n - from : scores_of_a_block;
+      const C* x = values + from;
+      const C top = team.max(count, x[0], [=](index_t c) { return x[c]; });
+      if (team.leader()) tops[block] = top;
     }
-    if (starts != nullptr) change(team, starts + 3 * row, values);
-    const C total = log_total(team, values);
-    if (team.leader()) log_totals[row] = total;
-    take_largest(team, n, count, values, tops, scores + row * count, tokens + row * count);
   }
 
  private:
+  /// What the lists say of the tokens from `first` to first + n.
   template <class Team>
-  SRF_HD C log_total(const Team& team, const C* x) const {
-    const index_t n = columns;
-    const C top = team.max(n, x[0], [=](index_t c) { return x[c]; });
-    if (!math::finite(top)) return top;
-    return top +
-           math::log(team.template sum<C>(n, [=](index_t c) { return math::exp(x[c] - top); }));
+  SRF_HD void change(const Team& team, const std::int32_t* start, index_t first, index_t n,
+                     C* values) const {
+    const C out(no_score), p = rows.penalty;
+    const std::int32_t* list = rows.ids;
+    const std::int32_t penalized = start[0], banned = start[1], forced = start[2], end = start[3];
+    const auto each = [&](std::int32_t from, std::int32_t to, auto f) {
+      team.for_each(to - from, [=](index_t i) {
+        const index_t token = list[from + i] - first;
+        if (token >= 0 && token < n) f(values[token]);
+      });
+    };
+    each(penalized, banned, [=](C& s) { s = primal(s) < 0 ? s * p : s / p; });
+    if (end > forced) {
+      team.for_each(n, [=](index_t c) { values[c] = out; });
+      each(forced, end, [=](C& s) { s = C(0); });
+    }
+    each(banned, forced, [=](C& s) { s = out; });
   }
+};
+
+/// The best tokens of a row: the `count` largest of its scores, falling, of equal ones the first first. They
+/// are taken out of the values.
+template <class T>
+struct TakeBest {
+  using C = compute_t<T>;
+  ScoredRows<T> rows;
+  index_t count;
+  C *scores, *log_totals;  // [R,count], [R]
+  std::int32_t* tokens;    // [R,count]
 
   template <class Team>
-  SRF_HD void change(const Team& team, const std::int32_t* start, C* values) const {
-    const C out(no_score), p = penalty;
-    const std::int32_t* list = ids;
-    const std::int32_t first = start[0], banned = start[1], forced = start[2], end = start[3];
-    team.for_each(banned - first, [=](index_t i) {
-      C& s = values[list[first + i]];
-      s = primal(s) < 0 ? s * p : s / p;
-    });
-    if (end > forced) {
-      team.for_each(columns, [=](index_t c) { values[c] = out; });
-      team.for_each(end - forced, [=](index_t i) { values[list[forced + i]] = C(0); });
+  SRF_HD void operator()(const Team& team, index_t r, void*) const {
+    const index_t n = rows.columns, blocks = rows.blocks(), parts = rows.parts();
+    C *values = rows.values + r * n, *tops = rows.tops + r * blocks;
+    if (team.leader()) log_totals[r] = add_sums(parts, rows.sums + r * parts).log();
+    for (index_t i = 0; i < count; ++i) {
+      const C top = team.max(blocks, tops[0], [=](index_t b) { return tops[b]; });
+      const index_t block = first_at(team, blocks, tops, top), from = block * scores_of_a_block;
+      const index_t size = n - from < scores_of_a_block ? n - from : scores_of_a_block;
+      C* x = values + from;
+      const index_t at = first_at(team, size, x, top);
+      team.sync();
+      if (team.leader()) {
+        scores[r * count + i] = top;
+        tokens[r * count + i] = static_cast<std::int32_t>(from + at);
+        x[at] = C(no_score);
+      }
+      team.sync();
+      const C rest = team.max(size, x[0], [=](index_t c) { return x[c]; });
+      if (team.leader()) tops[block] = rest;
+      team.sync();
     }
-    team.for_each(forced - banned, [=](index_t i) { values[list[banned + i]] = out; });
+  }
+
+ private:
+  /// The first of x that is not below top: the greatest of size - i.
+  template <class Team>
+  static SRF_HD index_t first_at(const Team& team, index_t size, const C* x, const C& top) {
+    const double rest = team.max(size, 0.0, [=](index_t i) {
+      return primal(x[i]) < primal(top) ? 0.0 : static_cast<double>(size - i);
+    });
+    return size - static_cast<index_t>(rest);
   }
 };
 
@@ -264,13 +324,24 @@ requires BackendFor<B, T> Candidates best_tokens(B& be, In<B, T, 2> logits,
   be.from_host(device_lists.data(), lists.data(), device_lists.size());
   Tensor<B, C, 1> numbers(be, {R * count + R});
   Tensor<B, std::int32_t, 1> tokens(be, {R * count});
-  Tensor<B, C, 2> all(be, {count == 0 ? R : 0, V});
   const std::int32_t* starts = changes.empty() ? nullptr : device_lists.data();
+  using Sum = detail::ExponentialSum<C>;
+  Tensor<B, C, 2> all(be, {R, V});
+  detail::ScoredRows<T> rows{logits.data, V,       C(repetition_penalty),
+                             starts,      nullptr, nullptr,
+                             all.data(),  nullptr, nullptr};
+  if (starts != nullptr) rows.ids = starts + 3 * R + 1;
+  const index_t parts = rows.parts();
+  Tensor<B, C, 2> tops(be, {R, rows.blocks()});
+  Tensor<B, Sum, 2> sums(be, {R, parts}), logit_sums(be, {log_softmax ? R : 0, parts});
+  rows.tops = tops.data(), rows.sums = sums.data();
+  if (log_softmax) {
+    be.for_each_row(R * parts, 0, detail::SumLogits<T>{rows, logit_sums.data()});
+    rows.logit_sums = logit_sums.data();
+  }
+  be.for_each_row(R * parts, 0, detail::ScorePart<T>{rows});
   be.for_each_row(
-      R, detail::ScoreRows<T>::scratch(V) * static_cast<index_t>(sizeof(C)),
-      detail::ScoreRows<T>{logits.data, V, count, log_softmax, C(repetition_penalty), starts,
-                           starts == nullptr ? nullptr : starts + 3 * R + 1, numbers.data() + R,
-                           numbers.data(), tokens.data(), count == 0 ? all.data() : nullptr});
+      R, 0, detail::TakeBest<T>{rows, count, numbers.data() + R, numbers.data(), tokens.data()});
   const auto wide = [](const C& x) { return static_cast<double>(primal(x)); };
   const auto found = to_host(be, numbers);
   Candidates best{count, {}, to_host(be, tokens), {}};
