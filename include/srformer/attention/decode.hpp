@@ -280,6 +280,56 @@ struct StayInPlace {
   }
 };
 
+/// out[i] = x . row i for n rows of `width` elements that lie apart, row i at from(i).
+template <class Team, class From, class C>
+SRF_HD void dots_with_rows(const Team& team, index_t n, index_t width, const C* x, From from,
+                           C* out) {
+#if !defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<Team, SerialTeam>) {
+    for (index_t i = 0; i < n; ++i) {
+      const auto row = from(i);
+      out[i] = team.template sum<C>(width, [=](index_t c) { return x[c] * as_computed(row[c]); });
+    }
+    return;
+  }
+#endif
+  team.for_each(n, [=](index_t i) {
+    const auto row = from(i);
+    C sum(0);
+    for (index_t c = 0; c < width; ++c) sum = sum + x[c] * C(row[c]);
+    out[i] = sum;
+  });
+}
+
+/// out [width] = the sum of weights_i row i.
+///   sums [width]  scratch
+template <class Team, class T, class From, class C>
+SRF_HD void sum_of_rows(const Team& team, index_t n, index_t width, const C* weights, From from,
+                        [[maybe_unused]] C* sums, T* out) {
+#if !defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<Team, SerialTeam>) {
+    team.for_each(width, [=](index_t c) { sums[c] = C(0); });
+    for (index_t i = 0; i < n; ++i) {
+      const auto row = from(i);
+      const C weight = weights[i];
+      team.for_each(width, [=](index_t c) { sums[c] = sums[c] + weight * as_computed(row[c]); });
+    }
+    team.for_each(width, [=](index_t c) { out[c] = T(sums[c]); });
+    return;
+  }
+#endif
+  team.for_each(width, [=](index_t c) {
+    C sum(0);
+    for (index_t start = 0; start < n; start += read_ahead) {
+      C held[read_ahead];
+      for (index_t e = 0; e < read_ahead; ++e)
+        held[e] = start + e < n ? weights[start + e] * C(from(start + e)[c]) : C(0);
+      for (index_t e = 0; e < read_ahead; ++e) sum = sum + held[e];
+    }
+    out[c] = T(sum);
+  });
+}
+
 template <class T, class Space>
 struct SelfStep {
   using C = compute_t<T>;
@@ -294,27 +344,22 @@ struct SelfStep {
   SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
     const index_t r = lane / heads, h = lane % heads, n = step + 1;
     const index_t inner = out.extent(1), D = inner / heads;
-    C* weights = static_cast<C*>(scratch);
-    T* rows = reinterpret_cast<T*>(weights + n);
-    gather(team, r, inner + h * D, D, rows);
-    team.gemm(Op::none, Op::transpose, 1, n, D, C(1), &qkv(step, r, h * D), D, rows, D, C(0),
-              weights, n);
+    C *weights = static_cast<C*>(scratch), *query = weights + n, *sums = query;
+    const T* q = &qkv(step, r, h * D);
+    team.for_each(D, [=](index_t c) { query[c] = C(q[c]); });
+    dots_with_rows(team, n, D, query, places_of(r, inner + h * D), weights);
     mask.add(team, 0, h, 0, 0, n, weights);
     softmax_row(team, n, weights);
-    gather(team, r, 2 * inner + h * D, D, rows);
-    team.gemm(Op::none, Op::none, 1, D, n, C(1), weights, n, rows, D, C(0), &out(r, h * D), D);
+    sum_of_rows(team, n, D, weights, places_of(r, 2 * inner + h * D), sums, &out(r, h * D));
   }
 
  private:
-  /// to [n,D] = `size` columns of the rows that row r goes back to.
-  template <class Team>
-  SRF_HD void gather(const Team& team, index_t r, index_t column, index_t size, T* to) const {
+  /// Where `column` of the rows is that row r goes back to.
+  SRF_HD auto places_of(index_t r, index_t column) const {
     const std::int32_t* place = places + r * max_steps;
     const T* from = qkv.data + column;
     const index_t per_step = qkv.stride(0), per_row = qkv.stride(1);
-    copy_rows(
-        team, step + 1, size, [=](index_t s) { return from + s * per_step + place[s] * per_row; },
-        to);
+    return [=](index_t s) { return from + s * per_step + place[s] * per_row; };
   }
 };
 
@@ -565,11 +610,9 @@ void self_attention_step(B& be, In<B, T, 3> qkv, const DecodeRows<B>& rows, inde
           "the last axis of qkv and out must be contiguous");
   require(step >= 0 && step < rows.max_steps(), name, "the step is outside the cache");
   const index_t n = step + 1, D = out.extent(1) / heads;
-  be.for_each_row(
-      out.extent(0) * heads,
-      n * static_cast<index_t>(sizeof(compute_t<T>)) + n * D * static_cast<index_t>(sizeof(T)),
-      detail::SelfStep<T, typename B::space>{qkv, rows.places(), rows.max_steps(), step, heads,
-                                             mask, out});
+  be.for_each_row(out.extent(0) * heads, (n + D) * static_cast<index_t>(sizeof(compute_t<T>)),
+                  detail::SelfStep<T, typename B::space>{qkv, rows.places(), rows.max_steps(), step,
+                                                         heads, mask, out});
 }
 
 }  // namespace srformer

@@ -72,12 +72,15 @@ constexpr bool few_rows_in_cache(index_t m, index_t n) {
   return m <= (narrow ? 8 : n < 16 ? 16 : 2) && (m > 1 || narrow);
 }
 
+/// x in what is computed in, in a form that compilers vectorise.
 template <class T>
 inline compute_t<T> as_computed(const T& x) {
-  if constexpr (std::is_same_v<T, double>) {
+  if constexpr (std::is_same_v<T, compute_t<T>>) {
     return x;
-  } else {
+  } else if constexpr (std::is_same_v<compute_t<T>, float>) {
     return widened(x);
+  } else {
+    return compute_t<T>(x);
   }
 }
 template <class T>
