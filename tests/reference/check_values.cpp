@@ -82,6 +82,10 @@ const Names model_folders{
 const Names smooth_models{"t5_gated_untied"};
 constexpr double near_kinks = 6e-2, near_kinks_of_others = 1e-1;
 
+/// Single gradients in bfloat16 on a device, where full attention rounds its weights to 16 bits before they
+/// multiply, as torch does (torch 2.15: up to 7.4e-2 in t5_gated_untied).
+constexpr double rounded_weights = 7.5e-2;
+
 std::string quoted(const fs::path& path) {
   std::string text = "'";
   for (const char c : path.string()) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
@@ -170,6 +174,8 @@ Run run(const Task& task, const fs::path& reference) {
   result.ended_well = replay("cpu", "float64", exact);
   if (!result.ended_well) return result;
   rules.gradients = true;
+  if (task.models && task.device == "cuda" && task.dtype == "bfloat16")
+    rules.tolerance = rounded_weights;
   if (task.models && !(task.unrounded && smooth_models.contains(reference.filename())))
     rules.whole_gradient = task.unrounded ? near_kinks : near_kinks_of_others;
   Comparison rounded = compare(SafetensorsFile(exact), SafetensorsFile(out), rules);
