@@ -123,11 +123,12 @@ TEST_CASE("another horizon than the one of training gives other steps where segm
 }
 
 TEMPLATE_TEST_CASE("the queries of a group are at one step, and are given what each is given alone",
-                   "", EigenBackend, tests::BatchedBackend, tests::CrampedBackend) {
+                   "", EigenBackend, tests::BatchedBackend, tests::CrampedBackend,
+                   ThreadTeamBackend) {
   const Padding padding = GENERATE(Padding::masked, Padding::upstream);
   const std::vector<std::int32_t> sources{1, 0, 1, 2};
   constexpr index_t K = 3;
-  TestType be(1);
+  TestType be = tests::make_backend<TestType>(1);
   for (const CrossAttentionOptions& options : all_options()) {
     AttentionCase c{.B = 3, .H = 2, .M = 9, .N = 13, .D = 3, .options = options};
     c.options.segment_size = 4, c.options.padding = padding, c.options.generation_horizon = 9;
@@ -161,12 +162,13 @@ TEMPLATE_TEST_CASE("the queries of a group are at one step, and are given what e
   }
 }
 
-TEST_CASE("self-attention goes back to the rows that a row comes from") {
+TEMPLATE_TEST_CASE("self-attention goes back to the rows that a row comes from", "", EigenBackend,
+                   ThreadTeamBackend) {
   // Three steps of up to four rows: every row's sequence of places is written out.
-  EigenBackend be(1);
+  TestType be = tests::make_backend<TestType>(1);
   constexpr index_t H = 2, D = 3, most = 4, inner = H * D;
   using Ids = std::vector<std::int32_t>;
-  DecodeRows<EigenBackend> rows(be, 2, most, 3);
+  DecodeRows<TestType> rows(be, 2, most, 3);
   const Values values = draw(3 * most * 3 * inner, {5, 1});
   const View<const double, 3> qkv(values.data(), {3, most, 3 * inner});
   const std::vector<std::vector<index_t>> paths[] = {
@@ -182,8 +184,8 @@ TEST_CASE("self-attention goes back to the rows that a row comes from") {
     mask.relative = View<const double, 2>(bias.data(), {H, 5});
     mask.relative_zero = 2 - step;
     Values out(path.size() * inner, std::nan("")), expected(path.size() * inner, 0);
-    self_attention_step<EigenBackend, double>(
-        be, qkv, rows, step, H, mask, View<double, 2>(out.data(), {std::ssize(path), inner}));
+    self_attention_step<TestType, double>(be, qkv, rows, step, H, mask,
+                                          View<double, 2>(out.data(), {std::ssize(path), inner}));
     for (std::size_t r = 0; r < path.size(); ++r) {
       for (index_t h = 0; h < H; ++h) {
         Values weights;

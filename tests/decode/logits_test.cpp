@@ -211,9 +211,9 @@ TEST_CASE("nothing is changed where nothing is asked for") {
 TEMPLATE_LIST_TEST_CASE("the best tokens are those of sorting, on every backend", "",
                         tests::HostBackends) {
   TestType be = tests::make_backend<TestType>(2);
-  for (const index_t columns : {1, 2, 255, 256, 257, 1000}) {
+  for (const index_t columns : {1, 2, 255, 256, 257, 1000, 2047, 2048, 2049, 6200}) {
     for (const index_t count : {index_t{1}, index_t{7}, columns}) {
-      if (count > columns) continue;
+      if (count > columns || (count > 1000 && columns > 2049)) continue;
       CAPTURE(columns, count);
       const index_t rows = 3;
       auto scores = some_scores(static_cast<std::size_t>(rows * columns), 8);
@@ -257,6 +257,27 @@ TEMPLATE_LIST_TEST_CASE("changes of rows are those of their own row, and -inf co
   CHECK(best.tokens[8] == 2);
   CHECK(best.log_totals[2] == Approx(0).margin(1e-6));
   CHECK(to_host(be, logits) == scores);
+}
+
+TEMPLATE_LIST_TEST_CASE("changes reach every part of a row, and parts may be left without scores",
+                        "", tests::HostBackends) {
+  TestType be = tests::make_backend<TestType>(2);
+  constexpr index_t columns = 5000;
+  std::vector<double> scores(2 * columns, -1);
+  scores[4100] = 8, scores[columns + 2047] = 3, scores[columns + 2048] = 2;
+  const auto logits = from_host<double, 2>(be, {2, columns}, scores);
+  // the first row: all but two tokens of the last part are out; the second: penalties on both sides of a border
+  const std::vector<ScoreChanges> changes{{{}, {4999}, {4100, 4999}}, {{2047, 2048, 4999}, {}, {}}};
+  const Candidates best = best_tokens<TestType, double>(be, logits, changes, 4, 3, false);
+  CHECK(best.tokens[0] == 4100);
+  CHECK(best.scores[0] == 0);
+  CHECK(best.scores[1] == out);
+  CHECK(best.log_totals[0] == 0);
+  CHECK(Ids(best.tokens.begin() + 3, best.tokens.end()) == Ids{2047, 2048, 0});
+  CHECK(std::vector<double>(best.scores.begin() + 3, best.scores.end()) ==
+        std::vector<double>{0.75, 0.5, -1});
+  CHECK(best.log_totals[1] ==
+        Approx(std::log(std::exp(0.75) + std::exp(0.5) + 4997 * std::exp(-1) + std::exp(-4))));
 }
 
 TEST_CASE("rows without changes, counts above the vocabulary and no rows are refused") {

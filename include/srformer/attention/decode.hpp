@@ -25,6 +25,7 @@
 #include <vector>
 
 #include <srformer/attention/cross_attention.hpp>
+#include <srformer/backend/device_loops.hpp>
 
 namespace srformer {
 

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <srformer/attention/recurrent_inputs.hpp>
+#include <srformer/backend/device_loops.hpp>
 
 namespace srformer::detail {
 

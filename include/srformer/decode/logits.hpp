@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // From a step's logits to candidates: transformers' processors in transformers' order, and the best
-// tokens of every row, in one pass over the logits on the backend.
+// tokens of every row, on the backend, where every 2048 scores are a team's.
 //
 //   repetition_penalty               seen tokens: s < 0 ? s p : s / p
 //   no_repeat_ngram_size, encoder_no_repeat_ngram_size, bad_words_ids, min_length
