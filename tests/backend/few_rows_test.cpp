@@ -147,6 +147,47 @@ TEMPLATE_TEST_CASE("A row comes out the same alone, in any company and on any th
   }
 }
 
+TEMPLATE_TEST_CASE("One and two rows come out the same from memory as from the cache", "",
+                   (std::tuple<float, float, float>), (std::tuple<double, double, double>),
+                   (std::tuple<Eigen::bfloat16, Eigen::bfloat16, float>),
+                   (std::tuple<float, Eigen::bfloat16, Eigen::bfloat16>),
+                   (std::tuple<Eigen::half, Eigen::half, Eigen::half>)) {
+  using TA = std::tuple_element_t<0, TestType>;
+  using TB = std::tuple_element_t<1, TestType>;
+  using TC = std::tuple_element_t<2, TestType>;
+  using C = compute_t<TC>;
+  for (const index_t m : {1, 2}) {
+    for (const index_t n : {1, 3, 4, 21}) {
+      for (const index_t k : {1, 15, 16, 17, 33, 200}) {
+        for (const double beta : {0.0, -0.5}) {
+          CAPTURE(m, n, k, beta);
+          const GemmCase p = rows_case(m, n, k, 1.25, beta, 0);
+          const auto a = p.a<TA>();
+          const auto b = p.b<TB>();
+          auto from_cache = p.c<TC>(), from_memory = from_cache;
+          const auto multiply = [&](std::vector<TC>& c, bool streamed) {
+            detail::dots_gemm(m, n, k, C(p.alpha), a.data(), p.lda(), b.data(), p.ldb(), C(p.beta),
+                              c.data(), p.ldc(), streamed);
+          };
+          multiply(from_cache, false);
+          multiply(from_memory, true);
+          REQUIRE(same(from_memory, from_cache));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("Large products of one and two rows stream, others do not") {
+  CHECK(detail::streams<float>(1, 512, 128, 128));
+  CHECK(detail::streams<float>(2, 512, 128, 128));
+  CHECK(detail::streams<Eigen::bfloat16>(1, 1024, 128, 128));
+  CHECK_FALSE(detail::streams<float>(3, 512, 128, 128));
+  CHECK_FALSE(detail::streams<float>(1, 511, 128, 128));
+  CHECK_FALSE(detail::streams<Eigen::bfloat16>(1, 512, 128, 128));
+  CHECK_FALSE(detail::streams<float>(1, 512, 128, 129));
+}
+
 TEST_CASE("NaN and infinity stay in their row and column") {
   const GemmCase p = rows_case(6, 21, 37, 1, 0, 0);
   auto a = p.a<float>(), b = p.b<float>();

@@ -49,13 +49,14 @@ namespace detail {
 template <class T, class Space>
 struct PrepareStates {
   using C = compute_t<T>;
-  RecurrentInputs<T, Space> in;
-  View<C, 5, Space> states;  // [B,H,count,D,D]
-  index_t steps, folded_size, products_size;
+  RecurrentInputs<T, Space> in;  // of q the extents count alone: as many queries as steps
+  View<C, 5, Space> states;      // [B,H,count,D,D]
+  index_t folded_size, products_size;
 
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
     const index_t H = in.heads(), N = in.keys(), D = in.head_size(), b = lane / H, h = lane % H;
+    const index_t steps = in.q.extent(2);
     const SegmentRule rule = segment_rule(in.options.segments, in.context.mask, b, steps, N);
     const Rows<const T> k = head_rows(in.k, b, h), v = head_rows(in.v, b, h);
     C* folded = static_cast<C*>(scratch);
@@ -438,7 +439,7 @@ requires BackendFor<B, T> DecodeStates<B, T> prepare_cross_attention(
           N, detail::most_visited(in.options.segments, steps, N), D);
       be.for_each_row(
           lanes, (folded + 2 * products + 5 * D * D + D) * static_cast<index_t>(sizeof(C)),
-          detail::PrepareStates<T, Space>{in, prepared.states.view(), steps, folded, products});
+          detail::PrepareStates<T, Space>{in, prepared.states.view(), folded, products});
     }
   } else if (options.variant == Variant::linear) {
     be.for_each_row(

@@ -38,7 +38,7 @@ struct LaneRows {
 struct ScoreRange {
   index_t heads, queries, keys, head_size;
   index_t first_lane, lanes, first_query, count;
-  const std::int32_t* sources;  // as those of LaneRows
+  const std::int32_t* sources = nullptr;  ///< as those of LaneRows
 
   template <class C, class Space>
   SRF_HD ScoreBlock block(const AttendContext<C, Space>& context, index_t row) const {
@@ -144,14 +144,14 @@ struct AddByDistance {
 
 /// Calls f(range) for all queries of all heads, scores_at_a_time or one query at a time.
 template <class B, class Q, class F>
-void for_each_range(const Q& q, index_t keys, const std::int32_t* sources, F f) {
+void for_each_range(const Q& q, index_t keys, F f) {
   const index_t H = q.extent(1), M = q.extent(2), lanes = q.extent(0) * H;
   const index_t fitting = std::max<index_t>(1, scores_at_a_time<B> / keys);
   const index_t rows = std::min(M, fitting), lanes_each = std::max<index_t>(1, fitting / rows);
   for (index_t lane = 0; lane < lanes; lane += lanes_each) {
     for (index_t i = 0; i < M; i += rows) {
       f(ScoreRange{H, M, keys, q.extent(3), lane, std::min(lanes_each, lanes - lane), i,
-                   std::min(rows, M - i), sources});
+                   std::min(rows, M - i)});
     }
   }
 }
@@ -166,9 +166,8 @@ struct ScoreRoom {
   template <class Q>
   ScoreRoom(B& be, const Q& q, index_t keys) {
     index_t most = 0;
-    for_each_range<B>(q, keys, nullptr, [&](const ScoreRange& r) {
-      most = std::max(most, r.lanes * r.count * keys);
-    });
+    for_each_range<B>(
+        q, keys, [&](const ScoreRange& r) { most = std::max(most, r.lanes * r.count * keys); });
     scores = Tensor<B, C, 1>(be, {most});
     if constexpr (!std::is_same_v<T, C>) narrow = Tensor<B, T, 1>(be, {most});
   }
@@ -193,7 +192,8 @@ void full_attention_batched_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T
   using From = LaneRows<const T, Space>;
   const index_t N = k.extent(2), D = q.extent(3);
   ScoreRoom<B, T> room(be, q, N);
-  for_each_range<B>(q, N, sources, [&](const ScoreRange& r) {
+  for_each_range<B>(q, N, [&](ScoreRange r) {
+    r.sources = sources;
     const index_t lane = r.first_lane, i = r.first_query, size = r.count * N;
     C* scores = room.scores.data();
     be.gemm_batched(Op::none, Op::transpose, r.lanes, r.count, N, D, C(1), From{q, lane, i},
@@ -219,7 +219,7 @@ void full_attention_batched_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, 
   using To = LaneRows<T, Space>;
   const index_t N = k.extent(2), D = q.extent(3), distances = q.extent(2) + N - 1;
   ScoreRoom<B, T> weights(be, q, N), d_weights(be, q, N);
-  for_each_range<B>(q, N, nullptr, [&](const ScoreRange& r) {
+  for_each_range<B>(q, N, [&](const ScoreRange& r) {
     const index_t lane = r.first_lane, i = r.first_query, size = r.count * N;
     C *p = weights.scores.data(), *d_p = d_weights.scores.data();
     be.gemm_batched(Op::none, Op::transpose, r.lanes, r.count, N, D, C(1), From{q, lane, i},

@@ -15,6 +15,12 @@
 
 namespace srformer::detail {
 
+/// One element of each.
+template <class C>
+struct KeyAndValue {
+  C key, value;
+};
+
 /// The keys and values of segment j of a lane, and the sums of squares of its key features [lane, j, D].
 template <class T, class Space>
 struct GatherSegment {
@@ -30,19 +36,13 @@ struct GatherSegment {
     const Rows<const T> from_k = head_rows(lanes.in.k, lane.b, lane.h).from(first),
                         from_v = head_rows(lanes.in.v, lane.b, lane.h).from(first);
     C *to_k = k + row * all, *to_v = v + row * all, *sums = squares + row * D;
-    const int apart = (all + read_ahead - 1) / read_ahead;
-    team.for_each(apart, [=](index_t i) {
-      C key[read_ahead], value[read_ahead];
-      for (int e = 0; e < read_ahead; ++e) {
-        const int at = static_cast<int>(i) + e * apart, t = at / D, c = at % D;
-        key[e] = at < there ? C(from_k.row(t)[c]) : C(0);
-        value[e] = at < there ? C(from_v.row(t)[c]) : C(0);
-      }
-      for (int e = 0; e < read_ahead; ++e) {
-        const int at = static_cast<int>(i) + e * apart;
-        if (at < all) to_k[at] = key[e], to_v[at] = value[e];
-      }
-    });
+    for_each_ahead(
+        team, all,
+        [=](int at) -> KeyAndValue<C> {
+          if (at >= there) return {C(0), C(0)};
+          return {C(from_k.row(at / D)[at % D]), C(from_v.row(at / D)[at % D])};
+        },
+        [=](int at, const KeyAndValue<C>& x) { to_k[at] = x.key, to_v[at] = x.value; });
     team.for_each(D, [=](index_t c) {
       C sum(0);
       for (int t = 0; t < L; ++t) sum = sum + to_k[t * D + c] * to_k[t * D + c];
@@ -234,21 +234,16 @@ struct AddSegmentGradients {
     const C share = lanes.in.options.normalize ? lanes.share(lane.h) : C(0);
     const C *key = k + at, *more_k = from_k + at, *more_v = from_v + at;
     const C *sum = along + i * D, *inv = inverse + i * D;
-    const int apart = (there + read_ahead - 1) / read_ahead;
-    team.for_each(apart, [=](index_t n) {
-      C dk[read_ahead], dv[read_ahead];
-      for (int e = 0; e < read_ahead; ++e) {
-        const int x = static_cast<int>(n) + e * apart, t = x / D, c = x % D;
-        if (x >= there) continue;
-        const C d_key = more_k[x] - share * sum[c] * inv[c] * inv[c] * key[x];
-        dk[e] = C(to_k.row(t)[c]) + d_key;
-        dv[e] = C(to_v.row(t)[c]) + more_v[x];
-      }
-      for (int e = 0; e < read_ahead; ++e) {
-        const int x = static_cast<int>(n) + e * apart, t = x / D, c = x % D;
-        if (x < there) to_k.row(t)[c] = T(dk[e]), to_v.row(t)[c] = T(dv[e]);
-      }
-    });
+    for_each_ahead(
+        team, there,
+        [=](int x) -> KeyAndValue<C> {
+          const int t = x / D, c = x % D;
+          const C d_key = more_k[x] - share * sum[c] * inv[c] * inv[c] * key[x];
+          return {C(to_k.row(t)[c]) + d_key, C(to_v.row(t)[c]) + more_v[x]};
+        },
+        [=](int x, const KeyAndValue<C>& d) {
+          to_k.row(x / D)[x % D] = T(d.key), to_v.row(x / D)[x % D] = T(d.value);
+        });
   }
 };
 

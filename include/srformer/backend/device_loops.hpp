@@ -11,6 +11,23 @@ namespace srformer::detail {
 /// leave a device's memory idle.
 inline constexpr int read_ahead = 8;
 
+/// use(i, load(i)) for i in [0,n), where a member loads several before it uses the first.
+template <class Team, class Load, class Use>
+SRF_HD void for_each_ahead(const Team& team, int n, Load load, Use use) {
+  const int apart = (n + read_ahead - 1) / read_ahead;
+  team.for_each(apart, [=](index_t first) {
+    std::invoke_result_t<Load, int> held[read_ahead];
+    for (int e = 0; e < read_ahead; ++e) {
+      const int i = static_cast<int>(first) + e * apart;
+      if (i < n) held[e] = load(i);
+    }
+    for (int e = 0; e < read_ahead; ++e) {
+      const int i = static_cast<int>(first) + e * apart;
+      if (i < n) use(i, held[e]);
+    }
+  });
+}
+
 /// to [rows,width] = rows that lie apart, row i at from(i). Neighbouring members of a team take neighbouring
 /// elements; a team of one takes a row at a time.
 template <class Team, class From, class T>
@@ -21,19 +38,10 @@ SRF_HD void copy_rows(const Team& team, index_t rows, index_t width, From from, 
       for (index_t c = 0; c < width; ++c) to[i * width + c] = row[c];
     });
   } else {
-    const int all = static_cast<int>(rows * width), wide = static_cast<int>(width);
-    const int apart = (all + read_ahead - 1) / read_ahead;
-    team.for_each(apart, [=](index_t i) {
-      T held[read_ahead];
-      for (int e = 0; e < read_ahead; ++e) {
-        const int at = static_cast<int>(i) + e * apart;
-        if (at < all) held[e] = from(at / wide)[at % wide];
-      }
-      for (int e = 0; e < read_ahead; ++e) {
-        const int at = static_cast<int>(i) + e * apart;
-        if (at < all) to[at] = held[e];
-      }
-    });
+    const int wide = static_cast<int>(width);
+    for_each_ahead(
+        team, static_cast<int>(rows) * wide, [=](int i) -> T { return from(i / wide)[i % wide]; },
+        [=](int i, const T& x) { to[i] = x; });
   }
 }
 

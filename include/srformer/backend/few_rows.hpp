@@ -295,19 +295,22 @@ inline void streamed_dots(index_t n, index_t k, C alpha, const TA* a, index_t ld
   }
 }
 
-/// Whether B is large enough not to be in a cache.
+/// Whether a product is one for streamed_dots: of few enough rows, by a B that lies in one piece, too large to be
+/// in a cache.
 template <class TB>
-constexpr bool from_memory(index_t n, index_t k) {
-  return n * k * static_cast<index_t>(sizeof(TB)) >= index_t{1} << 18;
+constexpr bool streams(index_t m, index_t n, index_t k, index_t ldb) {
+  return m <= 2 && ldb == k && n * k * static_cast<index_t>(sizeof(TB)) >= index_t{1} << 18;
 }
 
-/// The product on one thread.
+/// The product on one thread; streamed as `streams` says of the whole of it.
 template <class TA, class TB, class TC, class C = compute_t<TC>>
 [[gnu::noinline]] void dots_gemm(index_t m, index_t n, index_t k, C alpha, const TA* a, index_t lda,
                                  const TB* b, index_t ldb, C beta, TC* c, index_t ldc,
                                  bool streamed = false) {
-  if (streamed && m == 1) return streamed_dots<1>(n, k, alpha, a, lda, b, beta, c, ldc);
-  if (streamed && m == 2) return streamed_dots<2>(n, k, alpha, a, lda, b, beta, c, ldc);
+  if (streamed) {
+    return m == 1 ? streamed_dots<1>(n, k, alpha, a, lda, b, beta, c, ldc)
+                  : streamed_dots<2>(n, k, alpha, a, lda, b, beta, c, ldc);
+  }
   index_t j = 0;
   for (; j + dots_wide <= n; j += dots_wide)
     dots_columns<dots_wide>(m, k, alpha, a, lda, b + j * ldb, ldb, beta, c + j, ldc);
@@ -318,7 +321,8 @@ template <class TA, class TB, class TC, class C = compute_t<TC>>
 template <class TA, class TB, class TC, class C = compute_t<TC>>
 void few_rows_gemm([[maybe_unused]] int threads, index_t m, index_t n, index_t k, C alpha,
                    const TA* a, index_t lda, const TB* b, index_t ldb, C beta, TC* c, index_t ldc) {
-  const bool streamed = ldb == k && from_memory<TB>(n, k);
+  if (m == 0) return;
+  const bool streamed = streams<TB>(m, n, k, ldb);
 #if defined(_OPENMP)
   constexpr index_t worth = 1 << 15;  // products that outweigh the start of a region
   const index_t each = std::max<index_t>(dots_wide * 4, n / (threads * 8) / dots_wide * dots_wide);

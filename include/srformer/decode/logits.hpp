@@ -135,10 +135,15 @@ struct ExponentialSum {
 };
 
 template <class Team, class C>
-SRF_HD ExponentialSum<C> exponential_sum(const Team& team, index_t n, const C* x) {
-  const C top = team.max(n, x[0], [=](index_t c) { return x[c]; });
+SRF_HD C largest_of(const Team& team, index_t n, const C* x) {
+  return team.max(n, x[0], [=](index_t c) { return x[c]; });
+}
+
+/// The sum of the exponentials of f(i) for i in [0,n), the largest of which is top.
+template <class Team, class C, class F>
+SRF_HD ExponentialSum<C> exponential_sum(const Team& team, index_t n, const C& top, F f) {
   if (!math::finite(top)) return {top, C(0)};
-  return {top, team.template sum<C>(n, [=](index_t c) { return math::exp(x[c] - top); })};
+  return {top, team.template sum<C>(n, [=](index_t i) { return math::exp(f(i) - top); })};
 }
 
 /// The sum of the sums of parts.
@@ -155,22 +160,36 @@ SRF_HD ExponentialSum<C> add_sums(index_t parts, const ExponentialSum<C>* sums) 
   return {top, sum};
 }
 
+inline index_t parts_of_scores(index_t columns) {
+  return (columns + scores_of_a_part - 1) / scores_of_a_part;
+}
+inline index_t blocks_of_scores(index_t columns) {
+  return (columns + scores_of_a_block - 1) / scores_of_a_block;
+}
+
+/// Some of the scores of a row.
+struct ScoreSpan {
+  index_t row, first, count;
+};
+
 /// The scores of rows [R,columns] as they are made from logits.
 template <class T>
 struct ScoredRows {
   using C = compute_t<T>;
   const T* logits;
-  index_t columns;
+  index_t columns, parts, blocks;
   C penalty;
   const std::int32_t *starts,
       *ids;  // penalized, banned and forced of row r: three lists from starts[3r]; null: no changes
-  const ExponentialSum<C>* logit_sums;  // [R,parts], or null: scores are logits
-  C* values;                            // [R,columns]
-  C* tops;                              // [R,blocks]
-  ExponentialSum<C>* sums;              // [R,parts]
+  ExponentialSum<C>* logit_sums;  // [R,parts] of the logits, or null: scores are logits
+  C* values;                      // [R,columns]
+  C* tops;                        // [R,blocks]
+  ExponentialSum<C>* sums;        // [R,parts]
 
-  SRF_HD index_t parts() const { return (columns + scores_of_a_part - 1) / scores_of_a_part; }
-  SRF_HD index_t blocks() const { return (columns + scores_of_a_block - 1) / scores_of_a_block; }
+  SRF_HD ScoreSpan part(index_t i) const {
+    const index_t first = i % parts * scores_of_a_part, rest = columns - first;
+    return {i / parts, first, rest < scores_of_a_part ? rest : scores_of_a_part};
+  }
 };
 
 /// The sum of the exponentials of a part's logits.
@@ -178,17 +197,14 @@ template <class T>
 struct SumLogits {
   using C = compute_t<T>;
   ScoredRows<T> rows;
-  ExponentialSum<C>* sums;
   template <class Team>
-  SRF_HD void operator()(const Team& team, index_t row, void*) const {
-    const index_t parts = rows.parts(), first = row % parts * scores_of_a_part;
-    const index_t rest = rows.columns - first,
-                  n = rest < scores_of_a_part ? rest : scores_of_a_part;
-    const T* in = rows.logits + row / parts * rows.columns + first;
-    C* values = rows.values + row / parts * rows.columns + first;
-    team.for_each(n, [=](index_t c) { values[c] = C(in[c]); });
-    const ExponentialSum<C> sum = exponential_sum(team, n, values);
-    if (team.leader()) sums[row] = sum;
+  SRF_HD void operator()(const Team& team, index_t i, void*) const {
+    const ScoreSpan part = rows.part(i);
+    const T* in = rows.logits + part.row * rows.columns + part.first;
+    const auto logit = [=](index_t c) { return C(in[c]); };
+    const C top = team.max(part.count, logit(0), logit);
+    const ExponentialSum<C> sum = exponential_sum(team, part.count, top, logit);
+    if (team.leader()) rows.logit_sums[i] = sum;
   }
 };
 
@@ -198,25 +214,27 @@ struct ScorePart {
   using C = compute_t<T>;
   ScoredRows<T> rows;
   template <class Team>
-  SRF_HD void operator()(const Team& team, index_t row, void*) const {
-    const index_t parts = rows.parts(), r = row / parts, first = row % parts * scores_of_a_part;
-    const index_t rest = rows.columns - first,
-                  n = rest < scores_of_a_part ? rest : scores_of_a_part;
-    const T* in = rows.logits + r * rows.columns + first;
-    C* values = rows.values + r * rows.columns + first;
-    const C total =
-        rows.logit_sums == nullptr ? C(0) : add_sums(parts, rows.logit_sums + r * parts).log();
+  SRF_HD void operator()(const Team& team, index_t i, void*) const {
+    const ScoreSpan part = rows.part(i);
+    const index_t n = part.count;
+    const T* in = rows.logits + part.row * rows.columns + part.first;
+    C* values = rows.values + part.row * rows.columns + part.first;
+    const C total = rows.logit_sums == nullptr
+                        ? C(0)
+                        : add_sums(rows.parts, rows.logit_sums + part.row * rows.parts).log();
     team.for_each(n, [=](index_t c) { values[c] = C(in[c]) - total; });
-    if (rows.starts != nullptr) change(team, rows.starts + 3 * r, first, n, values);
-    const ExponentialSum<C> sum = exponential_sum(team, n, values);
-    if (team.leader()) rows.sums[row] = sum;
-    C* tops = rows.tops + r * rows.blocks() + first / scores_of_a_block;
+    if (rows.starts != nullptr) change(team, rows.starts + 3 * part.row, part.first, n, values);
+    C* tops = rows.tops + part.row * rows.blocks + part.first / scores_of_a_block;
+    C top = values[0];
     for (index_t from = 0, block = 0; from < n; from += scores_of_a_block, ++block) {
       const index_t count = n - from < scores_of_a_block ? n - from : scores_of_a_block;
-      const C* x = values + from;
-      const C top = team.max(count, x[0], [=](index_t c) { return x[c]; });
-      if (team.leader()) tops[block] = top;
+      const C here = largest_of(team, count, values + from);
+      if (team.leader()) tops[block] = here;
+      top = math::max(top, here);
     }
+    const ExponentialSum<C> sum =
+        exponential_sum(team, n, top, [=](index_t c) { return values[c]; });
+    if (team.leader()) rows.sums[i] = sum;
   }
 
  private:
@@ -254,11 +272,11 @@ struct TakeBest {
 
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t r, void*) const {
-    const index_t n = rows.columns, blocks = rows.blocks(), parts = rows.parts();
+    const index_t n = rows.columns, blocks = rows.blocks, parts = rows.parts;
     C *values = rows.values + r * n, *tops = rows.tops + r * blocks;
     if (team.leader()) log_totals[r] = add_sums(parts, rows.sums + r * parts).log();
     for (index_t i = 0; i < count; ++i) {
-      const C top = team.max(blocks, tops[0], [=](index_t b) { return tops[b]; });
+      const C top = largest_of(team, blocks, tops);
       const index_t block = first_at(team, blocks, tops, top), from = block * scores_of_a_block;
       const index_t size = n - from < scores_of_a_block ? n - from : scores_of_a_block;
       C* x = values + from;
@@ -270,7 +288,7 @@ struct TakeBest {
         x[at] = C(no_score);
       }
       team.sync();
-      const C rest = team.max(size, x[0], [=](index_t c) { return x[c]; });
+      const C rest = largest_of(team, size, x);
       if (team.leader()) tops[block] = rest;
       team.sync();
     }
@@ -326,19 +344,21 @@ requires BackendFor<B, T> Candidates best_tokens(B& be, In<B, T, 2> logits,
   Tensor<B, std::int32_t, 1> tokens(be, {R * count});
   const std::int32_t* starts = changes.empty() ? nullptr : device_lists.data();
   using Sum = detail::ExponentialSum<C>;
-  Tensor<B, C, 2> all(be, {R, V});
-  detail::ScoredRows<T> rows{logits.data, V,       C(repetition_penalty),
-                             starts,      nullptr, nullptr,
-                             all.data(),  nullptr, nullptr};
-  if (starts != nullptr) rows.ids = starts + 3 * R + 1;
-  const index_t parts = rows.parts();
-  Tensor<B, C, 2> tops(be, {R, rows.blocks()});
+  const index_t parts = detail::parts_of_scores(V), blocks = detail::blocks_of_scores(V);
+  Tensor<B, C, 2> all(be, {R, V}), tops(be, {R, blocks});
   Tensor<B, Sum, 2> sums(be, {R, parts}), logit_sums(be, {log_softmax ? R : 0, parts});
-  rows.tops = tops.data(), rows.sums = sums.data();
-  if (log_softmax) {
-    be.for_each_row(R * parts, 0, detail::SumLogits<T>{rows, logit_sums.data()});
-    rows.logit_sums = logit_sums.data();
-  }
+  const detail::ScoredRows<T> rows{logits.data,
+                                   V,
+                                   parts,
+                                   blocks,
+                                   C(repetition_penalty),
+                                   starts,
+                                   starts == nullptr ? nullptr : starts + 3 * R + 1,
+                                   log_softmax ? logit_sums.data() : nullptr,
+                                   all.data(),
+                                   tops.data(),
+                                   sums.data()};
+  if (log_softmax) be.for_each_row(R * parts, 0, detail::SumLogits<T>{rows});
   be.for_each_row(R * parts, 0, detail::ScorePart<T>{rows});
   be.for_each_row(
       R, 0, detail::TakeBest<T>{rows, count, numbers.data() + R, numbers.data(), tokens.data()});
