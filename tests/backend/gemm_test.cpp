@@ -120,6 +120,46 @@ TEMPLATE_TEST_CASE("Products of many rows by a transposed matrix", "", float, do
   REQUIRE(tried == 3 * 5 * 5);
 }
 
+TEMPLATE_TEST_CASE("A few rows by a transposed matrix are those of a taller product", "", float,
+                   double) {
+  constexpr index_t tall = 20;
+  index_t tried = 0;
+  for (const Op ta : {Op::none, Op::transpose}) {
+    for (const index_t m : {3, 4, 5, 7, 8, 9}) {
+      for (const index_t n : {16, 17, 23, 24, 64}) {
+        for (const index_t k : {1, 7, 8, 64, 127, 129, 260}) {
+          for (const double beta : {0.0, 1.0, -0.5}) {
+            const GemmCase p{ta, Op::transpose, tall, n, k, 0.75, beta, (n + k) % 3};
+            const auto a = p.a<TestType>(), b = p.b<TestType>(), before = p.c<TestType>();
+            const auto expected = tests::plain_gemm(p, a, b, before);
+            auto few = before, all = before;
+            const auto multiply = [&](index_t rows, std::vector<TestType>& c) {
+              small_gemm(ta, Op::transpose, rows, n, k, TestType(p.alpha), a.data(), p.lda(),
+                         b.data(), p.ldb(), TestType(beta), c.data(), p.ldc());
+            };
+            multiply(tall, all);
+            multiply(m, few);
+            check(p, all, expected);
+            index_t wrong = 0;
+            for (index_t i = 0; i < tall; ++i) {
+              for (index_t j = 0; j < p.ldc(); ++j) {
+                const index_t at = i * p.ldc() + j;
+                const TestType x = few[at], y = i < m ? all[at] : before[at];
+                const double bound = i < m && beta != 0 ? 1e-5 : 0;  // one rounding or two
+                if (std::isnan(y) ? !std::isnan(x) : !(std::abs(x - y) <= bound)) ++wrong;
+              }
+            }
+            CAPTURE(p.ta(), m, n, k, beta);
+            REQUIRE(wrong == 0);
+            ++tried;
+          }
+        }
+      }
+    }
+  }
+  REQUIRE(tried == 2 * 6 * 5 * 7 * 3);
+}
+
 TEST_CASE("products of duals carry the slopes of both sides") {
   const GemmCase p{Op::transpose, Op::none, 3, 4, 5, 1, 0};
   auto a = p.a<Dual64>(), b = p.b<Dual64>(), c = p.c<Dual64>();

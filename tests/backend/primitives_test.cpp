@@ -70,7 +70,7 @@ TEMPLATE_LIST_TEST_CASE("memory is aligned, distinct, never null, and recycled",
 
 TEST_CASE("large blocks begin at a huge page, hold what is written, and are recycled") {
   EigenBackend be(2);
-  const index_t n = static_cast<index_t>(AlignedSource::large / sizeof(float)) + 1;
+  const index_t n = static_cast<index_t>(AlignedSource::huge_page / sizeof(float)) + 1;
   for (int round = 0; round < 2; ++round) {
     float* p = be.allocate<float>(n);
     REQUIRE(reinterpret_cast<std::uintptr_t>(p) % AlignedSource::huge_page == 0);

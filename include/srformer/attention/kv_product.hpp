@@ -28,7 +28,7 @@ struct KvProductOptions {
 
 namespace detail {
 
-inline constexpr index_t product_cells_at_a_time = 131072;
+inline constexpr index_t product_cells_at_a_time = 196608;
 
 /// Some rows of the [D,D] products: their number and the first.
 struct ProductRows {
@@ -42,8 +42,10 @@ template <class Space>
 SRF_HD index_t rows_at_a_time(index_t keys, index_t visited, index_t head_size) {
   const bool few = keys < 32 * visited;
   if (!std::is_same_v<Space, host_space> || !few) return head_size;
-  const index_t fitting = product_cells_at_a_time / (visited * head_size) / 8 * 8;
-  const index_t rows = fitting > 8 ? fitting : 8;
+  const index_t fit = product_cells_at_a_time / (visited * head_size) / 8 * 8;
+  const index_t fitting = fit > 8 ? fit : 8;
+  const index_t times = (head_size + fitting - 1) / fitting;
+  const index_t rows = (head_size + 8 * times - 1) / (8 * times) * 8;  // of all times alike
   return rows < head_size ? rows : head_size;
 }
 
@@ -57,13 +59,24 @@ index_t most_cells_at_a_time(index_t keys, index_t visited, index_t head_size) {
   return std::min(visited * cells, std::max(whole, few));
 }
 
-/// p += or = some rows of K^T Y over the keys [first, end).
+/// p += or = some rows of K^T Y over the keys [first, end). On the way a host's core asks for as many keys before
+/// them, which are next as a rule.
 template <class Team, class T, class Y, class C>
 SRF_HD void product(const Team& team, const ProductRows& rows, index_t first, index_t end,
                     Rows<const T> k, Rows<const Y> y, bool add, C* p) {
-  const index_t D = rows.head_size;
-  team.gemm(Op::transpose, Op::none, rows.count, D, end - first, C(1), k.row(first) + rows.first,
-            k.stride, y.row(first), y.stride, C(add ? 1 : 0), p, D);
+  const index_t D = rows.head_size, keys = end - first;
+  const index_t some = std::is_same_v<Team, SerialTeam> && keys >= 32 ? 12 : rows.count;
+  const index_t asked = (keys * some + rows.count - 1) / rows.count;
+  index_t next = first > keys ? first - keys : 0;
+  for (index_t r = 0; r < rows.count; r += some) {
+    for (const index_t stop = next + asked < first ? next + asked : first; next < stop; ++next) {
+      ask_for(team, k.row(next), D);
+      ask_for(team, y.row(next), D);
+    }
+    team.gemm(Op::transpose, Op::none, rows.count - r < some ? rows.count - r : some, D, keys, C(1),
+              k.row(first) + rows.first + r, k.stride, y.row(first), y.stride, C(add ? 1 : 0),
+              p + r * D, D);
+  }
 }
 
 template <class C>

@@ -77,16 +77,15 @@ struct SegmentRows {
     return block_of_segment(rule, lane, rule.visited_at(s, from));
   }
 
+  SRF_HD ScoreBlock block_of_segment(const SegmentRule& rule, index_t lane, index_t j) const {
+    return segment_block(rule, options.padding, j, lane / heads, lane % heads, heads, queries, keys,
+                         head_size, context.mask.query_offset);
+  }
+
   /// The block of scores that query i of a source and head is in.
   SRF_HD ScoreBlock block_of(index_t lane, index_t i) const {
     const SegmentRule rule = segment_rule(options, context.mask, lane / heads, queries, keys);
     return block_of_segment(rule, lane, rule.of(context.mask.query_offset + i));
-  }
-
- private:
-  SRF_HD ScoreBlock block_of_segment(const SegmentRule& rule, index_t lane, index_t j) const {
-    return segment_block(rule, options.padding, j, lane / heads, lane % heads, heads, queries, keys,
-                         head_size, context.mask.query_offset);
   }
 };
 

@@ -27,19 +27,17 @@ struct SegmentedForward {
 
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t row, void* scratch) const {
-    const ScoreBlock block = rows.block(row);
+    attend(team, rows.block(row), static_cast<C*>(scratch));
+  }
+
+  template <class Team>
+  SRF_HD void attend(const Team& team, const ScoreBlock& block, C* weights) const {
     if (block.query_count == 0) return;
     const index_t b = block.b, h = block.h, i = block.first_query, t = block.first_key;
     attend_forward<Team, T, C, Space>(team, rows.context, block, head_rows(q, b, h).from(i),
                                       head_rows(k, b, h).from(t), head_rows(v, b, h).from(t),
                                       alpha == nullptr ? C(1) : C(alpha[0]),
-                                      head_rows(out, b, h).from(i), static_cast<C*>(scratch));
-  }
-
-  /// All rows of a source and head.
-  template <class Team>
-  SRF_HD void whole_lane(const Team& team, index_t lane, C* scratch) const {
-    for (index_t s = 0; s < rows.most; ++s) (*this)(team, lane * rows.most + s, scratch);
+                                      head_rows(out, b, h).from(i), weights);
   }
 };
 
@@ -53,12 +51,15 @@ struct SegmentedBackward {
 
   index_t scratch_size() const { return 2 * rows.most_weights(); }
 
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void* scratch) const {
+    attend(team, rows.block(row), static_cast<C*>(scratch));
+  }
+
   /// Returns the sum of d_out . a.
   template <class Team>
-  SRF_HD C operator()(const Team& team, index_t row, void* scratch) const {
-    const ScoreBlock block = rows.block(row);
+  SRF_HD C attend(const Team& team, const ScoreBlock& block, C* weights) const {
     if (block.query_count == 0) return C(0);
-    C* weights = static_cast<C*>(scratch);
     const index_t b = block.b, h = block.h, i = block.first_query, t = block.first_key;
     return attend_backward<Team, T, C, Space>(
         team, rows.context, block, head_rows(q, b, h).from(i), head_rows(k, b, h).from(t),
@@ -66,14 +67,6 @@ struct SegmentedBackward {
         alpha == nullptr ? C(1) : C(alpha[0]), head_rows(d_q, b, h).from(i),
         head_rows(d_k, b, h).from(t), head_rows(d_v, b, h).from(t), nullptr, weights,
         weights + rows.most_weights());
-  }
-
-  template <class Team>
-  SRF_HD C whole_lane(const Team& team, index_t lane, C* scratch) const {
-    C sum(0);
-    for (index_t s = 0; s < rows.most; ++s)
-      sum = sum + (*this)(team, lane * rows.most + s, scratch);
-    return sum;
   }
 };
 

@@ -43,13 +43,21 @@ SRF_HD void inverse_norms(const Team& team, index_t length, index_t D, Rows<cons
   });
 }
 
+/// to = w^T, both [D,D]: turned once, not by every product.
+template <class Team, class T, class C>
+SRF_HD void transpose(const Team& team, index_t D, const T* w, C* to) {
+  team.for_each(D, [=](index_t i) {
+    for (index_t c = 0; c < D; ++c) to[i * D + c] = C(w[c * D + i]);
+  });
+}
+
 /// Runs some rows of the products and the recurrence of one lane, for every step in order: once per
 /// visited segment with the queries that see it, or once per query.
-///   u        [steps, rows, D], receives U_j (may be z where nothing is multiplied); or null:
-///            out(j, R_j, query, count) is called instead
+///   u        [steps, rows, D], receives U_j (where it takes a step per segment it may be own, and z where
+///            nothing is multiplied); or null: out(j, R_j, query, count) is called instead
 ///   z        [visited, rows, D] is left with Z_j where W multiplies the products themselves
 ///   own      [visited, rows, D] scratch
-///   scratch  [5, rows, D]
+///   scratch  [5, rows, D], and [D, D] where W multiplies
 template <class Team, class T, class Y, class C, class Space, class Out>
 SRF_HD void run_recurrence(const Team& team, const RecurrentInputs<T, Space>& in,
                            const SegmentRule& rule, index_t queries, const ProductRows& rows,
@@ -61,6 +69,8 @@ SRF_HD void run_recurrence(const Team& team, const RecurrentInputs<T, Space>& in
   const bool multiplied = in.multiplied(), recurrent = in.options.recurrence;
   const bool each = in.options.advance == Advance::token;
   team.for_each(cells, [=](index_t c) { membrane[c] = C(0); });
+  C* turned = sums + 2 * cells;
+  if (multiplied) transpose(team, D, in.parameters.weight, turned);
   index_t step = 0;
   const auto advance = [&](auto x) {
     C* keep = u == nullptr ? nullptr : u + step * cells;
@@ -80,8 +90,7 @@ SRF_HD void run_recurrence(const Team& team, const RecurrentInputs<T, Space>& in
         C* x = z_j;
         if (multiplied) {
           x = product;
-          team.gemm(Op::none, Op::transpose, rows.count, D, D, C(1), z_j, D, in.parameters.weight,
-                    D, C(0), x, D);
+          team.gemm(Op::none, Op::none, rows.count, D, D, C(1), z_j, D, turned, D, C(0), x, D);
         }
         for (index_t i = first; i < end; i += each ? 1 : end - first, ++step) {
           if (recurrent) advance([=](index_t c) { return x[c]; });
@@ -121,7 +130,7 @@ struct SegmentedRecurrentForward {
   }
   index_t scratch_size() const {
     const index_t D = in.head_size();
-    return folded_size + 2 * products_size + 5 * D * D + D + rest_size +
+    return folded_size + 2 * products_size + 6 * D * D + D + rest_size +
            (in.options.local ? local.scratch_size() : 0);
   }
 
@@ -135,20 +144,22 @@ struct SegmentedRecurrentForward {
     const Rows<T> o = head_rows(out, b, h);
     C* folded = static_cast<C*>(scratch);
     C *z = folded + folded_size, *own = z + products_size, *recurrence = own + products_size;
-    C *inverse = recurrence + 5 * D * D, *rest = inverse + D;
+    C *inverse = recurrence + 6 * D * D, *rest = inverse + D, *weights = rest + rest_size;
     const bool with_local = in.options.local;
-    if (with_local) local.whole_lane(team, lane, rest + rest_size);
-    // rest_i = q_i R_j
+    // O_i = alpha A_i, rest_i = q_i R_j
     const index_t most = rows_at_a_time<Space>(rule.length, rule.visited(M), D);
     with_product_values(team, in, rule.length, v, folded, [&](auto y) {
       for (index_t c = 0; c < D; c += most) {
         const ProductRows rows{D - c < most ? D - c : most, D, c};
-        run_recurrence<Team, T>(team, in, rule, M, rows, k, y, z, own, static_cast<C*>(nullptr),
-                                recurrence, [&](index_t, const C* r, index_t i, index_t count) {
-                                  team.gemm(Op::none, Op::none, count, D, rows.count, C(1),
-                                            q.row(i) + c, q.stride, r, D, C(c > 0 ? 1 : 0),
-                                            rest + i * D, D);
-                                });
+        run_recurrence<Team, T>(
+            team, in, rule, M, rows, k, y, z, own, static_cast<C*>(nullptr), recurrence,
+            [&](index_t j, const C* r, index_t i, index_t count) {
+              if (with_local && c == 0 && i == rule.first_query(j)) {
+                local.attend(team, local.rows.block_of_segment(rule, lane, j), weights);
+              }
+              team.gemm(Op::none, Op::none, count, D, rows.count, C(1), q.row(i) + c, q.stride, r,
+                        D, C(c > 0 ? 1 : 0), rest + i * D, D);
+            });
       }
     });
     inverse_norms<Team, T, C>(team, rule.length, D, k, in.options.normalize, inverse);
@@ -191,14 +202,12 @@ struct SegmentedRecurrentBackward {
             in.folded() ? N * D : 0,
             in.folded() || products < visited * D * D ? N * D : 0,
             products,
-            in.stepwise()     ? M * D * D
-            : in.multiplied() ? products
-                              : 0,
+            in.stepwise() ? M * D * D : 0,
             M * D};
   }
   index_t scratch_size() const {
     const index_t D = in.head_size();
-    return folded_size + values_size + 2 * products_size + steps_size + 8 * D * D + 2 * D +
+    return folded_size + values_size + 2 * products_size + steps_size + 9 * D * D + 2 * D +
            2 * rest_size + (in.options.local ? local.scratch_size() : 0);
   }
 
@@ -217,17 +226,14 @@ struct SegmentedRecurrentBackward {
     const auto take = [&next](index_t n) { return next += n, next - n; };
     C *folded = take(folded_size), *d_y = take(values_size);
     C *z = take(products_size), *own = take(products_size), *steps = take(steps_size);
-    C *r = take(D * D), *d_r = take(D * D), *d_membrane = take(D * D), *panels = take(5 * D * D);
+    C *r = take(D * D), *d_r = take(D * D), *d_membrane = take(D * D), *panels = take(6 * D * D);
     C *inverse = take(D), *d_norm = take(D), *rest = take(rest_size), *d_rest = take(rest_size);
+    C* weights = next;
 
     C* d_weight = partials.weight(lane);
-    if (!in.options.recurrence) team.for_each(D * D, [=](index_t c) { d_weight[c] = C(0); });
-    C along_rest(0);
-    // O = alpha A + ...
-    const C along_local =
-        in.options.local ? local.whole_lane(team, lane, take(local.scratch_size())) : C(0);
-
-    // O = ... + beta gate C, C_i = rest_i / n
+    team.for_each(D * D, [=](index_t c) { d_weight[c] = C(0); });
+    C along_local(0), along_rest(0);
+    // O = alpha A + beta gate C, C_i = rest_i / n
     inverse_norms<Team, T, C>(team, rule.length, D, k, in.options.normalize, inverse);
     const C share = in.share_of_rest() * in.gate(h);
     for (index_t i = 0; i < M; ++i) {
@@ -251,7 +257,7 @@ struct SegmentedRecurrentBackward {
         const index_t cells = rows.cells();
         const C onto(c0 > 0 ? 1 : 0);
         // The forward again, keeping U_j and Z_j.
-        C* u = stepwise || multiplied ? steps : z;
+        C* u = stepwise ? steps : multiplied ? own : z;
         run_recurrence<Team, T>(team, in, rule, M, rows, k, y, z, own, u, panels,
                                 [](index_t, const C*, index_t, index_t) {});
 
@@ -283,21 +289,24 @@ struct SegmentedRecurrentBackward {
             d_raf.threshold = d_raf.threshold + d.threshold;
             if (stepwise) team.for_each(cells, [=](index_t c) { d_x_j[c] = d_x_j[c] + d_r_j[c]; });
           }
+          // X_j = Z_j W^T; folded, X_j is the product itself
+          if (!multiplied) continue;
+          C* z_j = z + s * cells;
+          team.gemm(Op::transpose, Op::none, D, D, rows.count, C(1), d_x_j, D, z_j, D, C(1),
+                    d_weight, D);
+          team.gemm(Op::none, Op::none, rows.count, D, D, C(1), d_x_j, D, in.parameters.weight, D,
+                    C(0), z_j, D);
         }
 
-        // X_j = Z_j W^T; folded, X_j is the product itself
-        C* d_z = d_x;
-        if (multiplied) {
-          team.gemm(Op::transpose, Op::none, D, D, visited * rows.count, C(1), d_x, D, z, D, onto,
-                    d_weight, D);
-          team.gemm(Op::none, Op::none, visited * rows.count, D, D, C(1), d_x, D,
-                    in.parameters.weight, D, C(0), z, D);
-          d_z = z;
-        }
-        // P_j = K_j^T Y_j; folded, Y = V W^T
+        // A_i of the segment; P_j = K_j^T Y_j; folded, Y = V W^T
+        C* d_z = multiplied ? z : d_x;
         visit_product_gradients<Team, T, Y, C>(
             team, rule, M, rows, k, y, in.options.product, d_z, d_z == own ? z : own, panels,
             [&](index_t t, index_t end, const C* d_p) {
+              if (in.options.local && c0 == 0) {
+                const ScoreBlock block = local.rows.block_of_segment(rule, lane, t / rule.size);
+                along_local = along_local + local.attend(team, block, weights);
+              }
               team.gemm(Op::none, Op::transpose, end - t, rows.count, D, C(1), y.row(t), y.stride,
                         d_p, D, C(1), dk.row(t) + c0, dk.stride);
               if (direct) {

@@ -271,6 +271,65 @@ struct Dots {
 };
 #endif
 
+/// As many rows of A as gemm_across takes, of one column.
+template <class T>
+struct Across;
+template <>
+struct Across<float> {
+  typedef float type __attribute__((vector_size(32)));
+  static constexpr index_t lanes = 8;
+};
+template <>
+struct Across<double> {
+  typedef double type __attribute__((vector_size(32)));
+  static constexpr index_t lanes = 4;
+};
+
+/// A few rows of A by a transposed B: of B eight rows at a time times columns of A, so that it is A that is
+/// packed, and the tiles of C that are turned.
+template <class T>
+inline void gemm_across(index_t m, index_t n, index_t k, T alpha, const T* a, index_t row,
+                        index_t step, const T* b, index_t ldb, T beta, T* c, index_t ldc) {
+  using V = typename Across<T>::type;
+  constexpr index_t lanes = Across<T>::lanes, depth = 128, wide = 8;
+  alignas(64) T left[depth * lanes], tile[wide * lanes], turned[lanes * wide];
+  if (m < lanes) std::fill_n(left, std::min(k, depth) * lanes, T(0));
+  for (index_t first = 0; first < k; first += depth) {
+    const index_t part = std::min(depth, k - first);
+    const T* from = a + first * step;
+    const T scale = first == 0 ? beta : T(1);
+    if (step == 1) {
+      pack_transposed(part, m, from, row, left, lanes);
+    } else {
+      for (index_t p = 0; p < part; ++p) {
+        for (index_t i = 0; i < m; ++i) left[p * lanes + i] = from[i * row + p * step];
+      }
+    }
+    for (index_t j = 0; j < n; j += wide) {
+      const index_t columns = std::min(wide, n - j);
+      const T* right[wide];
+      for (index_t q = 0; q < wide; ++q) right[q] = b + std::min(j + q, n - 1) * ldb + first;
+      V sum[wide] = {};
+      for (index_t p = 0; p < part; ++p) {
+        V x;
+        std::memcpy(&x, left + p * lanes, sizeof(V));
+#pragma GCC unroll 8
+        for (index_t q = 0; q < wide; ++q) sum[q] += x * right[q][p];
+      }
+      for (V& x : sum) x *= alpha;
+      std::memcpy(tile, sum, sizeof(tile));
+      pack_transposed(lanes, wide, tile, lanes, turned, wide);
+      for (index_t i = 0; i < m; ++i) {
+        T* out = c + i * ldc + j;
+        for (index_t q = 0; q < columns; ++q) {
+          const T result = turned[i * wide + q];
+          out[q] = scale == T(0) ? result : result + scale * out[q];
+        }
+      }
+    }
+  }
+}
+
 /// The columns of C in panels as wide as the registers allow; a transposed or narrow B is packed, but
 /// for a single row, which is dots. Kept out of its callers, of which there are many: one copy of the
 /// kernels per type.
@@ -281,6 +340,9 @@ template <class T>
   constexpr index_t lanes = Vector<T>::lanes, wide = lanes * vectors_wide, depth = 128;
   if (transpose_b == Op::transpose && m == 1 && step == 1) {
     return Dots<T>{k, a, ldb}.run(n, b, alpha, beta, c);
+  }
+  if (transpose_b == Op::transpose && m <= Across<T>::lanes && k > 0) {
+    return gemm_across(m, n, k, alpha, a, row, step, b, ldb, beta, c, ldc);
   }
   alignas(64) T packed[depth * wide];
   for (index_t first = 0; first < k || first == 0; first += depth) {

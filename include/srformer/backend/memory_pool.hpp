@@ -72,18 +72,18 @@ class MemoryPool {
   std::size_t in_use_ = 0, peak_ = 0, acquisitions_ = 0;
 };
 
-/// Host memory on 64-byte boundaries. Large blocks, as those of a model's weights, ask for huge pages: a
-/// step of generation reads all of them, and looks up 512 times fewer addresses then.
+/// Host memory on 64-byte boundaries. Blocks as large as a huge page ask for such pages: who reads all of them
+/// looks up 512 times fewer addresses then.
 struct AlignedSource {
-  static constexpr std::size_t huge_page = std::size_t{2} << 20, large = std::size_t{32} << 20;
+  static constexpr std::size_t huge_page = std::size_t{2} << 20;
 
   static std::align_val_t alignment(std::size_t bytes) {
-    return std::align_val_t{bytes >= large ? huge_page : 64};
+    return std::align_val_t{bytes >= huge_page ? huge_page : 64};
   }
   void* acquire(std::size_t bytes) {
     void* block = ::operator new(bytes, alignment(bytes));
 #if defined(MADV_HUGEPAGE)
-    if (bytes >= large) ::madvise(block, bytes, MADV_HUGEPAGE);  // advice: may be refused
+    if (bytes >= huge_page) ::madvise(block, bytes, MADV_HUGEPAGE);  // advice: may be refused
 #endif
     return block;
   }

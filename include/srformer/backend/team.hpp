@@ -128,6 +128,18 @@ struct SerialTeam {
   SRF_HD void sync() const {}
 };
 
+/// Asks for x[0..n), which will be read soon, where memory can be asked.
+template <class Team, class T>
+SRF_HD void ask_for([[maybe_unused]] const Team& team, [[maybe_unused]] const T* x,
+                    [[maybe_unused]] index_t n) {
+#if (defined(__GNUC__) || defined(__clang__)) && !defined(__CUDA_ARCH__)
+  if constexpr (std::is_same_v<Team, SerialTeam>) {
+    constexpr index_t line = std::max<index_t>(1, 64 / sizeof(T));
+    for (index_t i = 0; i < n; i += line) __builtin_prefetch(x + i, 0, 2);
+  }
+#endif
+}
+
 namespace detail {
 
 /// Where the matrices of a batch are that follow each other, `size` elements apart.
