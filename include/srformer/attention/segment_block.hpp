@@ -77,6 +77,7 @@ struct SegmentRows {
     return block_of_segment(rule, lane, rule.visited_at(s, from));
   }
 
+  /// The block of scores of segment j; without queries where none sees it.
   SRF_HD ScoreBlock block_of_segment(const SegmentRule& rule, index_t lane, index_t j) const {
     return segment_block(rule, options.padding, j, lane / heads, lane % heads, heads, queries, keys,
                          head_size, context.mask.query_offset);

@@ -30,6 +30,7 @@ struct SegmentedForward {
     attend(team, rows.block(row), static_cast<C*>(scratch));
   }
 
+  /// The queries of one segment; weights: scratch of scratch_size() elements.
   template <class Team>
   SRF_HD void attend(const Team& team, const ScoreBlock& block, C* weights) const {
     if (block.query_count == 0) return;
@@ -56,7 +57,7 @@ struct SegmentedBackward {
     attend(team, rows.block(row), static_cast<C*>(scratch));
   }
 
-  /// Returns the sum of d_out . a.
+  /// The queries of one segment; returns the sum of d_out . a.
   template <class Team>
   SRF_HD C attend(const Team& team, const ScoreBlock& block, C* weights) const {
     if (block.query_count == 0) return C(0);

@@ -10,7 +10,7 @@
 //   large_gemm   any number of threads: oneDNN for float where it is found, else Eigen; `small_gemm`
 //                by blocks or rows for scalars that neither knows.
 //
-// A few rows times a transposed matrix are the kernel of backend/few_rows.hpp.
+// A few rows times a transposed matrix are the kernels of backend/few_rows.hpp, or in cache `gemm_across`.
 #pragma once
 
 #include <Eigen/Core>

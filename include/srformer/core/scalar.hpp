@@ -148,11 +148,9 @@ SRF_HD inline float exp(float x) {
   return ::expf(x);
 #else
   const float low = -87.33654f, high = 88.72283f;
-  float r = x < low ? low : x;
-  r = r > high ? high : r;
-  const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const float n = (r * 1.44269504f + shift) - shift;
-  r = r - n * 0.693359375f;
+  const float shift = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, in the low bits
+  const float shifted = x * 1.44269504f + shift, n = shifted - shift;
+  float r = x - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
@@ -161,13 +159,11 @@ SRF_HD inline float exp(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  // 2^n in two factors, as n reaches 128.
-  const auto half_n = static_cast<std::int32_t>(n) / 2;
-  const auto rest = static_cast<std::int32_t>(n) - half_n;
-  p = p * std::bit_cast<float>((half_n + 127) << 23) * std::bit_cast<float>((rest + 127) << 23);
+  // 2^n by adding n to the exponent, which stays in its range between low and high.
+  p = std::bit_cast<float>(std::bit_cast<std::uint32_t>(p) +
+                           (std::bit_cast<std::uint32_t>(shifted) << 23));
   p = x < low ? 0.0f : p;
-  p = x > high ? std::numeric_limits<float>::infinity() : p;
-  return x == x ? p : x;
+  return x <= high ? p : x * std::numeric_limits<float>::max();  // infinity, or NaN for NaN
 #endif
 }
 
