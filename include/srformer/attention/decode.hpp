@@ -61,7 +61,7 @@ struct PrepareStates {
     const Rows<const T> k = head_rows(in.k, b, h), v = head_rows(in.v, b, h);
     C* folded = static_cast<C*>(scratch);
     C *z = folded + folded_size, *own = z + products_size, *recurrence = own + products_size;
-    C* inverse = recurrence + 6 * D * D;
+    C* inverse = recurrence + recurrence_scratch(D);
     inverse_norms<Team, T, C>(team, rule.length, D, k, in.options.normalize, inverse);
     const C share = in.share_of_rest() * in.gate(h);
     const bool token = in.options.advance == Advance::token;
@@ -438,7 +438,9 @@ requires BackendFor<B, T> DecodeStates<B, T> prepare_cross_attention(
       const index_t products = detail::most_cells_at_a_time<Space>(
           N, detail::most_visited(in.options.segments, steps, N), D);
       be.for_each_row(
-          lanes, (folded + 2 * products + 6 * D * D + D) * static_cast<index_t>(sizeof(C)),
+          lanes,
+          (folded + 2 * products + detail::recurrence_scratch(D) + D) *
+              static_cast<index_t>(sizeof(C)),
           detail::PrepareStates<T, Space>{in, prepared.states.view(), folded, products});
     }
   } else if (options.variant == Variant::linear) {

@@ -51,13 +51,16 @@ SRF_HD void transpose(const Team& team, index_t D, const T* w, C* to) {
   });
 }
 
+/// What run_recurrence needs of scratch for all rows: [5, D, D], and [D, D] where W multiplies.
+SRF_HD constexpr index_t recurrence_scratch(index_t head_size) { return 6 * head_size * head_size; }
+
 /// Runs some rows of the products and the recurrence of one lane, for every step in order: once per
 /// visited segment with the queries that see it, or once per query.
 ///   u        [steps, rows, D], receives U_j (where it takes a step per segment it may be own, and z where
 ///            nothing is multiplied); or null: out(j, R_j, query, count) is called instead
 ///   z        [visited, rows, D] is left with Z_j where W multiplies the products themselves
 ///   own      [visited, rows, D] scratch
-///   scratch  [5, rows, D], and [D, D] where W multiplies
+///   scratch  recurrence_scratch(D) or less: [5, rows, D], and [D, D] where W multiplies
 template <class Team, class T, class Y, class C, class Space, class Out>
 SRF_HD void run_recurrence(const Team& team, const RecurrentInputs<T, Space>& in,
                            const SegmentRule& rule, index_t queries, const ProductRows& rows,
@@ -130,7 +133,7 @@ struct SegmentedRecurrentForward {
   }
   index_t scratch_size() const {
     const index_t D = in.head_size();
-    return folded_size + 2 * products_size + 6 * D * D + D + rest_size +
+    return folded_size + 2 * products_size + recurrence_scratch(D) + D + rest_size +
            (in.options.local ? local.scratch_size() : 0);
   }
 
@@ -144,7 +147,8 @@ struct SegmentedRecurrentForward {
     const Rows<T> o = head_rows(out, b, h);
     C* folded = static_cast<C*>(scratch);
     C *z = folded + folded_size, *own = z + products_size, *recurrence = own + products_size;
-    C *inverse = recurrence + 6 * D * D, *rest = inverse + D, *weights = rest + rest_size;
+    C *inverse = recurrence + recurrence_scratch(D), *rest = inverse + D;
+    C* weights = rest + rest_size;
     const bool with_local = in.options.local;
     // O_i = alpha A_i, rest_i = q_i R_j
     const index_t most = rows_at_a_time<Space>(rule.length, rule.visited(M), D);
@@ -207,8 +211,9 @@ struct SegmentedRecurrentBackward {
   }
   index_t scratch_size() const {
     const index_t D = in.head_size();
-    return folded_size + values_size + 2 * products_size + steps_size + 9 * D * D + 2 * D +
-           2 * rest_size + (in.options.local ? local.scratch_size() : 0);
+    return folded_size + values_size + 2 * products_size + steps_size + 3 * D * D +
+           recurrence_scratch(D) + 2 * D + 2 * rest_size +
+           (in.options.local ? local.scratch_size() : 0);
   }
 
   template <class Team>
@@ -226,7 +231,8 @@ struct SegmentedRecurrentBackward {
     const auto take = [&next](index_t n) { return next += n, next - n; };
     C *folded = take(folded_size), *d_y = take(values_size);
     C *z = take(products_size), *own = take(products_size), *steps = take(steps_size);
-    C *r = take(D * D), *d_r = take(D * D), *d_membrane = take(D * D), *panels = take(6 * D * D);
+    C *r = take(D * D), *d_r = take(D * D), *d_membrane = take(D * D);
+    C* panels = take(recurrence_scratch(D));
     C *inverse = take(D), *d_norm = take(D), *rest = take(rest_size), *d_rest = take(rest_size);
     C* weights = next;
 
