@@ -42,8 +42,24 @@ if(NOT TARGET srformer::srformer)
   endif()
 
   if(SRFORMER_ONEDNN)
-    find_package(dnnl QUIET CONFIG)
-    if(dnnl_FOUND)
+    # Debian's dnnl-config.cmake ends the configuration where OpenCL's headers are missing. Nothing here uses
+    # them, so the library is then taken as it lies.
+    find_package(OpenCL QUIET)
+    if(OpenCL_FOUND OR dnnl_DIR)
+      find_package(dnnl QUIET CONFIG)
+    endif()
+    if(NOT TARGET DNNL::dnnl)
+      find_path(SRFORMER_ONEDNN_INCLUDE_DIR dnnl.hpp)
+      find_library(SRFORMER_ONEDNN_LIBRARY dnnl)
+      mark_as_advanced(SRFORMER_ONEDNN_INCLUDE_DIR SRFORMER_ONEDNN_LIBRARY)
+      if(SRFORMER_ONEDNN_INCLUDE_DIR AND SRFORMER_ONEDNN_LIBRARY)
+        add_library(DNNL::dnnl SHARED IMPORTED)
+        set_target_properties(DNNL::dnnl PROPERTIES
+          IMPORTED_LOCATION "${SRFORMER_ONEDNN_LIBRARY}"
+          INTERFACE_INCLUDE_DIRECTORIES "${SRFORMER_ONEDNN_INCLUDE_DIR}")
+      endif()
+    endif()
+    if(TARGET DNNL::dnnl)
       target_compile_definitions(${srformer_target} INTERFACE SRF_HAS_ONEDNN=1)
       target_link_libraries(${srformer_target} INTERFACE DNNL::dnnl)
     else()

@@ -3,6 +3,8 @@
 // recycled memory, narrow scalars, and sums that do not depend on the number of threads.
 #include <Eigen/Core>
 #include <cstdint>
+#include <cstdio>
+#include <limits>
 #include <memory>
 #include <srformer/backend/tensor.hpp>
 #include <srformer/core/dual.hpp>
@@ -81,6 +83,52 @@ TEST_CASE("large blocks begin at a huge page, hold what is written, and are recy
   REQUIRE(be.pool().acquisitions() == 1);
   be.trim();
   REQUIRE(be.pool().bytes_in_use() == 0);
+}
+
+namespace {
+/// Half of the least normal float of each row, computed where rows are.
+struct HalveLeast {
+  const float* from;
+  float* to;
+  template <class Team>
+  void operator()(const Team&, index_t row, void*) const {
+    to[row] = from[row] * 0.5f;
+  }
+};
+}  // namespace
+
+TEST_CASE("rows take denormal numbers for zeros, their callers do not") {
+#if defined(__SSE2__)
+  for (const int threads : {1, 2}) {
+    EigenBackend be(threads);
+    const std::vector<float> least(100, std::numeric_limits<float>::min());
+    std::vector<float> halves(least.size(), 1.0f);
+    be.for_each_row(index_t(least.size()), 0, HalveLeast{least.data(), halves.data()});
+    CHECK(std::count(halves.begin(), halves.end(), 0.0f) == 100);
+    HalveLeast{least.data(), halves.data()}(SerialTeam{}, 0, nullptr);
+    CHECK(halves[0] > 0);
+  }
+#else
+  std::puts("skipped: not an x86");
+#endif
+}
+
+TEMPLATE_TEST_CASE("spaced rows lie a line further apart than they are long", "", float, double,
+                   Eigen::bfloat16) {
+  EigenBackend be(2);
+  constexpr index_t rows = 5, columns = 64;
+  auto x = SpacedRows<EigenBackend, TestType>::zeros(be, rows, columns);
+  const auto view = x.view();
+  CHECK(view.extents == std::array{rows, columns});
+  CHECK((view.stride(0) - columns) * index_t(sizeof(TestType)) == 64);
+  CHECK(view.stride(1) == 1);
+  index_t wrong = 0;
+  for (index_t i = 0; i < rows; ++i) {
+    for (index_t c = 0; c < columns; ++c) wrong += float(view(i, c)) != 0;
+  }
+  CHECK(wrong == 0);
+  const In<EigenBackend, TestType, 2> read = x;
+  CHECK(read.data == view.data);
 }
 
 TEMPLATE_LIST_TEST_CASE("copy converts through the compute type", "", tests::HostBackends) {

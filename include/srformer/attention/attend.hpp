@@ -43,7 +43,21 @@ struct ScoreBlock {
   index_t first_query, query_count;  ///< the queries at hand
   index_t first_key, key_count;      ///< the keys at hand
   index_t zero_keys = 0;             ///< further keys of zeros, with zero values and no bias
+  index_t gap = 0;                   ///< elements between two rows of weights in scratch
+
+  /// From one row of weights to the next.
+  SRF_HD index_t stride() const { return key_count + gap; }
 };
+
+namespace detail {
+
+/// What keeps the weights of one key, some of which are read together, off the same few sets of a host's cache.
+template <class C, class Space>
+inline constexpr index_t weights_gap = std::is_same_v<Space, host_space>
+                                           ? static_cast<index_t>((64 + sizeof(C) - 1) / sizeof(C))
+                                           : 0;
+
+}  // namespace detail
 
 /// What shapes the weights beyond the scores. A Mask other than ScoreMask offers its visible() and
 /// add().
@@ -67,15 +81,15 @@ SRF_HD void weigh_row(const Team& team, const AttendContext<C, Space, Mask>& con
   team.for_each(n - seen, [=](index_t c) { row[seen + c] = C(0); });
 }
 
-/// weights [query_count, key_count]: the softmax of every query of the block, before dropout.
+/// weights [query_count, key_count] a stride apart: the softmax of every query of the block, before dropout.
 template <class Team, class T, class C, class Space, class Mask>
 SRF_HD void block_weights(const Team& team, const AttendContext<C, Space, Mask>& context,
                           const ScoreBlock& block, Rows<const T> q, Rows<const T> k, C* weights) {
-  const index_t n = block.key_count;
+  const index_t n = block.key_count, stride = block.stride();
   team.gemm(Op::none, Op::transpose, block.query_count, n, block.head_size, C(1), q.data, q.stride,
-            k.data, k.stride, C(0), weights, n);
+            k.data, k.stride, C(0), weights, stride);
   for (index_t r = 0; r < block.query_count; ++r)
-    weigh_row(team, context, block, r, weights + r * n);
+    weigh_row(team, context, block, r, weights + r * stride);
 }
 
 /// x[c] *= the dropout factor of query first_query + r and key first_key + c.
@@ -108,25 +122,25 @@ SRF_HD C weigh_row_backward(const Team& team, const AttendContext<C, Space, Mask
 }  // namespace detail
 
 /// out = alpha a for the queries of a block.
-///   q, out [query_count, D], k, v [key_count, D], weights scratch [query_count, key_count]
+///   q, out [query_count, D], k, v [key_count, D], weights scratch [query_count, key_count] a stride apart
 template <class Team, class T, class C, class Space, class Mask>
 SRF_HD void attend_forward(const Team& team, const AttendContext<C, Space, Mask>& context,
                            const ScoreBlock& block, Rows<const T> q, Rows<const T> k,
                            Rows<const T> v, C alpha, Rows<T> out, C* weights) {
-  const index_t n = block.key_count;
+  const index_t n = block.key_count, stride = block.stride();
   detail::block_weights(team, context, block, q, k, weights);
   if (context.dropout.active()) {
     for (index_t r = 0; r < block.query_count; ++r) {
-      detail::drop_row(team, context.dropout, block, r, weights + r * n);
+      detail::drop_row(team, context.dropout, block, r, weights + r * stride);
     }
   }
-  team.gemm(Op::none, Op::none, block.query_count, block.head_size, n, alpha, weights, n, v.data,
-            v.stride, C(0), out.data, out.stride);
+  team.gemm(Op::none, Op::none, block.query_count, block.head_size, n, alpha, weights, stride,
+            v.data, v.stride, C(0), out.data, out.stride);
 }
 
 /// d_q, d_k, d_v += the gradients through out = alpha a. Returns sum_i d_out_i . a_i.
 ///   d_relative  [H, M+N-1] of this source, or null: += ds by distance
-///   weights, d_weights  scratch [query_count, key_count] each
+///   weights, d_weights  scratch [query_count, key_count] each, a stride apart
 /// G is T, or the compute type where a caller adds many blocks to the same keys.
 template <class Team, class T, class C, class Space, class Mask, class G>
 SRF_HD C attend_backward(const Team& team, const AttendContext<C, Space, Mask>& context,
@@ -134,28 +148,28 @@ SRF_HD C attend_backward(const Team& team, const AttendContext<C, Space, Mask>& 
                          Rows<const T> d_out, C alpha, Rows<T> d_q, Rows<G> d_k, Rows<G> d_v,
                          C* d_relative, C* weights, C* d_weights) {
   const index_t m = block.query_count, n = block.key_count, D = block.head_size;
+  const index_t stride = block.stride();
   detail::block_weights(team, context, block, q, k, weights);
   // a = (drop p) v
   team.gemm(Op::none, Op::transpose, m, n, D, C(1), d_out.data, d_out.stride, v.data, v.stride,
-            C(0), d_weights, n);
+            C(0), d_weights, stride);
   C along(0);
   for (index_t r = 0; r < m; ++r) {
-    C* d_p = d_weights + r * n;
-    along =
-        along + detail::weigh_row_backward(team, context, block, r, alpha, weights + r * n, d_p);
+    C *p = weights + r * stride, *d_p = d_weights + r * stride;
+    along = along + detail::weigh_row_backward(team, context, block, r, alpha, p, d_p);
     if (d_relative != nullptr) {
       C* row = d_relative + block.h * (block.queries + block.keys - 1) + block.first_key -
                (block.first_query + r) + block.queries - 1;
       team.for_each(n, [=](index_t c) { row[c] = row[c] + d_p[c]; });
     }
   }
-  team.gemm(Op::transpose, Op::none, n, D, m, alpha, weights, n, d_out.data, d_out.stride, C(1),
-            d_v.data, d_v.stride);
+  team.gemm(Op::transpose, Op::none, n, D, m, alpha, weights, stride, d_out.data, d_out.stride,
+            C(1), d_v.data, d_v.stride);
   // s = q k^T + bias
-  team.gemm(Op::none, Op::none, m, D, n, C(1), d_weights, n, k.data, k.stride, C(1), d_q.data,
+  team.gemm(Op::none, Op::none, m, D, n, C(1), d_weights, stride, k.data, k.stride, C(1), d_q.data,
             d_q.stride);
-  team.gemm(Op::transpose, Op::none, n, D, m, C(1), d_weights, n, q.data, q.stride, C(1), d_k.data,
-            d_k.stride);
+  team.gemm(Op::transpose, Op::none, n, D, m, C(1), d_weights, stride, q.data, q.stride, C(1),
+            d_k.data, d_k.stride);
   return along;
 }
 

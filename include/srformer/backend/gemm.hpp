@@ -5,8 +5,8 @@
 //
 //   small_gemm   one thread, any scalar, operands in cache: a register-blocked kernel for float and
 //                double, the same on blocks in float for half and bfloat16, plain loops for everything
-//                else. Every element of C is one sum in the order of k, whatever the width of the
-//                vectors.
+//                else. Every element of C is one sum in the order of k (two, of even and odd steps, where
+//                up to eight rows of float meet a transposed B), whatever the width of the vectors.
 //   large_gemm   any number of threads: oneDNN for float where it is found, else Eigen; `small_gemm`
 //                by blocks or rows for scalars that neither knows.
 //
@@ -15,6 +15,7 @@
 
 #include <Eigen/Core>
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -255,7 +256,102 @@ struct Dots {
     }
   }
 };
+
+inline constexpr index_t across_rows = 8;
+typedef float SixteenFloats __attribute__((vector_size(64)));
+
+/// to[p * 8 + 2 i], to[p * 8 + 2 i + 1] = A[i][p], A[i][p+1] for even p < steps and i < m <= 8; zero where there is none.
+inline void pack_pairs(index_t steps, index_t m, const float* a, index_t row, index_t step,
+                       float* to) {
+  const index_t pairs = (steps + 1) / 2;
+  if (m < across_rows || steps % 2 > 0) std::fill_n(to, 2 * pairs * across_rows, 0.0f);
+  if (step == 1) {
+    pack_transposed(steps, m, a, row, to, across_rows);
+  } else {
+    for (index_t p = 0; p < steps; ++p) {
+      for (index_t i = 0; i < m; ++i) to[p * across_rows + i] = a[i * row + p * step];
+    }
+  }
+  for (index_t pair = 0; pair < pairs; ++pair) {
+    SixteenFloats x;
+    std::memcpy(&x, to + pair * 16, sizeof(x));
+    x = __builtin_shufflevector(x, x, 0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
+    std::memcpy(to + pair * 16, &x, sizeof(x));
+  }
+}
+
+/// Up to eight rows of A by a transposed B: of B eight rows at a time times columns of A, so that it is A that is
+/// packed, and the tiles of C that are turned. Two steps of k side by side fill a vector; the sum of the even ones
+/// and that of the odd ones are added last.
+inline void gemm_across(index_t m, index_t n, index_t k, float alpha, const float* a, index_t row,
+                        index_t step, const float* b, index_t ldb, float beta, float* c,
+                        index_t ldc) {
+  using V = SixteenFloats;
+  typedef std::int64_t Pairs __attribute__((vector_size(64)));  // of two floats as they lie
+  typedef float Row __attribute__((vector_size(32)));
+  constexpr index_t depth = 128, wide = 8;
+  constexpr index_t at_once = vector_bytes >= 64 ? 8 : 4;  // sums that the registers hold
+  alignas(64) float left[depth * across_rows], tile[wide * across_rows], turned[across_rows * wide];
+  for (index_t first = 0; first < k; first += depth) {
+    const index_t part = std::min(depth, k - first), even = part / 2 * 2;
+    const float scale = first == 0 ? beta : 1.0f;
+    pack_pairs(part, m, a + first * step, row, step, left);
+    for (index_t j = 0; j < n; j += wide) {
+      const index_t columns = std::min(wide, n - j);
+      for (index_t group = 0; group < columns; group += at_once) {
+        const float* right[at_once];
+        for (index_t q = 0; q < at_once; ++q) {
+          right[q] = b + std::min(j + group + q, n - 1) * ldb + first;
+        }
+        V sum[at_once] = {};
+        for (index_t p = 0; p < even; p += 2) {
+          V x, both;
+          std::memcpy(&x, left + p * across_rows, sizeof(V));
+#pragma GCC unroll 8
+          for (index_t q = 0; q < at_once; ++q) {
+            std::int64_t pair;
+            std::memcpy(&pair, right[q] + p, sizeof(pair));
+            const Pairs pairs = pair + Pairs{};
+            std::memcpy(&both, &pairs, sizeof(V));
+            sum[q] += x * both;
+          }
+        }
+        if (even < part) {
+          V x;
+          std::memcpy(&x, left + even * across_rows, sizeof(V));
+          for (index_t q = 0; q < at_once; ++q) sum[q] += x * right[q][even];
+        }
+#pragma GCC unroll 8
+        for (index_t q = 0; q < at_once; q += 2) {
+          const V x = sum[q], y = sum[q + 1];
+          const V both = alpha * (__builtin_shufflevector(x, y, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18,
+                                                          20, 22, 24, 26, 28, 30) +
+                                  __builtin_shufflevector(x, y, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19,
+                                                          21, 23, 25, 27, 29, 31));
+          std::memcpy(tile + (group + q) * across_rows, &both, sizeof(V));
+        }
+      }
+      pack_transposed(across_rows, wide, tile, across_rows, turned, wide);
+      for (index_t i = 0; i < m; ++i) {
+        float *out = c + i * ldc + j, *result = turned + i * wide;
+        if (columns == wide) {
+          Row now, old;
+          std::memcpy(&now, result, sizeof(Row));
+          if (scale != 0) std::memcpy(&old, out, sizeof(Row)), now += scale * old;
+          std::memcpy(out, &now, sizeof(Row));
+          continue;
+        }
+        for (index_t q = 0; q < columns; ++q) {
+          out[q] = scale == 0 ? result[q] : result[q] + scale * out[q];
+        }
+      }
+    }
+  }
+}
 #else
+inline constexpr index_t across_rows = 0;
+inline void gemm_across(index_t, index_t, index_t, float, const float*, index_t, index_t,
+                        const float*, index_t, float, float*, index_t) {}
 template <class T>
 struct Dots {
   index_t k;
@@ -271,65 +367,6 @@ struct Dots {
 };
 #endif
 
-/// As many rows of A as gemm_across takes, of one column.
-template <class T>
-struct Across;
-template <>
-struct Across<float> {
-  typedef float type __attribute__((vector_size(32)));
-  static constexpr index_t lanes = 8;
-};
-template <>
-struct Across<double> {
-  typedef double type __attribute__((vector_size(32)));
-  static constexpr index_t lanes = 4;
-};
-
-/// A few rows of A by a transposed B: of B eight rows at a time times columns of A, so that it is A that is
-/// packed, and the tiles of C that are turned.
-template <class T>
-inline void gemm_across(index_t m, index_t n, index_t k, T alpha, const T* a, index_t row,
-                        index_t step, const T* b, index_t ldb, T beta, T* c, index_t ldc) {
-  using V = typename Across<T>::type;
-  constexpr index_t lanes = Across<T>::lanes, depth = 128, wide = 8;
-  alignas(64) T left[depth * lanes], tile[wide * lanes], turned[lanes * wide];
-  if (m < lanes) std::fill_n(left, std::min(k, depth) * lanes, T(0));
-  for (index_t first = 0; first < k; first += depth) {
-    const index_t part = std::min(depth, k - first);
-    const T* from = a + first * step;
-    const T scale = first == 0 ? beta : T(1);
-    if (step == 1) {
-      pack_transposed(part, m, from, row, left, lanes);
-    } else {
-      for (index_t p = 0; p < part; ++p) {
-        for (index_t i = 0; i < m; ++i) left[p * lanes + i] = from[i * row + p * step];
-      }
-    }
-    for (index_t j = 0; j < n; j += wide) {
-      const index_t columns = std::min(wide, n - j);
-      const T* right[wide];
-      for (index_t q = 0; q < wide; ++q) right[q] = b + std::min(j + q, n - 1) * ldb + first;
-      V sum[wide] = {};
-      for (index_t p = 0; p < part; ++p) {
-        V x;
-        std::memcpy(&x, left + p * lanes, sizeof(V));
-#pragma GCC unroll 8
-        for (index_t q = 0; q < wide; ++q) sum[q] += x * right[q][p];
-      }
-      for (V& x : sum) x *= alpha;
-      std::memcpy(tile, sum, sizeof(tile));
-      pack_transposed(lanes, wide, tile, lanes, turned, wide);
-      for (index_t i = 0; i < m; ++i) {
-        T* out = c + i * ldc + j;
-        for (index_t q = 0; q < columns; ++q) {
-          const T result = turned[i * wide + q];
-          out[q] = scale == T(0) ? result : result + scale * out[q];
-        }
-      }
-    }
-  }
-}
-
 /// The columns of C in panels as wide as the registers allow; a transposed or narrow B is packed, but
 /// for a single row, which is dots. Kept out of its callers, of which there are many: one copy of the
 /// kernels per type.
@@ -341,8 +378,10 @@ template <class T>
   if (transpose_b == Op::transpose && m == 1 && step == 1) {
     return Dots<T>{k, a, ldb}.run(n, b, alpha, beta, c);
   }
-  if (transpose_b == Op::transpose && m <= Across<T>::lanes && k > 0) {
-    return gemm_across(m, n, k, alpha, a, row, step, b, ldb, beta, c, ldc);
+  if constexpr (std::is_same_v<T, float>) {
+    if (transpose_b == Op::transpose && m <= across_rows && k > 0) {
+      return gemm_across(m, n, k, alpha, a, row, step, b, ldb, beta, c, ldc);
+    }
   }
   alignas(64) T packed[depth * wide];
   for (index_t first = 0; first < k || first == 0; first += depth) {

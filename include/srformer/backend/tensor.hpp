@@ -71,6 +71,35 @@ Tensor<B, T, Rank> zeros(B& be, const std::array<index_t, Rank>& shape) {
   return tensor;
 }
 
+/// Owns [rows, columns] elements whose rows lie one line of a host's cache further apart than they are long. Columns
+/// of a projection that belong to one head would else share a few sets of every cache, where a row is as long as
+/// a power of two or a small multiple of one, and drive each other out.
+template <class B, class T>
+class SpacedRows {
+ public:
+  SpacedRows() = default;
+  SpacedRows(B& be, index_t rows, index_t columns)
+      : memory_(be, {rows, columns + gap}), columns_(columns) {}
+
+  static SpacedRows zeros(B& be, index_t rows, index_t columns) {
+    SpacedRows made(be, rows, columns);
+    be.fill(made.memory_.data(), made.memory_.size(), T(0));
+    return made;
+  }
+
+  View<T, 2, typename B::space> view() { return memory_.view().slice(1, 0, columns_); }
+  View<const T, 2, typename B::space> view() const { return memory_.view().slice(1, 0, columns_); }
+  operator View<T, 2, typename B::space>() { return view(); }              // NOLINT: as a tensor
+  operator View<const T, 2, typename B::space>() const { return view(); }  // NOLINT
+
+ private:
+  static constexpr index_t gap = std::is_same_v<typename B::space, host_space>
+                                     ? static_cast<index_t>((64 + sizeof(T) - 1) / sizeof(T))
+                                     : 0;
+  Tensor<B, T, 2> memory_;
+  index_t columns_ = 0;
+};
+
 /// A copy of a contiguous view.
 template <class B, class T, int Rank>
 Tensor<B, std::remove_const_t<T>, Rank> clone(B& be, const View<T, Rank, typename B::space>& view) {

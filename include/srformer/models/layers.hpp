@@ -118,8 +118,8 @@ struct SelfAttention {
   double query_scale = 1;
 
   struct Saved {
-    Tensor<B, T, 2> qkv;  ///< [B*M, 3*H*D]
-    Tensor<B, T, 2> a;    ///< [B*M, H*D]
+    SpacedRows<B, T> qkv;  ///< [B*M, 3*H*D]
+    Tensor<B, T, 2> a;     ///< [B*M, H*D]
   };
 
   /// [s q, k, v] of h [R,E].
@@ -132,7 +132,7 @@ struct SelfAttention {
   /// a = attention of h [B*M,E] to itself, kept in saved.
   void forward(B& be, const AttentionShape& s, In<B, T, 2> h,
                const AttendContext<compute_t<T>, typename B::space>& context, Saved& saved) const {
-    saved.qkv = Tensor<B, T, 2>(be, {h.extent(0), 3 * s.inner()});
+    saved.qkv = SpacedRows<B, T>(be, h.extent(0), 3 * s.inner());
     saved.a = Tensor<B, T, 2>(be, {h.extent(0), s.inner()});
     project(be, h, saved.qkv.view());
     full_attention_forward(be, part(s, saved.qkv, 0), part(s, saved.qkv, 1), part(s, saved.qkv, 2),
@@ -144,7 +144,7 @@ struct SelfAttention {
                 const AttendContext<compute_t<T>, typename B::space>& context, const Saved& saved,
                 In<B, T, 2> d_a, View<T, 2, typename B::space> d_h,
                 compute_t<T>* d_relative) const {
-    Tensor<B, T, 2> d_qkv = zeros<T, 2>(be, saved.qkv.view().extents);
+    auto d_qkv = SpacedRows<B, T>::zeros(be, h.extent(0), 3 * s.inner());
     full_attention_backward(be, part(s, saved.qkv, 0), part(s, saved.qkv, 1), part(s, saved.qkv, 2),
                             context, as_heads<const T>(d_a, s.batch, s.heads, s.head_size),
                             part(s, d_qkv, 0), part(s, d_qkv, 1), part(s, d_qkv, 2), d_relative);
@@ -172,8 +172,9 @@ struct CrossAttention {
   std::array<Parameter<B, T>*, 4> rnn_key{}, rnn_value{};
 
   struct Saved {
-    Tensor<B, T, 2> q, kv, a;  ///< [B*M,H*D], [B*N,2*H*D], [B*M,H*D]
-    Tensor<B, T, 4> memory;    ///< of transformer_xl
+    SpacedRows<B, T> q, kv;  ///< [B*M, H*D], [B*N, 2*H*D]
+    Tensor<B, T, 2> a;       ///< [B*M, H*D]
+    Tensor<B, T, 4> memory;  ///< of transformer_xl
   };
 
   CrossAttentionParameters<T> parameters() const {
@@ -197,8 +198,8 @@ struct CrossAttention {
   void forward(B& be, const AttentionShape& s, In<B, T, 2> h, In<B, T, 2> source,
                const AttendContext<compute_t<T>, typename B::space>& context,
                const CrossAttentionOptions& options, Saved& saved) const {
-    saved.q = Tensor<B, T, 2>(be, {h.extent(0), s.inner()});
-    saved.kv = Tensor<B, T, 2>(be, {source.extent(0), 2 * s.inner()});
+    saved.q = SpacedRows<B, T>(be, h.extent(0), s.inner());
+    saved.kv = SpacedRows<B, T>(be, source.extent(0), 2 * s.inner());
     saved.a = Tensor<B, T, 2>(be, {h.extent(0), s.inner()});
     queries(be, h, saved.q.view());
     keys_and_values(be, s, source, saved.kv.view());
@@ -229,8 +230,8 @@ struct CrossAttention {
                 const AttendContext<compute_t<T>, typename B::space>& context,
                 const CrossAttentionOptions& options, const Saved& saved, In<B, T, 2> d_a,
                 View<T, 2, typename B::space> d_h, View<T, 2, typename B::space> d_source) const {
-    Tensor<B, T, 2> d_q = zeros<T, 2>(be, saved.q.view().extents);
-    Tensor<B, T, 2> d_kv = zeros<T, 2>(be, saved.kv.view().extents);
+    auto d_q = SpacedRows<B, T>::zeros(be, h.extent(0), s.inner());
+    auto d_kv = SpacedRows<B, T>::zeros(be, source.extent(0), 2 * s.inner());
     cross_attention_backward(
         be, heads(s, saved.q), heads(s, saved.kv), heads(s, saved.kv, s.inner()), parameters(),
         context, options, as_heads<const T>(d_a, s.batch, s.heads, s.head_size), heads(s, d_q),
