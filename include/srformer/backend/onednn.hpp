@@ -106,11 +106,11 @@ inline void onednn_matmul(index_t m, index_t n, index_t k, float alpha, const fl
   check_onednn(dnnl_stream_wait(stream));
 }
 
-/// C = alpha op(A) op(B) + beta C.
+/// C = alpha op(A) op(B) + beta C. A single column is sgemm's: matmul of version 3.7 stores it without its stride.
 inline void onednn_gemm(bool transpose_a, bool transpose_b, index_t m, index_t n, index_t k,
                         float alpha, const float* a, index_t lda, const float* b, index_t ldb,
                         float beta, float* c, index_t ldc) {
-  if (transpose_b && !transpose_a)
+  if (transpose_b && !transpose_a && n > 1)
     return onednn_matmul(m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
   check_onednn(dnnl_sgemm(transpose_a ? 'T' : 'N', transpose_b ? 'T' : 'N', m, n, k, alpha, a, lda,
                           b, ldb, beta, c, ldc));
