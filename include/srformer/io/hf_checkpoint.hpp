@@ -236,8 +236,8 @@ class HfCheckpoint {
       found.emplace_back(&slot, copies.front());
     }
     for (const auto& [name, file] : stored_) {
-      const auto ignored = [&name = name](const std::string& pattern) {
-        return matches_pattern(name, pattern);
+      const auto ignored = [&stored = name](const std::string& pattern) {
+        return matches_pattern(stored, pattern);
       };
       if (!taken.contains(name) &&
           std::none_of(options.ignore_unexpected.begin(), options.ignore_unexpected.end(), ignored))

@@ -601,9 +601,9 @@ class ByteBpeTokenizer {
     }
     for (const auto& [from, file] : {std::pair(&map, &map_file), std::pair(&config, &config_file)})
       for (const char* key : {"additional_special_tokens", "extra_special_tokens"})
-        detail::interpret_json(*file, [&, from = from] {
-          if (!from->contains(key) || !(*from)[key].is_array()) return;
-          for (const auto& token : (*from)[key])
+        detail::interpret_json(*file, [&, object = from] {
+          if (!object->contains(key) || !(*object)[key].is_array()) return;
+          for (const auto& token : (*object)[key])
             special.emplace_back(detail::read_added_token(token, true), &ignored);
         });
     const auto named = [&](const std::string& text) {
