@@ -145,7 +145,12 @@ TEMPLATE_TEST_CASE("A few rows by a transposed matrix are those of a taller prod
               for (index_t j = 0; j < p.ldc(); ++j) {
                 const index_t at = i * p.ldc() + j;
                 const TestType x = few[at], y = i < m ? all[at] : before[at];
-                const double bound = i < m ? rounding<TestType> * (2 + std::sqrt(double(k))) : 0;
+                // Even and odd steps apart for a few rows of float; else one rounding or two.
+                const bool pairs = std::is_same_v<TestType, float> && m <= detail::across_rows;
+                const double bound = i >= m      ? 0
+                                     : pairs     ? rounding<TestType> * (2 + std::sqrt(double(k)))
+                                     : beta != 0 ? 1e-5
+                                                 : 0;
                 if (std::isnan(y) ? !std::isnan(x) : !(std::abs(x - y) <= bound)) ++wrong;
               }
             }

@@ -49,16 +49,6 @@ struct ScoreBlock {
   SRF_HD index_t stride() const { return key_count + gap; }
 };
 
-namespace detail {
-
-/// What keeps the weights of one key, some of which are read together, off the same few sets of a host's cache.
-template <class C, class Space>
-inline constexpr index_t weights_gap = std::is_same_v<Space, host_space>
-                                           ? static_cast<index_t>((64 + sizeof(C) - 1) / sizeof(C))
-                                           : 0;
-
-}  // namespace detail
-
 /// What shapes the weights beyond the scores. A Mask other than ScoreMask offers its visible() and
 /// add().
 template <class C, class Space, class Mask = ScoreMask<C, Space>>

@@ -35,7 +35,7 @@ struct FullForward {
     const index_t b = lane / H, h = lane % H;
     const index_t count = M - first < rows_each ? M - first : rows_each;
     const index_t keys = context.mask.visible(first + count - 1, context.mask.keys(b, N));
-    const ScoreBlock block{b, h, D, H, M, N, first, count, 0, keys, 0, weights_gap<C, Space>};
+    const ScoreBlock block{b, h, D, H, M, N, first, count, 0, keys, 0, row_gap<C, Space>};
     attend_forward<Team, T, C, Space>(team, context, block, head_rows(q, b, h).from(first),
                                       head_rows(k, b, h), head_rows(v, b, h), C(1),
                                       head_rows(out, b, h).from(first), static_cast<C*>(scratch));
@@ -57,7 +57,7 @@ struct FullBackward {
   SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
     const index_t H = q.extent(1), M = q.extent(2), N = k.extent(2), D = q.extent(3);
     const index_t b = lane / H, h = lane % H, existing = context.mask.keys(b, N);
-    constexpr index_t gap = weights_gap<C, Space>;
+    constexpr index_t gap = row_gap<C, Space>;
     C* weights = static_cast<C*>(scratch);
     C* d_weights = weights + rows_each * (N + gap);
     C* d_rel = d_relative == nullptr ? nullptr : d_relative + b * H * (M + N - 1);
@@ -143,7 +143,7 @@ void full_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
   } else {
     const index_t M = q.extent(2), N = k.extent(2), each = detail::query_block(N);
     const index_t blocks = (M + each - 1) / each;
-    constexpr index_t gap = detail::weights_gap<compute_t<T>, typename B::space>;
+    constexpr index_t gap = detail::row_gap<compute_t<T>, typename B::space>;
     be.for_each_row(q.extent(0) * q.extent(1) * blocks,
                     each * (N + gap) * static_cast<index_t>(sizeof(compute_t<T>)),
                     detail::FullForward<T, typename B::space>{q, k, v, out, context, each, blocks});
@@ -172,7 +172,7 @@ void full_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
     Tensor<B, C, 1> partial(be, {d_relative == nullptr ? 0 : batch * distances});
     be.fill(partial.data(), partial.size(), C(0));
     using Backward = detail::FullBackward<T, typename B::space>;
-    constexpr index_t gap = detail::weights_gap<C, typename B::space>;
+    constexpr index_t gap = detail::row_gap<C, typename B::space>;
     const index_t scratch = 2 * each * (N + gap) + (Backward::narrow ? 2 * N * q.extent(3) : 0);
     be.for_each_row(batch * H, scratch * static_cast<index_t>(sizeof(C)),
                     Backward{q, k, v, d_out, d_q, d_k, d_v,

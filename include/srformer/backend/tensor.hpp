@@ -71,6 +71,16 @@ Tensor<B, T, Rank> zeros(B& be, const std::array<index_t, Rank>& shape) {
   return tensor;
 }
 
+namespace detail {
+
+/// Elements of the line of a host's cache that keeps rows apart; none on a device.
+template <class T, class Space>
+inline constexpr index_t row_gap = std::is_same_v<Space, host_space>
+                                       ? static_cast<index_t>((64 + sizeof(T) - 1) / sizeof(T))
+                                       : 0;
+
+}  // namespace detail
+
 /// Owns [rows, columns] elements whose rows lie one line of a host's cache further apart than they are long. Columns
 /// of a projection that belong to one head would else share a few sets of every cache, where a row is as long as
 /// a power of two or a small multiple of one, and drive each other out.
@@ -93,9 +103,7 @@ class SpacedRows {
   operator View<const T, 2, typename B::space>() const { return view(); }  // NOLINT
 
  private:
-  static constexpr index_t gap = std::is_same_v<typename B::space, host_space>
-                                     ? static_cast<index_t>((64 + sizeof(T) - 1) / sizeof(T))
-                                     : 0;
+  static constexpr index_t gap = detail::row_gap<T, typename B::space>;
   Tensor<B, T, 2> memory_;
   index_t columns_ = 0;
 };
