@@ -39,6 +39,78 @@ TEST_CASE("full attention in more than one block of queries") {
   check_attention_case(full_case(1, 1, 35, 5000, 1), false, {.coordinates = 4, .directions = 2});
 }
 
+TEMPLATE_TEST_CASE("heads that share rows of memory, as a projection writes them", "", float,
+                   double, Eigen::half) {
+  using T = TestType;
+  constexpr index_t B = 2, H = 3, D = 5, gap = 7, stride = H * D + gap;
+  const index_t M = GENERATE(6, 133, 300), N = 13;  // queries in one block and in several
+  const std::vector<index_t> lengths{N, 8};
+  EigenBackend be(2);
+  const auto drawn = [](index_t count, std::uint64_t stream) {  // as T holds them
+    auto x = draw(count, {1, stream});
+    for (double& number : x) number = static_cast<double>(T(number));
+    return x;
+  };
+  const auto queries = drawn(B * H * M * D, 1), keys = drawn(B * H * N * D, 2),
+             values = drawn(B * H * N * D, 3), given = drawn(B * H * M * D, 4),
+             before = drawn(B * H * N * D, 5);
+  // The numbers of x [B,H,length,D] as [B,length,H,D] with a gap behind every row, which holds -3.
+  const auto spread = [&](const Values& x, index_t length) {
+    std::vector<T> y(static_cast<std::size_t>(B * length * stride), T(-3));
+    for (index_t i = 0; i < B * H * length * D; ++i) {
+      const index_t c = i % D, t = i / D % length, h = i / D / length % H, b = i / D / length / H;
+      y[(b * length + t) * stride + h * D + c] = T(x[i]);
+    }
+    return y;
+  };
+  const auto run = [&]<class U>(auto at, std::vector<U>& q, auto& k, auto& v, auto& d_out,
+                                auto& out, auto& d_q, auto& d_k, auto& d_v) {
+    AttendContext<compute_t<U>, host_space> context;
+    context.mask.lengths = lengths.data();
+    full_attention_forward<EigenBackend, U>(be, at(q, M), at(k, N), at(v, N), context, at(out, M));
+    full_attention_backward<EigenBackend, U>(be, at(q, M), at(k, N), at(v, N), context,
+                                             at(d_out, M), at(d_q, M), at(d_k, N), at(d_v, N));
+  };
+  // Head by head in double, and as they share rows in T.
+  auto q = queries, k = keys, v = values, d_out = given, out = Values(queries.size()), d_q = given,
+       d_k = before, d_v = values;
+  run(
+      [](Values& x, index_t length) {
+        return View<double, 4>(x.data(), {B, H, length, D});
+      },
+      q, k, v, d_out, out, d_q, d_k, d_v);
+  auto far_q = spread(queries, M), far_k = spread(keys, N), far_v = spread(values, N),
+       far_d_out = spread(given, M), far_out = spread(queries, M), far_d_q = spread(given, M),
+       far_d_k = spread(before, N), far_d_v = spread(values, N);
+  run(
+      [&](std::vector<T>& x, index_t length) {
+        return View<T, 4>(x.data(), {B, H, length, D}, {length * stride, D, stride, 1});
+      },
+      far_q, far_k, far_v, far_d_out, far_out, far_d_q, far_d_k, far_d_v);
+
+  const double bound = sizeof(T) == 2 ? 2e-3 : sizeof(T) == 4 ? 2e-6 : 1e-14;
+  const auto agree = [&](const char* name, const Values& near, const std::vector<T>& far,
+                         index_t length) {
+    INFO(name);
+    Values found(near.size());
+    std::size_t kept = 0;
+    for (index_t i = 0; i < static_cast<index_t>(far.size()); ++i) {
+      const index_t row = i / stride, c = i % stride, b = row / length, t = row % length;
+      if (c >= H * D) {
+        kept += far[i] == T(-3);
+      } else {
+        found[((b * H + c / D) * length + t) * D + c % D] = static_cast<double>(far[i]);
+      }
+    }
+    CHECK(relative_error(found, near) < bound);
+    CHECK(kept == static_cast<std::size_t>(B * length * gap));
+  };
+  agree("out", out, far_out, M);
+  agree("d_q", d_q, far_d_q, M);
+  agree("d_k", d_k, far_d_k, N);
+  agree("d_v", d_v, far_d_v, N);
+}
+
 TEST_CASE("what shapes the scores of full attention") {
   AttentionCase c = full_case(2, 2, 7, 13, 3);
   const auto check = [&] { check_attention_case(c, false); };

@@ -72,9 +72,9 @@ SRF_HD void weigh_row(const Team& team, const AttendContext<C, Space, Mask>& con
 }
 
 /// weights [query_count, key_count] a stride apart: the softmax of every query of the block, before dropout.
-template <class Team, class T, class C, class Space, class Mask>
+template <class Team, class T, class C, class Space, class Mask, class K>
 SRF_HD void block_weights(const Team& team, const AttendContext<C, Space, Mask>& context,
-                          const ScoreBlock& block, Rows<const T> q, Rows<const T> k, C* weights) {
+                          const ScoreBlock& block, Rows<T> q, Rows<K> k, C* weights) {
   const index_t n = block.key_count, stride = block.stride();
   team.gemm(Op::none, Op::transpose, block.query_count, n, block.head_size, C(1), q.data, q.stride,
             k.data, k.stride, C(0), weights, stride);
@@ -131,10 +131,10 @@ SRF_HD void attend_forward(const Team& team, const AttendContext<C, Space, Mask>
 /// d_q, d_k, d_v += the gradients through out = alpha a. Returns sum_i d_out_i . a_i.
 ///   d_relative  [H, M+N-1] of this source, or null: += ds by distance
 ///   weights, d_weights  scratch [query_count, key_count] each, a stride apart
-/// G is T, or the compute type where a caller adds many blocks to the same keys.
-template <class Team, class T, class C, class Space, class Mask, class G>
+/// K and G are T, or the compute type where a caller takes many blocks to the same keys.
+template <class Team, class T, class C, class Space, class Mask, class K, class G>
 SRF_HD C attend_backward(const Team& team, const AttendContext<C, Space, Mask>& context,
-                         const ScoreBlock& block, Rows<const T> q, Rows<const T> k, Rows<const T> v,
+                         const ScoreBlock& block, Rows<const T> q, Rows<K> k, Rows<K> v,
                          Rows<const T> d_out, C alpha, Rows<T> d_q, Rows<G> d_k, Rows<G> d_v,
                          C* d_relative, C* weights, C* d_weights) {
   const index_t m = block.query_count, n = block.key_count, D = block.head_size;

@@ -45,47 +45,67 @@ struct FullForward {
 template <class T, class Space>
 struct FullBackward {
   using C = compute_t<T>;
-  static constexpr bool narrow = !std::is_same_v<T, C>;
+  static constexpr index_t gap = row_gap<C, Space>;
   View<const T, 4, Space> q, k, v, d_out;
   View<T, 4, Space> d_q, d_k, d_v;
   C* d_relative;  // [B,H,M+N-1]
   AttendContext<C, Space> context;
   index_t rows_each;
 
+  /// Whether keys, values and their gradients lie row after row and in C while a lane is worked on: where blocks of
+  /// queries go through them several times, and they are stored narrower, or have rows of other heads between
+  /// theirs, so that every few of them take another page of memory.
+  SRF_HD bool gathers() const {
+    const index_t D = q.extent(3);
+    const bool apart =
+        k.stride(2) != D || v.stride(2) != D || d_k.stride(2) != D || d_v.stride(2) != D;
+    return q.extent(2) > rows_each && (apart || !std::is_same_v<T, C>);
+  }
+  SRF_HD index_t weights_size() const { return rows_each * (k.extent(2) + gap); }
+  index_t scratch_size() const {
+    return 2 * weights_size() + (gathers() ? 4 * k.extent(2) * k.extent(3) : 0);
+  }
+
   /// One row is one source and head.
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
     const index_t H = q.extent(1), M = q.extent(2), N = k.extent(2), D = q.extent(3);
     const index_t b = lane / H, h = lane % H, existing = context.mask.keys(b, N);
-    constexpr index_t gap = row_gap<C, Space>;
     C* weights = static_cast<C*>(scratch);
-    C* d_weights = weights + rows_each * (N + gap);
+    C *d_weights = weights + weights_size(), *near = d_weights + weights_size();
     C* d_rel = d_relative == nullptr ? nullptr : d_relative + b * H * (M + N - 1);
-    const Rows<T> to_k = head_rows(d_k, b, h), to_v = head_rows(d_v, b, h);
-    // Blocks of queries add up in C, and are stored in T once.
-    Rows<C> sum_k, sum_v;
-    if constexpr (narrow) {
-      sum_k = {d_weights + rows_each * (N + gap), D}, sum_v = sum_k.from(N);
-      C* sums = sum_k.data;
-      team.for_each(2 * N * D, [=](index_t c) { sums[c] = C(0); });
-    } else {
-      sum_k = to_k, sum_v = to_v;
+    const Rows<const T> key = head_rows(k, b, h), value = head_rows(v, b, h);
+    const Rows<T> d_key = head_rows(d_k, b, h), d_value = head_rows(d_v, b, h);
+    const auto add_blocks = [&](auto keys_of, auto values_of, auto sum_k, auto sum_v) {
+      for (index_t first = 0; first < M; first += rows_each) {
+        const index_t count = M - first < rows_each ? M - first : rows_each;
+        const index_t keys = context.mask.visible(first + count - 1, existing);
+        const ScoreBlock block{b, h, D, H, M, N, first, count, 0, keys, 0, gap};
+        attend_backward<Team, T, C, Space>(team, context, block, head_rows(q, b, h).from(first),
+                                           keys_of, values_of, head_rows(d_out, b, h).from(first),
+                                           C(1), head_rows(d_q, b, h).from(first), sum_k, sum_v,
+                                           d_rel, weights, d_weights);
+      }
+    };
+    if (!gathers()) return add_blocks(key, value, d_key, d_value);
+    const Rows<C> near_k{near, D}, near_v = near_k.from(N), sum_k = near_v.from(N),
+                                   sum_v = sum_k.from(N);
+    for (index_t t = 0; t < existing; ++t) {
+      const T *from_k = key.row(t), *from_v = value.row(t);
+      C *to_k = near_k.row(t), *to_v = near_v.row(t), *zero_k = sum_k.row(t),
+        *zero_v = sum_v.row(t);
+      team.for_each(D, [=](index_t c) {
+        to_k[c] = C(from_k[c]), to_v[c] = C(from_v[c]);
+        zero_k[c] = C(0), zero_v[c] = C(0);
+      });
     }
-    for (index_t first = 0; first < M; first += rows_each) {
-      const index_t count = M - first < rows_each ? M - first : rows_each;
-      const index_t keys = context.mask.visible(first + count - 1, existing);
-      const ScoreBlock block{b, h, D, H, M, N, first, count, 0, keys, 0, gap};
-      attend_backward<Team, T, C, Space>(
-          team, context, block, head_rows(q, b, h).from(first), head_rows(k, b, h),
-          head_rows(v, b, h), head_rows(d_out, b, h).from(first), C(1),
-          head_rows(d_q, b, h).from(first), sum_k, sum_v, d_rel, weights, d_weights);
-    }
-    if constexpr (narrow) {
-      team.for_each(existing * D, [=](index_t i) {
-        const index_t t = i / D, c = i % D;
-        T &k_t = to_k.row(t)[c], &v_t = to_v.row(t)[c];
-        k_t = T(C(k_t) + sum_k.row(t)[c]);
-        v_t = T(C(v_t) + sum_v.row(t)[c]);
+    add_blocks(near_k, near_v, sum_k, sum_v);
+    for (index_t t = 0; t < existing; ++t) {
+      T *to_k = d_key.row(t), *to_v = d_value.row(t);
+      const C *from_k = sum_k.row(t), *from_v = sum_v.row(t);
+      team.for_each(D, [=](index_t c) {
+        to_k[c] = T(C(to_k[c]) + from_k[c]);
+        to_v[c] = T(C(to_v[c]) + from_v[c]);
       });
     }
   }
@@ -171,12 +191,10 @@ void full_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
     const index_t each = detail::query_block(N), distances = H * (M + N - 1);
     Tensor<B, C, 1> partial(be, {d_relative == nullptr ? 0 : batch * distances});
     be.fill(partial.data(), partial.size(), C(0));
-    using Backward = detail::FullBackward<T, typename B::space>;
-    constexpr index_t gap = detail::row_gap<C, typename B::space>;
-    const index_t scratch = 2 * each * (N + gap) + (Backward::narrow ? 2 * N * q.extent(3) : 0);
-    be.for_each_row(batch * H, scratch * static_cast<index_t>(sizeof(C)),
-                    Backward{q, k, v, d_out, d_q, d_k, d_v,
-                             d_relative == nullptr ? nullptr : partial.data(), context, each});
+    const detail::FullBackward<T, typename B::space> lane{
+        q,       k,   v, d_out, d_q, d_k, d_v, d_relative == nullptr ? nullptr : partial.data(),
+        context, each};
+    be.for_each_row(batch * H, lane.scratch_size() * static_cast<index_t>(sizeof(C)), lane);
     if (d_relative != nullptr) {
       be.for_each(distances, detail::AddOverBatch<C>{partial.data(), d_relative, batch, distances});
     }

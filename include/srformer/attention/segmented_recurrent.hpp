@@ -309,15 +309,18 @@ struct SegmentedRecurrentBackward {
         visit_product_gradients<Team, T, Y, C>(
             team, rule, M, rows, k, y, in.options.product, d_z, d_z == own ? z : own, panels,
             [&](index_t t, index_t end, const C* d_p) {
-              if (in.options.local && c0 == 0) {
+              const auto attend = [&] {
+                if (!in.options.local || c0 > 0) return;
                 const ScoreBlock block = local.rows.block_of_segment(rule, lane, t / rule.size);
                 along_local = along_local + local.attend(team, block, weights);
-              }
+              };
+              if (!direct) attend();
               team.gemm(Op::none, Op::transpose, end - t, rows.count, D, C(1), y.row(t), y.stride,
                         d_p, D, C(1), dk.row(t) + c0, dk.stride);
               if (direct) {
                 team.gemm(Op::none, Op::none, end - t, D, rows.count, C(1), k.row(t), k.stride, d_p,
                           D, C(1), dv.row(t), dv.stride);
+                attend();  // few queries, better off where dK and dV are in the cache by now
               } else {
                 team.gemm(Op::none, Op::none, end - t, D, rows.count, C(1), k.row(t) + c0, k.stride,
                           d_p, D, C(1), d_y + t * D, D);
