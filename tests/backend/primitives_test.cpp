@@ -97,6 +97,41 @@ struct HalveLeast {
 };
 }  // namespace
 
+TEMPLATE_TEST_CASE("memory filled past the caches", "", float, double, Eigen::half, std::uint8_t,
+                   (std::array<float, 3>)) {
+  using T = TestType;
+  const auto number = [](int x) {
+    if constexpr (sizeof(T) == 12) {
+      return T{float(x), 2, 3};
+    } else {
+      return T(static_cast<T>(x));
+    }
+  };
+  std::size_t wrong = 0, seen = 0;
+  for (const index_t start : {0, 1, 2, 3, 8, 16}) {
+    for (index_t n = 0; n < 70; ++n) {
+      std::vector<T> x(100, number(1));
+      detail::stream_fill(x.data() + start, n, number(7));
+      for (index_t i = 0; i < 100; ++i) {
+        wrong += x[i] != number(i >= start && i < start + n ? 7 : 1);
+        ++seen;
+      }
+    }
+  }
+  CHECK(seen == 42000);
+  CHECK(wrong == 0);
+}
+
+TEST_CASE("a fill that takes that way") {
+  EigenBackend be(2);
+  const index_t n = detail::streamed_bytes / static_cast<index_t>(sizeof(float)) + 5;
+  std::vector<float> x(static_cast<std::size_t>(n) + 2, 1.0f);
+  be.fill(x.data() + 1, n, 2.5f);
+  CHECK(x.front() == 1.0f);
+  CHECK(x.back() == 1.0f);
+  CHECK(std::count(x.begin(), x.end(), 2.5f) == n);
+}
+
 TEST_CASE("rows take denormal numbers for zeros, their callers do not") {
 #if defined(__SSE2__)
   for (const int threads : {1, 2}) {

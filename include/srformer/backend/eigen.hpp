@@ -3,6 +3,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
+#include <cstring>
 #include <memory>
 #include <thread>
 #include <type_traits>
@@ -11,7 +13,7 @@
 #include <srformer/backend/memory_pool.hpp>
 
 #if defined(__SSE2__)
-#include <xmmintrin.h>
+#include <emmintrin.h>
 #endif
 
 namespace srformer {
@@ -33,6 +35,31 @@ class DenormalsAreZero {
   unsigned before_;
 #endif
 };
+
+/// Bytes from which on memory is filled past the caches, where the processor is an x86: what is filled would leave
+/// them before it is read, and have been read into them first.
+inline constexpr index_t streamed_bytes = index_t{1} << 26;
+
+/// x[0..n) = value past the caches, but for what is left of the last 16 bytes.
+template <class T>
+void stream_fill(T* x, index_t n, const T& value) {
+  index_t done = 0;
+#if defined(__SSE2__)
+  if constexpr (std::is_trivially_copyable_v<T> && 16 % sizeof(T) == 0) {
+    constexpr index_t each = 16 / sizeof(T);
+    if (reinterpret_cast<std::uintptr_t>(x) % 16 == 0) {
+      T pattern[each];
+      std::fill_n(pattern, each, value);
+      __m128i bits;
+      std::memcpy(&bits, pattern, sizeof(bits));
+      for (; done + each <= n; done += each)
+        _mm_stream_si128(reinterpret_cast<__m128i*>(x + done), bits);
+      _mm_sfence();
+    }
+  }
+#endif
+  std::fill(x + done, x + n, value);
+}
 
 }  // namespace detail
 
@@ -66,7 +93,11 @@ class EigenBackend {
 
   template <class T>
   void fill(T* p, index_t n, const T& value) {
-    for_each_chunk(n, [=](index_t first, index_t last) { std::fill(p + first, p + last, value); });
+    const bool streamed = n * static_cast<index_t>(sizeof(T)) >= detail::streamed_bytes;
+    for_each_chunk(n, [=](index_t first, index_t last) {
+      if (streamed) return detail::stream_fill(p + first, last - first, value);
+      std::fill(p + first, p + last, value);
+    });
   }
 
   template <class To, class From>
