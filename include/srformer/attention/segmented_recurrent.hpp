@@ -18,10 +18,12 @@
 // the same for backends with gemm_batched, and attention/segmented.hpp has A. A row of P, Z, U and R goes
 // through all of this without the other rows, so a lane takes a few rows at a time through all segments,
 // while they stay in the cache. Where L < D and nothing is clamped, W is folded into the values: Z_j W^T =
-// sum over the others of K_l^T (V_l W^T), which replaces 2 S D^3 by 2 N D^2. Nothing is saved; backward
-// runs the products and the recurrence again.
+// sum over the others of K_l^T (V_l W^T), which replaces 2 S D^3 by 2 N D^2; a core takes float and double then
+// through registers, attention/recurrent_tiles.hpp. Nothing is saved; backward runs the products and the
+// recurrence again.
 #pragma once
 
+#include <srformer/attention/recurrent_tiles.hpp>
 #include <srformer/attention/segmented_recurrent_batched.hpp>
 
 namespace srformer {
@@ -119,21 +121,23 @@ struct SegmentedRecurrentForward {
   RecurrentInputs<T, Space> in;
   View<T, 4, Space> out;
   SegmentedForward<T, Space> local;
-  index_t folded_size, products_size, rest_size;
+  index_t table_size, folded_size, products_size, rest_size;
 
   static SegmentedRecurrentForward with(const RecurrentInputs<T, Space>& in,
                                         View<T, 4, Space> out) {
     const index_t D = in.head_size(), N = in.keys(), M = in.q.extent(2);
+    const index_t visited = most_visited(in.options.segments, M, N);
     return {in,
             out,
             {in.q, in.k, in.v, out, in.segment_rows(), in.sigma()},
+            seen_size<T, Space>(visited),
             in.folded() ? N * D : 0,
-            most_cells_at_a_time<Space>(N, most_visited(in.options.segments, M, N), D),
+            most_cells_at_a_time<Space>(N, visited, D),
             M * D};
   }
   index_t scratch_size() const {
     const index_t D = in.head_size();
-    return folded_size + 2 * products_size + recurrence_scratch(D) + D + rest_size +
+    return table_size + folded_size + 2 * products_size + recurrence_scratch(D) + D + rest_size +
            (in.options.local ? local.scratch_size() : 0);
   }
 
@@ -145,7 +149,7 @@ struct SegmentedRecurrentForward {
     const Rows<const T> q = head_rows(in.q, b, h), k = head_rows(in.k, b, h),
                         v = head_rows(in.v, b, h);
     const Rows<T> o = head_rows(out, b, h);
-    C* folded = static_cast<C*>(scratch);
+    C* folded = static_cast<C*>(scratch) + table_size;
     C *z = folded + folded_size, *own = z + products_size, *recurrence = own + products_size;
     C *inverse = recurrence + recurrence_scratch(D), *rest = inverse + D;
     C* weights = rest + rest_size;
@@ -153,6 +157,21 @@ struct SegmentedRecurrentForward {
     // O_i = alpha A_i, rest_i = q_i R_j
     const index_t most = rows_at_a_time<Space>(rule.length, rule.visited(M), D);
     with_product_values(team, in, rule.length, v, folded, [&](auto y) {
+      if constexpr (has_recurrent_tiles<Team, T, std::remove_cvref_t<decltype(y.data[0])>>) {
+        if (by_tiles(in)) {
+          for (index_t j = 0; with_local && j < rule.count(); j = rule.next_visited(j, M)) {
+            local.attend(team, local.rows.block_of_segment(rule, lane, j), weights);
+          }
+          team.for_each(M * D, [=](index_t c) { rest[c] = C(0); });
+          SeenSegment* seen = static_cast<SeenSegment*>(scratch);
+          fill_seen(rule, M, seen);
+          for_each_tile<T>(seen, rule.visited(M), rule.length, in.raf(), {D, D}, k, y,
+                           [&](auto tile, index_t r, index_t c) {
+                             tile.forward({q.data + r, q.stride}, z, {rest + c, D});
+                           });
+          return;
+        }
+      }
       for (index_t c = 0; c < D; c += most) {
         const ProductRows rows{D - c < most ? D - c : most, D, c};
         run_recurrence<Team, T>(
@@ -187,7 +206,7 @@ struct SegmentedRecurrentBackward {
   View<T, 4, Space> d_q, d_k, d_v;
   SegmentedBackward<T, Space> local;
   LanePartials<C> partials;
-  index_t folded_size, values_size, products_size, steps_size, rest_size;
+  index_t table_size, folded_size, values_size, products_size, steps_size, rest_size;
 
   static SegmentedRecurrentBackward with(const RecurrentInputs<T, Space>& in,
                                          View<const T, 4, Space> d_out, View<T, 4, Space> d_q,
@@ -203,6 +222,7 @@ struct SegmentedRecurrentBackward {
             d_v,
             {in.q, in.k, in.v, d_out, d_q, d_k, d_v, in.segment_rows(), in.sigma()},
             partials,
+            seen_size<T, Space>(visited),
             in.folded() ? N * D : 0,
             in.folded() || products < visited * D * D ? N * D : 0,
             products,
@@ -211,7 +231,7 @@ struct SegmentedRecurrentBackward {
   }
   index_t scratch_size() const {
     const index_t D = in.head_size();
-    return folded_size + values_size + 2 * products_size + steps_size + 3 * D * D +
+    return table_size + folded_size + values_size + 2 * products_size + steps_size + 3 * D * D +
            recurrence_scratch(D) + 2 * D + 2 * rest_size +
            (in.options.local ? local.scratch_size() : 0);
   }
@@ -227,7 +247,7 @@ struct SegmentedRecurrentBackward {
     const Rows<const T> d_o = head_rows(d_out, b, h);
     const Rows<T> dq = head_rows(d_q, b, h), dk = head_rows(d_k, b, h), dv = head_rows(d_v, b, h);
 
-    C* next = static_cast<C*>(scratch);
+    C* next = static_cast<C*>(scratch) + table_size;
     const auto take = [&next](index_t n) { return next += n, next - n; };
     C *folded = take(folded_size), *d_y = take(values_size);
     C *z = take(products_size), *own = take(products_size), *steps = take(steps_size);
@@ -262,46 +282,67 @@ struct SegmentedRecurrentBackward {
         const ProductRows rows{D - c0 < most ? D - c0 : most, D, c0};
         const index_t cells = rows.cells();
         const C onto(c0 > 0 ? 1 : 0);
-        // The forward again, keeping U_j and Z_j.
         C* u = stepwise ? steps : multiplied ? own : z;
-        run_recurrence<Team, T>(team, in, rule, M, rows, k, y, z, own, u, panels,
-                                [](index_t, const C*, index_t, index_t) {});
-
-        // rest_i = q_i R_j, R = RAF(X), in reverse
         C* d_x = stepwise ? own : u;
-        team.for_each(cells, [=](index_t c) { d_membrane[c] = C(0); });
-        index_t step = stepwise ? M : visited, s = visited;
-        for (index_t j = rule.visited_before(S, M); j >= 0; j = rule.visited_before(j, M)) {
-          const index_t first = rule.first_query(j), end = rule.end_query(j, M);
-          const index_t each = stepwise ? 1 : end - first;
-          C* d_x_j = d_x + --s * cells;
-          if (stepwise) team.for_each(cells, [=](index_t c) { d_x_j[c] = C(0); });
-          for (index_t i = end - each; i >= first; i -= each) {
-            C* u_j = u + --step * cells;
-            const C* r_j = recurrent ? r : u_j;
-            if (recurrent) fire<Team, C>(team, cells, raf, u_j, r);
-            team.gemm(Op::none, Op::none, each, D, rows.count, C(1), q.row(i) + c0, q.stride, r_j,
-                      D, onto, rest + i * D, D);
-            team.gemm(Op::none, Op::transpose, each, rows.count, D, C(1), d_rest + i * D, D, r_j, D,
-                      C(1), dq.row(i) + c0, dq.stride);
-            C* d_r_j = recurrent ? d_r : d_x_j;
-            team.gemm(Op::transpose, Op::none, rows.count, D, each, C(1), q.row(i) + c0, q.stride,
-                      d_rest + i * D, D, C(0), d_r_j, D);
-            if (!recurrent) continue;
-            const auto d =
-                raf_step_backward<Team, C>(team, cells, raf, u_j, step > 0 ? u_j - cells : nullptr,
-                                           d_r_j, d_membrane, stepwise ? d_r_j : d_x_j);
-            d_raf.leak = d_raf.leak + d.leak;
-            d_raf.threshold = d_raf.threshold + d.threshold;
-            if (stepwise) team.for_each(cells, [=](index_t c) { d_x_j[c] = d_x_j[c] + d_r_j[c]; });
+        // The forward again, keeping U_j and Z_j; then rest_i = q_i R_j, R = RAF(X), in reverse.
+        const auto by_matrices = [&] {
+          run_recurrence<Team, T>(team, in, rule, M, rows, k, y, z, own, u, panels,
+                                  [](index_t, const C*, index_t, index_t) {});
+
+          team.for_each(cells, [=](index_t c) { d_membrane[c] = C(0); });
+          index_t step = stepwise ? M : visited, s = visited;
+          for (index_t j = rule.visited_before(S, M); j >= 0; j = rule.visited_before(j, M)) {
+            const index_t first = rule.first_query(j), end = rule.end_query(j, M);
+            const index_t each = stepwise ? 1 : end - first;
+            C* d_x_j = d_x + --s * cells;
+            if (stepwise) team.for_each(cells, [=](index_t c) { d_x_j[c] = C(0); });
+            for (index_t i = end - each; i >= first; i -= each) {
+              C* u_j = u + --step * cells;
+              const C* r_j = recurrent ? r : u_j;
+              if (recurrent) fire<Team, C>(team, cells, raf, u_j, r);
+              team.gemm(Op::none, Op::none, each, D, rows.count, C(1), q.row(i) + c0, q.stride, r_j,
+                        D, onto, rest + i * D, D);
+              team.gemm(Op::none, Op::transpose, each, rows.count, D, C(1), d_rest + i * D, D, r_j,
+                        D, C(1), dq.row(i) + c0, dq.stride);
+              C* d_r_j = recurrent ? d_r : d_x_j;
+              team.gemm(Op::transpose, Op::none, rows.count, D, each, C(1), q.row(i) + c0, q.stride,
+                        d_rest + i * D, D, C(0), d_r_j, D);
+              if (!recurrent) continue;
+              const auto d = raf_step_backward<Team, C>(team, cells, raf, u_j,
+                                                        step > 0 ? u_j - cells : nullptr, d_r_j,
+                                                        d_membrane, stepwise ? d_r_j : d_x_j);
+              d_raf.leak = d_raf.leak + d.leak;
+              d_raf.threshold = d_raf.threshold + d.threshold;
+              if (stepwise)
+                team.for_each(cells, [=](index_t c) { d_x_j[c] = d_x_j[c] + d_r_j[c]; });
+            }
+            // X_j = Z_j W^T; folded, X_j is the product itself
+            if (!multiplied) continue;
+            C* z_j = z + s * cells;
+            team.gemm(Op::transpose, Op::none, D, D, rows.count, C(1), d_x_j, D, z_j, D, C(1),
+                      d_weight, D);
+            team.gemm(Op::none, Op::none, rows.count, D, D, C(1), d_x_j, D, in.parameters.weight, D,
+                      C(0), z_j, D);
           }
-          // X_j = Z_j W^T; folded, X_j is the product itself
-          if (!multiplied) continue;
-          C* z_j = z + s * cells;
-          team.gemm(Op::transpose, Op::none, D, D, rows.count, C(1), d_x_j, D, z_j, D, C(1),
-                    d_weight, D);
-          team.gemm(Op::none, Op::none, rows.count, D, D, C(1), d_x_j, D, in.parameters.weight, D,
-                    C(0), z_j, D);
+        };
+        if constexpr (has_recurrent_tiles<Team, T, Y>) {
+          if (by_tiles(in)) {
+            if (c0 == 0) team.for_each(M * D, [=](index_t c) { rest[c] = C(0); });
+            SeenSegment* seen = static_cast<SeenSegment*>(scratch);
+            fill_seen(rule, M, seen);
+            for_each_tile<T>(
+                seen, visited, rule.length, raf, rows, k, y, [&](auto tile, index_t r0, index_t c) {
+                  C* tile_u = u + r0 * D + c;
+                  const index_t row = c0 + r0;
+                  tile.keep(own, tile_u, D, cells);
+                  tile.backward({q.data + row, q.stride}, {d_rest + c, D}, tile_u, D, cells,
+                                {rest + c, D}, {dq.data + row, dq.stride}, d_raf);
+                });
+          } else {
+            by_matrices();
+          }
+        } else {
+          by_matrices();
         }
 
         // A_i of the segment; P_j = K_j^T Y_j; folded, Y = V W^T
