@@ -101,19 +101,44 @@ TEMPLATE_TEST_CASE("tiles are what matrices give, over shapes", "", float, doubl
 
 TEMPLATE_TEST_CASE("tiles are what matrices give, whatever is asked for", "", float, double) {
   auto c = tiled_case<TestType>(9, 45, 4);
-  SECTION("lengths") { c.lengths = {45, 6}; }
-  SECTION("lengths of one segment and of one key") { c.lengths = {3, 1}; }
-  SECTION("a horizon that queries do not reach") { c.options.horizon = 30; }
-  SECTION("queries beyond the horizon") { c.options.horizon = 4; }
+  const auto check = [&] { check_tiles<TestType>(c); };
+  SECTION("lengths") {
+    c.lengths = {45, 6};
+    check();
+  }
+  SECTION("lengths of one segment and of one key") {
+    c.lengths = {3, 1};
+    check();
+  }
+  SECTION("a horizon that queries do not reach") {
+    c.options.horizon = 30;
+    check();
+  }
+  SECTION("queries beyond the horizon") {
+    c.options.horizon = 4;
+    check();
+  }
   SECTION("upstream padding") {
     c.options.padding = Padding::upstream;
     c.lengths = {45, 6};
+    check();
   }
-  SECTION("no local part") { c.options.local = false; }
-  SECTION("no normalisation") { c.options.normalize = false; }
-  SECTION("gate and sigma") { c.options.gate = c.options.sigma = true; }
-  SECTION("a negative threshold") { c.threshold = -0.5; }
-  check_tiles<TestType>(c);
+  SECTION("no local part") {
+    c.options.local = false;
+    check();
+  }
+  SECTION("no normalisation") {
+    c.options.normalize = false;
+    check();
+  }
+  SECTION("gate and sigma") {
+    c.options.gate = c.options.sigma = true;
+    check();
+  }
+  SECTION("a negative threshold") {
+    c.threshold = -0.5;
+    check();
+  }
 }
 
 TEST_CASE("gradients through tiles, against dual numbers and the plain loops") {
@@ -134,17 +159,20 @@ TEST_CASE("one segment leaves exactly nothing to the others") {
 
 TEST_CASE("what tiles do not know is left to matrices") {
   const auto c = tiled_case<float>(5, 9, 3);
-  detail::RecurrentInputs<float, host_space> in{};
-  in.q = View<const float, 4>(nullptr, {1, 1, c.M, c.D});
-  in.k = in.v = View<const float, 4>(nullptr, {1, 1, c.N, c.D});
-  in.options.segments.segment_size = 3;
-  CHECK(detail::by_tiles(in));
-  SECTION("a clamp") { in.options.product.clamp = 1; }
-  SECTION("products of the segment") { in.options.product.product = Product::segment; }
-  SECTION("a step per token") { in.options.advance = Advance::token; }
-  SECTION("binary firing") { in.options.binary_firing = true; }
-  SECTION("no recurrence") { in.options.recurrence = false; }
-  SECTION("long segments") { in.options.segments.segment_size = c.D; }
-  SECTION("other heads") { in.k = View<const float, 4>(nullptr, {1, 1, c.N, c.D - 1}); }
-  CHECK(!detail::by_tiles(in));
+  const auto known = [&](auto change) {
+    detail::RecurrentInputs<float, host_space> in{};
+    in.q = View<const float, 4>(nullptr, {1, 1, c.M, c.D});
+    in.k = in.v = View<const float, 4>(nullptr, {1, 1, c.N, c.D});
+    in.options.segments.segment_size = 3;
+    change(in);
+    return detail::by_tiles(in);
+  };
+  CHECK(known([](auto&) {}));
+  CHECK(!known([](auto& in) { in.options.product.clamp = 1; }));
+  CHECK(!known([](auto& in) { in.options.product.product = Product::segment; }));
+  CHECK(!known([](auto& in) { in.options.advance = Advance::token; }));
+  CHECK(!known([](auto& in) { in.options.binary_firing = true; }));
+  CHECK(!known([](auto& in) { in.options.recurrence = false; }));
+  CHECK(!known([&](auto& in) { in.options.segments.segment_size = c.D; }));
+  CHECK(!known([&](auto& in) { in.k = View<const float, 4>(nullptr, {1, 1, c.N, c.D - 1}); }));
 }
