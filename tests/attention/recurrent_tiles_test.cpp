@@ -38,19 +38,15 @@ LaneResults<T> lane_results(const AttentionCase& c) {
   LaneResults<T> y{std::vector<T>(q.size()), copy_as<T>(x.q), copy_as<T>(x.k), copy_as<T>(x.v),
                    std::vector<T>(static_cast<std::size_t>(c.B * c.H * (c.D * c.D + 4)))};
   const std::array qs{c.B, c.H, c.M, c.D}, ks{c.B, c.H, c.N, c.D};
-  SegmentedRecurrentOptions options;
-  options.segments = {c.options.segment_size, c.options.horizon, c.options.padding};
-  options.local = c.options.local, options.normalize = c.options.normalize;
-  AttendContext<T, host_space> context;
-  context.mask.lengths = c.lengths.empty() ? nullptr : c.lengths.data();
+  const Biases<T> biases(c, x);
   const detail::RecurrentInputs<T, host_space> in{
       View<const T, 4>(q.data(), qs),
       View<const T, 4>(k.data(), ks),
       View<const T, 4>(v.data(), ks),
       {weight.data(), &leak, &threshold, c.options.sigma ? &sigma : nullptr,
        c.options.gate ? gate.data() : nullptr},
-      context,
-      options};
+      biases.context(c),
+      c.options.recurrent()};
   REQUIRE(detail::by_tiles(in));
   const auto forward =
       detail::SegmentedRecurrentForward<T, host_space>::with(in, View<T, 4>(y.out.data(), qs));

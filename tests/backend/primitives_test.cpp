@@ -125,8 +125,10 @@ TEMPLATE_TEST_CASE("memory filled past the caches", "", float, double, Eigen::ha
 TEST_CASE("a fill that takes that way") {
   EigenBackend be(2);
   const index_t n = detail::streamed_bytes / static_cast<index_t>(sizeof(float)) + 5;
-  std::vector<float> x(static_cast<std::size_t>(n) + 2, 1.0f);
-  be.fill(x.data() + 1, n, 2.5f);
+  // Four in front, so that what is filled begins where sixteen bytes do: elsewhere nothing is streamed.
+  std::vector<float> x(static_cast<std::size_t>(n) + 5, 1.0f);
+  REQUIRE(reinterpret_cast<std::uintptr_t>(x.data() + 4) % 16 == 0);
+  be.fill(x.data() + 4, n, 2.5f);
   CHECK(x.front() == 1.0f);
   CHECK(x.back() == 1.0f);
   CHECK(std::count(x.begin(), x.end(), 2.5f) == n);

@@ -68,7 +68,7 @@ struct RecurrentTile {
 
   static V load(const T* from) {
     V v;
-    std::memcpy(&v, from, sizeof(V));
+    load_computed(v, from);
     return v;
   }
   static void store(T* to, const V& v) { std::memcpy(to, &v, sizeof(V)); }
@@ -97,10 +97,11 @@ struct RecurrentTile {
     }
   }
 
-  /// Calls step(s, r, w, now) for every vector of U_s of the segments that are seen, in order.
+  /// Calls step(s, r, w, now) for every vector of U_s of the segments that are seen, in order, and done(s) after those
+  /// of one.
   ///   behind  [visited, high, wide] vectors of scratch
-  template <class Step>
-  [[gnu::always_inline]] void run(T* behind, Step step) const {
+  template <class Step, class Done>
+  [[gnu::always_inline]] void run(T* behind, Step step, Done done) const {
     constexpr index_t tile = high * wide * lanes;
     V sum[high][wide] = {};
     index_t end = length;
@@ -124,6 +125,7 @@ struct RecurrentTile {
         step(s, r, w, now);
         membrane[r][w] = after_reset(now, inverse);
       });
+      done(s);
     }
   }
 
@@ -139,12 +141,12 @@ struct RecurrentTile {
   [[gnu::noinline]] void forward(Rows<const T> q, T* behind, Rows<T> rest) const {
     const T inverse = T(1) / raf.threshold;
     V held[high][wide];
-    run(behind, [&](index_t s, int r, int w, const V& now) {
-      held[r][w] = fired(now, inverse);
-      if (r < high - 1 || w < wide - 1) return;
-      for (index_t i = seen[s].first_query; i < seen[s].end_query; ++i)
-        add_rest(q.row(i), held, rest.row(i));
-    });
+    run(
+        behind, [&](index_t, int r, int w, const V& now) { held[r][w] = fired(now, inverse); },
+        [&](index_t s) {
+          for (index_t i = seen[s].first_query; i < seen[s].end_query; ++i)
+            add_rest(q.row(i), held, rest.row(i));
+        });
   }
 
   static void add_rest(const T* q, const V (&held)[high][wide], T* rest) {
@@ -159,9 +161,12 @@ struct RecurrentTile {
 
   /// u_s = U_s, its rows `row` elements apart, and `step` from one s to the next.
   [[gnu::noinline]] void keep(T* behind, T* u, index_t row, index_t step) const {
-    run(behind, [&](index_t s, int r, int w, const V& now) {
-      store(u + s * step + r * row + w * lanes, now);
-    });
+    run(
+        behind,
+        [&](index_t s, int r, int w, const V& now) {
+          store(u + s * step + r * row + w * lanes, now);
+        },
+        [](index_t) {});
   }
 
   /// u_s becomes dX_s; rest as in forward, dq and the scalars' gradients are added to.

@@ -278,6 +278,13 @@ struct SegmentedRecurrentBackward {
 
     with_product_values(team, in, rule.length, v, folded, [&](auto y) {
       using Y = std::remove_cvref_t<decltype(*y.data)>;
+      bool tiled = false;
+      SeenSegment* seen = static_cast<SeenSegment*>(scratch);
+      if constexpr (has_recurrent_tiles<Team, T, Y>) tiled = by_tiles(in);
+      if (tiled) {
+        fill_seen(rule, M, seen);
+        team.for_each(M * D, [=](index_t c) { rest[c] = C(0); });
+      }
       for (index_t c0 = 0; c0 < D; c0 += most) {
         const ProductRows rows{D - c0 < most ? D - c0 : most, D, c0};
         const index_t cells = rows.cells();
@@ -285,7 +292,19 @@ struct SegmentedRecurrentBackward {
         C* u = stepwise ? steps : multiplied ? own : z;
         C* d_x = stepwise ? own : u;
         // The forward again, keeping U_j and Z_j; then rest_i = q_i R_j, R = RAF(X), in reverse.
-        const auto by_matrices = [&] {
+        if constexpr (has_recurrent_tiles<Team, T, Y>) {
+          if (tiled) {
+            for_each_tile<T>(
+                seen, visited, rule.length, raf, rows, k, y, [&](auto tile, index_t r0, index_t c) {
+                  C* tile_u = u + r0 * D + c;
+                  const index_t row = c0 + r0;
+                  tile.keep(own, tile_u, D, cells);
+                  tile.backward({q.data + row, q.stride}, {d_rest + c, D}, tile_u, D, cells,
+                                {rest + c, D}, {dq.data + row, dq.stride}, d_raf);
+                });
+          }
+        }
+        if (!tiled) {
           run_recurrence<Team, T>(team, in, rule, M, rows, k, y, z, own, u, panels,
                                   [](index_t, const C*, index_t, index_t) {});
 
@@ -324,25 +343,6 @@ struct SegmentedRecurrentBackward {
             team.gemm(Op::none, Op::none, rows.count, D, D, C(1), d_x_j, D, in.parameters.weight, D,
                       C(0), z_j, D);
           }
-        };
-        if constexpr (has_recurrent_tiles<Team, T, Y>) {
-          if (by_tiles(in)) {
-            if (c0 == 0) team.for_each(M * D, [=](index_t c) { rest[c] = C(0); });
-            SeenSegment* seen = static_cast<SeenSegment*>(scratch);
-            fill_seen(rule, M, seen);
-            for_each_tile<T>(
-                seen, visited, rule.length, raf, rows, k, y, [&](auto tile, index_t r0, index_t c) {
-                  C* tile_u = u + r0 * D + c;
-                  const index_t row = c0 + r0;
-                  tile.keep(own, tile_u, D, cells);
-                  tile.backward({q.data + row, q.stride}, {d_rest + c, D}, tile_u, D, cells,
-                                {rest + c, D}, {dq.data + row, dq.stride}, d_raf);
-                });
-          } else {
-            by_matrices();
-          }
-        } else {
-          by_matrices();
         }
 
         // A_i of the segment; P_j = K_j^T Y_j; folded, Y = V W^T
