@@ -80,14 +80,15 @@ SRF_HD void product(const Team& team, const ProductRows& rows, index_t first, in
 }
 
 template <class C>
-SRF_HD C bounded(const C& x, const C& bound) {
-  return primal(x) > primal(bound) ? bound : primal(x) < primal(-bound) ? -bound : x;
+SRF_IN_LOOP C bounded(const C& x, const C& bound) {
+  return math::select(primal(x) > primal(bound), bound,
+                      math::select(primal(x) < primal(-bound), C(-bound), x));
 }
 
 /// 1 where a clamp lets the gradient pass.
 template <class C>
-SRF_HD C passes(const C& x, const C& bound) {
-  return primal(x) > primal(bound) || primal(x) < primal(-bound) ? C(0) : C(1);
+SRF_IN_LOOP C passes(const C& x, const C& bound) {
+  return math::select(primal(x) > primal(bound) || primal(x) < primal(-bound), C(0), C(1));
 }
 
 /// Calls visit(j, z_j, cell) for every segment that some of `queries` queries see, in order: cell(c),

@@ -21,7 +21,8 @@ inline constexpr double linear_epsilon = 1e-6;
 inline constexpr index_t linear_rows = 64;  // rows whose features are in memory at a time
 
 template <class C>
-SRF_HD C feature(const C& x) {
+SRF_IN_LOOP C feature(const C& x) {
+  if constexpr (std::is_same_v<C, float>) return math::select(x > 0, x + 1.0f, math::exp(x));
   return primal(x) > 0 ? x + C(1) : math::exp(x);
 }
 
@@ -197,7 +198,7 @@ struct LinearBackward {
       T* to = d_x.row(first + r);
       const C *f = phi + r * D, *d_f = d_phi + r * D;
       team.for_each(D, [=](index_t c) {
-        const C slope = primal(C(at[c])) > 0 ? C(1) : f[c];
+        const C slope = math::select(primal(C(at[c])) > 0, C(1), f[c]);
         to[c] = T(C(to[c]) + d_f[c] * slope);
       });
     }

@@ -35,24 +35,24 @@ namespace detail {
 
 /// What U leaves in the membrane: U - threshold [U / threshold > 1].
 template <class C>
-SRF_HD C after_reset(const C& u, const RafScalars<C>& raf, const C& inverse) {
-  return primal(u * inverse - C(1)) > 0 ? u - raf.threshold : u;
+SRF_IN_LOOP C after_reset(const C& u, const RafScalars<C>& raf, const C& inverse) {
+  return math::select(primal(u * inverse - C(1)) > 0, C(u - raf.threshold), u);
 }
 
 /// max(u, 0), or binary [u > 0], of u = U / threshold - 1.
 template <bool binary, class C>
-SRF_HD C fired(const C& u, const C& inverse) {
+SRF_IN_LOOP C fired(const C& u, const C& inverse) {
   const C over = u * inverse - C(1);
-  return primal(over) > 0 ? (binary ? C(1) : over) : C(0);
+  return math::select(primal(over) > 0, binary ? C(1) : over, C(0));
 }
 
 /// What stands for its derivative: [u > 0], or binary 0.3 max(0, 1 - |u|).
 template <bool binary, class C>
-SRF_HD C firing_slope(const C& over) {
-  const C above = primal(over) > 0 ? C(1) : C(0);
+SRF_IN_LOOP C firing_slope(const C& over) {
+  const C above = math::select(primal(over) > 0, C(1), C(0));
   if constexpr (!binary) return above;
-  const C rest = C(1) - (primal(over) > 0 ? over : -over);
-  return primal(rest) > 0 ? C(0.3) * rest : C(0);
+  const C rest = C(1) - math::select(primal(over) > 0, over, C(-over));
+  return math::select(primal(rest) > 0, C(C(0.3) * rest), C(0));
 }
 
 /// Calls f(std::bool_constant<binary>{}) for the way of firing.
@@ -106,12 +106,12 @@ struct RafCellGradients {
 
 /// One step of one cell back: u is U_j, membrane is Mem_{j-1}, d_membrane is dMem_j.
 template <bool binary, class C>
-SRF_HD RafCellGradients<C> raf_cell_backward(const RafScalars<C>& raf, const C& inverse, const C& u,
+SRF_IN_LOOP RafCellGradients<C> raf_cell_backward(const RafScalars<C>& raf, const C& inverse, const C& u,
                                              const C& membrane, const C& d_r, const C& d_membrane) {
   const C relative = u * inverse, over = relative - C(1);
   const C through = firing_slope<binary>(over) * inverse * d_r;
   const C d_u = through + d_membrane;
-  const C reset = primal(over) > 0 ? d_membrane : C(0);
+  const C reset = math::select(primal(over) > 0, d_membrane, C(0));
   return {raf.leak * d_u, d_u, d_u * membrane, -(through * relative + reset)};
 }
 

@@ -49,17 +49,19 @@ bool by_tiles(const RecurrentInputs<T, Space>& in) {
 
 #if !defined(__CUDACC__)
 
-/// Whether a team works with keys T and values Y in the registers of one core.
+/// Whether a team works with keys T and values Y in the registers of one core. In shorter or fewer registers tiles are
+/// so small that the keys and values come from the cache too often: passes over products in memory are ahead.
 template <class Team, class T, class Y>
 inline constexpr bool has_recurrent_tiles =
-    std::is_same_v<Team, SerialTeam>&& std::is_same_v<T, Y>&& has_vector_kernel<T>;
+    std::is_same_v<Team, SerialTeam>&& std::is_same_v<T, Y>&& has_vector_kernel<T> &&
+    vector_registers == 32;
 
 /// Some rows by tile_columns of the states of one lane. Pointers are those of the tile's first row and column.
 template <class T>
 struct RecurrentTile {
   using V = typename Vector<T>::type;
   static constexpr int lanes = Vector<T>::lanes, wide = 4;
-  static constexpr int high = vector_bytes >= 64 ? 4 : 2;  // the sums are half of the registers
+  static constexpr int high = 4;  // the sums are half of the registers
 
   const SeenSegment* seen;
   index_t visited, length;

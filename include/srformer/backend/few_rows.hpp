@@ -13,13 +13,10 @@
 #include <cstring>
 #include <type_traits>
 
-#include <srformer/core/scalar.hpp>
+#include <srformer/backend/vector.hpp>
 
 #if defined(_OPENMP)
 #include <omp.h>
-#endif
-#if defined(__AVX512F__) && !defined(__CUDACC__)
-#include <immintrin.h>
 #endif
 
 namespace srformer::detail {
@@ -29,29 +26,14 @@ namespace srformer::detail {
 #pragma nv_diag_suppress 1675  // `GCC unroll` is for the host compiler, which reads this text after nvcc
 #endif
 
-#if defined(__AVX512F__)
-inline constexpr int vector_bytes = 64;
-inline constexpr int dots_high = 4, dots_wide = 4;  // 16 of 32 registers accumulate
-#elif defined(__AVX__)
-inline constexpr int vector_bytes = 32;
-inline constexpr int dots_high = 3, dots_wide = 2;  // 12 of 16
-#else
-inline constexpr int vector_bytes = 16;
-inline constexpr int dots_high = 3, dots_wide = 1;
-#endif
+/// Rows of A and of B that a tile multiplies, each pair in `line_vectors` registers: 16 of 32 accumulate, or 12 of 16.
+/// Registers of 16 bytes hold one pair well, as products without a fused addition need some as well.
+inline constexpr int dots_high = vector_bytes == 64 ? 4 : vector_bytes == 32 ? 3 : 1;
+inline constexpr int dots_wide = vector_bytes == 64 ? 4 : vector_bytes == 32 ? 2 : 1;
 
-template <class T>
-struct Vector;
-template <>
-struct Vector<float> {
-  typedef float type __attribute__((vector_size(vector_bytes)));
-  static constexpr int lanes = vector_bytes / sizeof(float);
-};
-template <>
-struct Vector<double> {
-  typedef double type __attribute__((vector_size(vector_bytes)));
-  static constexpr int lanes = vector_bytes / sizeof(double);
-};
+/// The dots of a tile, of which some are used.
+template <class C>
+using DotsOfTile = C[4][4];
 
 /// Whether the kernel knows a product: all double, or float and what is widened to it.
 template <class TA, class TB, class TC>
@@ -65,92 +47,13 @@ inline constexpr bool has_dots = (std::is_same_v<TA, double> && std::is_same_v<T
 inline constexpr index_t few_rows = dots_high >= 4 ? 64 : 32;
 
 /// Whether it is where B is in the cache and stored as TB, and has n rows: up to two rows, and where the
-/// packed kernel has no full vector. A single row has a kernel of its own.
+/// packed kernel has no full vector. A single row has a kernel of its own. Narrow numbers are then widened for each tile,
+/// which is better done once where that takes more than an instruction or two.
 template <class TB>
 constexpr bool few_rows_in_cache(index_t m, index_t n) {
   constexpr bool narrow = !std::is_same_v<TB, compute_t<TB>>;
-  return m <= (narrow ? 8 : n < 16 ? 16 : 2) && (m > 1 || narrow);
-}
-
-/// x in what is computed in, in a form that compilers vectorise.
-template <class T>
-inline compute_t<T> as_computed(const T& x) {
-  if constexpr (std::is_same_v<T, compute_t<T>>) {
-    return x;
-  } else if constexpr (std::is_same_v<compute_t<T>, float>) {
-    return widened(x);
-  } else {
-    return compute_t<T>(x);
-  }
-}
-template <class T>
-inline T as_stored(compute_t<T> x) {
-  if constexpr (std::is_same_v<T, double>) {
-    return x;
-  } else {
-    return narrowed<T>(x);
-  }
-}
-
-/// v = the numbers at `from` as they are computed with.
-template <class V, class T>
-[[gnu::always_inline]] inline void load_computed(V& v, const T* from) {
-  if constexpr (std::is_same_v<T, compute_t<T>>) {
-    std::memcpy(&v, from, sizeof(V));
-  } else {
-#if defined(__AVX512F__) && !defined(__CUDACC__)
-    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
-    if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
-      const __m512i wide = _mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
-      std::memcpy(&v, &wide, sizeof(V));
-    } else {
-      const __m512 wide = _mm512_cvtph_ps(bits);
-      std::memcpy(&v, &wide, sizeof(V));
-    }
-#else
-    float wide[sizeof(V) / sizeof(float)];
-    SRF_INDEPENDENT
-    for (std::size_t l = 0; l < sizeof(V) / sizeof(float); ++l) wide[l] = widened(from[l]);
-    std::memcpy(&v, wide, sizeof(V));
-#endif
-  }
-}
-
-/// The sum of the lanes: halves are added while there are two.
-template <class V>
-[[gnu::always_inline]] inline auto sum_of_lanes(V& v) {
-  constexpr int lanes = sizeof(V) / sizeof(v[0]);
-#if defined(__CUDACC__)
-  for (int half = lanes / 2; half > 0; half /= 2) {
-    for (int e = 0; e < half; ++e) v[e] += v[e + half];
-  }
-#else
-  if constexpr (lanes == 16) {
-    v += __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
-    v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
-    v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
-    v += __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
-  } else if constexpr (lanes == 8) {
-    v += __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
-    v += __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
-    v += __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
-  } else if constexpr (lanes == 4) {
-    v += __builtin_shufflevector(v, v, 2, 3, 0, 1);
-    v += __builtin_shufflevector(v, v, 1, 0, 3, 2);
-  } else {
-    v += __builtin_shufflevector(v, v, 1, 0);
-  }
-#endif
-  return v[0];
-}
-
-/// v stays in a register: GCC would read it from memory again for each product that it enters, and
-/// products would wait for loads.
-template <class V>
-[[gnu::always_inline]] inline void keep_in_register([[maybe_unused]] V& v) {
-#if defined(__x86_64__) && !defined(__CUDACC__)
-  asm("" : "+v"(v));
-#endif
+  if constexpr (narrow) return m <= (widens_at_once<TB> ? 8 : 1);
+  return m > 1 && m <= (n < 16 ? 16 : vector_bytes == 16 ? 4 : 2);
 }
 
 /// What a tile asks of memory at each step: some lines of 64 bytes. Processors that fetch ahead by
@@ -184,9 +87,9 @@ inline constexpr int lines_of_step = static_cast<int>(Columns * sizeof(TB) / siz
 template <int Rows, int Columns, class TA, class TB, class C = compute_t<TB>>
 [[gnu::always_inline]] inline void dots_tile(index_t k, const TA* a, index_t lda, const TB* b,
                                              index_t ldb, Fetch fetch,
-                                             C (&dots)[dots_high][dots_wide]) {
+                                             DotsOfTile<C>& dots) {
   using V = typename Vector<C>::type;
-  constexpr int lanes = Vector<C>::lanes, parts = 64 / vector_bytes, step = lanes * parts;
+  constexpr int lanes = Vector<C>::lanes, parts = line_vectors, step = lanes * parts;
   V sum[Rows][Columns][parts] = {};
   const auto add = [&](const TA* x, index_t of_x, const TB* y, index_t of_y)
       __attribute__((always_inline)) {
@@ -231,11 +134,7 @@ template <int Rows, int Columns, class TA, class TB, class C = compute_t<TB>>
   for (int i = 0; i < Rows; ++i) {
 #pragma GCC unroll 8
     for (int j = 0; j < Columns; ++j) {
-#pragma GCC unroll 2
-      for (int half = parts / 2; half > 0; half /= 2) {
-#pragma GCC unroll 2
-        for (int e = 0; e < half; ++e) sum[i][j][e] += sum[i][j][e + half];
-      }
+      add_parts(sum[i][j]);
       dots[i][j] = sum_of_lanes(sum[i][j][0]);
     }
   }
@@ -244,7 +143,7 @@ template <int Rows, int Columns, class TA, class TB, class C = compute_t<TB>>
 /// c = alpha dots + beta c for a tile of C.
 template <class TC, class C = compute_t<TC>>
 [[gnu::always_inline]] inline void store_tile(index_t rows, int columns, C alpha,
-                                              const C (&dots)[dots_high][dots_wide], C beta, TC* c,
+                                              const DotsOfTile<C>& dots, C beta, TC* c,
                                               index_t ldc) {
   for (index_t r = 0; r < rows; ++r) {
     TC* to = c + r * ldc;
@@ -259,7 +158,7 @@ template <class TC, class C = compute_t<TC>>
 template <int Columns, class TA, class TB, class TC, class C = compute_t<TC>>
 inline void dots_columns(index_t m, index_t k, C alpha, const TA* a, index_t lda, const TB* b,
                          index_t ldb, C beta, TC* c, index_t ldc) {
-  C dots[dots_high][dots_wide];
+  DotsOfTile<C> dots;
   constexpr int step = 64 / sizeof(C), lines = lines_of_step<Columns, TB>;
   const index_t tiles = (m + dots_high - 1) / dots_high;
   const bool fetching = m > 1 && ldb == k && Columns == dots_wide;
@@ -271,9 +170,9 @@ inline void dots_columns(index_t m, index_t k, C alpha, const TA* a, index_t lda
     if (rows == 1) {
       dots_tile<1, Columns>(k, at, lda, b, ldb, fetch, dots);
     } else if (rows == 2) {
-      dots_tile<2, Columns>(k, at, lda, b, ldb, fetch, dots);
+      if constexpr (dots_high >= 2) dots_tile<2, Columns>(k, at, lda, b, ldb, fetch, dots);
     } else if (rows == 3) {
-      dots_tile<3, Columns>(k, at, lda, b, ldb, fetch, dots);
+      if constexpr (dots_high >= 3) dots_tile<3, Columns>(k, at, lda, b, ldb, fetch, dots);
     } else {
       if constexpr (dots_high >= 4) dots_tile<4, Columns>(k, at, lda, b, ldb, fetch, dots);
     }
@@ -287,7 +186,7 @@ inline void dots_columns(index_t m, index_t k, C alpha, const TA* a, index_t lda
 template <int Rows, class TA, class TB, class TC, class C = compute_t<TC>>
 inline void streamed_dots(index_t n, index_t k, C alpha, const TA* a, index_t lda, const TB* b,
                           C beta, TC* c, index_t ldc) {
-  C dots[dots_high][dots_wide];
+  DotsOfTile<C> dots;
   constexpr int step = 64 / sizeof(C) * sizeof(TB);
   for (index_t j = 0; j < n; ++j, b += k) {
     dots_tile<Rows, 1>(k, a, lda, b, k, Fetch::behind(b, step), dots);

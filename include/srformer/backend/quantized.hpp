@@ -83,63 +83,147 @@ inline void quantize_rows(index_t rows, index_t columns, const float* x, index_t
   }
 }
 
-inline constexpr int quantized_high = 4, quantized_wide = 4;
+// IntegerSum: a sum of products of integers, split over the lanes of a register. `step` numbers are added at a time;
+// load_left and load_right take `count` of them, and zeros in place of the others; `high` rows of four sums are in
+// the registers at once.
+#if !defined(__CUDACC__) && defined(__AVX512VNNI__) && defined(__AVX512BW__)
+struct IntegerSum {
+  static constexpr index_t step = 64;
+  static constexpr int high = 4;
+  __m512i lanes = _mm512_setzero_si512();
+
+  static __m512i load_left(const void* x, index_t count) {
+    const __mmask64 there = count >= step ? ~__mmask64{0} : (__mmask64{1} << count) - 1;
+    return _mm512_maskz_loadu_epi8(there, x);
+  }
+  static __m512i load_right(const void* w, index_t count) { return load_left(w, count); }
+  void add(const __m512i& x, const __m512i& w) { lanes = _mm512_dpbusd_epi32(lanes, x, w); }
+
+  std::int32_t total() const { return _mm512_reduce_add_epi32(lanes); }
+  /// The lanes of four sums side by side, then halves added while there are two.
+  static void totals(const IntegerSum (&x)[4], std::int32_t* to) {
+    const __m512i even = _mm512_add_epi32(_mm512_unpacklo_epi32(x[0].lanes, x[1].lanes),
+                                          _mm512_unpackhi_epi32(x[0].lanes, x[1].lanes));
+    const __m512i odd = _mm512_add_epi32(_mm512_unpacklo_epi32(x[2].lanes, x[3].lanes),
+                                         _mm512_unpackhi_epi32(x[2].lanes, x[3].lanes));
+    const __m512i four =
+        _mm512_add_epi32(_mm512_unpacklo_epi64(even, odd), _mm512_unpackhi_epi64(even, odd));
+    const __m256i two =
+        _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64(four, 1));
+    const __m128i one = _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), one);
+  }
+};
+#elif !defined(__CUDACC__) && defined(__SSE2__)
+/// Numbers widened to 16 bits, whose products in pairs are exact in 32.
+struct IntegerSum {
+  static constexpr index_t step = 16;
+  static constexpr int high = 2;
+
+  template <class T>
+  static __m128i load(const T* x, index_t count) {
+    if (count >= step) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(x));
+    T padded[step] = {};
+    std::copy_n(x, count, padded);
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(padded));
+  }
+#if defined(__AVX2__)
+  __m256i lanes = _mm256_setzero_si256();
+  static __m256i load_left(const std::uint8_t* x, index_t count) {
+    return _mm256_cvtepu8_epi16(load(x, count));
+  }
+  static __m256i load_right(const std::int8_t* w, index_t count) {
+    return _mm256_cvtepi8_epi16(load(w, count));
+  }
+  void add(const __m256i& x, const __m256i& w) {
+    lanes = _mm256_add_epi32(lanes, _mm256_madd_epi16(x, w));
+  }
+  __m128i quarter() const {
+    return _mm_add_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+  }
+#else
+  struct Pair {
+    __m128i low, high;
+  };
+  __m128i lanes = _mm_setzero_si128();
+  static Pair load_left(const std::uint8_t* x, index_t count) {
+    const __m128i bytes = load(x, count), zero = _mm_setzero_si128();
+    return {_mm_unpacklo_epi8(bytes, zero), _mm_unpackhi_epi8(bytes, zero)};
+  }
+  static Pair load_right(const std::int8_t* w, index_t count) {
+    const __m128i bytes = load(w, count);
+    return {_mm_srai_epi16(_mm_unpacklo_epi8(bytes, bytes), 8),
+            _mm_srai_epi16(_mm_unpackhi_epi8(bytes, bytes), 8)};
+  }
+  void add(const Pair& x, const Pair& w) {
+    lanes = _mm_add_epi32(lanes, _mm_madd_epi16(x.low, w.low));
+    lanes = _mm_add_epi32(lanes, _mm_madd_epi16(x.high, w.high));
+  }
+  __m128i quarter() const { return lanes; }
+#endif
+
+  std::int32_t total() const {
+    __m128i x = quarter();
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xB1)));
+  }
+  static void totals(const IntegerSum (&x)[4], std::int32_t* to) {
+    const __m128i a = x[0].quarter(), b = x[1].quarter(), c = x[2].quarter(), d = x[3].quarter();
+    const __m128i even = _mm_add_epi32(_mm_unpacklo_epi32(a, b), _mm_unpackhi_epi32(a, b));
+    const __m128i odd = _mm_add_epi32(_mm_unpacklo_epi32(c, d), _mm_unpackhi_epi32(c, d));
+    const __m128i all = _mm_add_epi32(_mm_unpacklo_epi64(even, odd), _mm_unpackhi_epi64(even, odd));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), all);
+  }
+};
+#else
+struct IntegerSum {
+  static constexpr index_t step = 1;
+  static constexpr int high = 4;
+  std::int32_t lanes = 0;
+  static std::int32_t load_left(const std::uint8_t* x, index_t) { return *x; }
+  static std::int32_t load_right(const std::int8_t* w, index_t) { return *w; }
+  void add(std::int32_t x, std::int32_t w) { lanes += x * w; }
+  std::int32_t total() const { return lanes; }
+  static void totals(const IntegerSum (&x)[4], std::int32_t* to) {
+    for (int j = 0; j < 4; ++j) to[j] = x[j].lanes;
+  }
+};
+#endif
+
+inline constexpr int quantized_high = IntegerSum::high, quantized_wide = 4;
 
 /// sums[i][j] = row i of x times row j of w, both of k integers.
 template <int Rows, int Columns>
 [[gnu::always_inline]] inline void integer_tile(
     index_t k, const std::uint8_t* x, const std::int8_t* w, [[maybe_unused]] Fetch fetch,
     std::int32_t (&sums)[quantized_high][quantized_wide]) {
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__) && !defined(__CUDACC__)
-  __m512i sum[Rows][Columns];
+  constexpr index_t step = IntegerSum::step;
+  IntegerSum sum[Rows][Columns];
+  const auto add = [&](index_t p, index_t count) __attribute__((always_inline)) {
+    decltype(IntegerSum::load_left(x, count)) left[Rows];
 #pragma GCC unroll 4
-  for (int i = 0; i < Rows; ++i) {
-#pragma GCC unroll 4
-    for (int j = 0; j < Columns; ++j) sum[i][j] = _mm512_setzero_si512();
-  }
-  for (index_t p = 0; p < k; p += 64) {
-    fetch.step();
-    const __mmask64 there = k - p >= 64 ? ~__mmask64{0} : (__mmask64{1} << (k - p)) - 1;
-    __m512i left[Rows];
-#pragma GCC unroll 4
-    for (int i = 0; i < Rows; ++i) left[i] = _mm512_maskz_loadu_epi8(there, x + i * k + p);
+    for (int i = 0; i < Rows; ++i) left[i] = IntegerSum::load_left(x + i * k + p, count);
 #pragma GCC unroll 4
     for (int j = 0; j < Columns; ++j) {
-      const __m512i right = _mm512_maskz_loadu_epi8(there, w + j * k + p);
+      const auto right = IntegerSum::load_right(w + j * k + p, count);
 #pragma GCC unroll 4
-      for (int i = 0; i < Rows; ++i) sum[i][j] = _mm512_dpbusd_epi32(sum[i][j], left[i], right);
+      for (int i = 0; i < Rows; ++i) sum[i][j].add(left[i], right);
     }
+  };
+  const index_t whole = k - k % step;
+  for (index_t p = 0; p < whole; p += step) {
+    if (p % 64 == 0) fetch.step();
+    add(p, step);
   }
+  if (whole < k) add(whole, k - whole);
 #pragma GCC unroll 4
   for (int i = 0; i < Rows; ++i) {
     if constexpr (Columns == 1) {
-      sums[i][0] = _mm512_reduce_add_epi32(sum[i][0]);
-    } else {  // the lanes of four sums side by side, then halves added while there are two
-      const __m512i even = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[i][0], sum[i][1]),
-                                            _mm512_unpackhi_epi32(sum[i][0], sum[i][1]));
-      const __m512i odd = _mm512_add_epi32(_mm512_unpacklo_epi32(sum[i][2], sum[i][3]),
-                                           _mm512_unpackhi_epi32(sum[i][2], sum[i][3]));
-      const __m512i four =
-          _mm512_add_epi32(_mm512_unpacklo_epi64(even, odd), _mm512_unpackhi_epi64(even, odd));
-      const __m256i two =
-          _mm256_add_epi32(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64(four, 1));
-      const __m128i one =
-          _mm_add_epi32(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1));
-      _mm_storeu_si128(reinterpret_cast<__m128i*>(sums[i]), one);
+      sums[i][0] = sum[i][0].total();
+    } else {
+      IntegerSum::totals(sum[i], sums[i]);
     }
   }
-#else
-  for (int i = 0; i < Rows; ++i) {
-    for (int j = 0; j < Columns; ++j) {
-      const std::uint8_t* left = x + i * k;
-      const std::int8_t* right = w + j * k;
-      std::int32_t sum = 0;
-      for (index_t p = 0; p < k; ++p)
-        sum += static_cast<std::int32_t>(left[p]) * static_cast<std::int32_t>(right[p]);
-      sums[i][j] = sum;
-    }
-  }
-#endif
 }
 
 /// Rows that were quantized, and where their products go.
@@ -166,10 +250,11 @@ inline void quantized_columns(const QuantizedRows& x, const QuantizedView& w, in
       integer_tile<1, Columns>(k, left, right, fetch, sums);
     } else if (rows == 2) {
       integer_tile<2, Columns>(k, left, right, fetch, sums);
-    } else if (rows == 3) {
-      integer_tile<3, Columns>(k, left, right, fetch, sums);
     } else {
-      integer_tile<4, Columns>(k, left, right, fetch, sums);
+      if constexpr (quantized_high == 4) {
+        rows == 3 ? integer_tile<3, Columns>(k, left, right, fetch, sums)
+                  : integer_tile<4, Columns>(k, left, right, fetch, sums);
+      }
     }
     for (index_t r = 0; r < rows; ++r) {
       float* to = x.y + (i + r) * x.ldy + j;

@@ -15,6 +15,14 @@
 #define SRF_HD
 #endif
 
+/// Marks what is called for each element of a loop: on the host it becomes part of the loop, as a call would keep
+/// that from being vectorised.
+#if defined(__CUDACC__)
+#define SRF_IN_LOOP __host__ __device__ inline
+#else
+#define SRF_IN_LOOP [[gnu::always_inline]] inline
+#endif
+
 /// Says of the loop that follows that its rounds do not depend on each other.
 #if defined(__GNUC__) && !defined(__clang__) && !defined(__CUDA_ARCH__)
 #define SRF_INDEPENDENT _Pragma("GCC ivdep")

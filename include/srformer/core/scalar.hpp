@@ -89,7 +89,7 @@ namespace detail {
 
 /// A stored scalar as float. half and bfloat16 without branches, so that loops vectorise.
 template <class T>
-inline float widened(const T& x) {
+SRF_IN_LOOP float widened(const T& x) {
   if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
     return std::bit_cast<float>(std::uint32_t{std::bit_cast<std::uint16_t>(x)} << 16);
   } else if constexpr (std::is_same_v<T, Eigen::half>) {
@@ -105,7 +105,7 @@ inline float widened(const T& x) {
 
 /// The nearest stored scalar, ties to even; the inverse of widened.
 template <class T>
-inline T narrowed(float x) {
+SRF_IN_LOOP T narrowed(float x) {
   const auto bits = std::bit_cast<std::uint32_t>(x);
   if constexpr (std::is_same_v<T, Eigen::bfloat16>) {
     const std::uint32_t nearest = (bits + 0x7FFFu + (bits >> 16 & 1u)) >> 16;
@@ -142,8 +142,22 @@ double > &&std::constructible_from<compute_t<T>, T>&& requires(compute_t<T> a, c
 /// Elementary functions of any scalar; float has forms of exp, tanh and erf that compilers vectorise.
 namespace math {
 
+/// condition ? yes : no, where both are computed. Without AVX-512's masks compilers compute a side of `?:` only where it
+/// is wanted, as it might trap, and a loop with such a branch is not vectorised.
+template <class T>
+SRF_IN_LOOP T select(bool condition, const T& yes, const T& no) {
+#if !defined(__CUDA_ARCH__) && !defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double>) {
+    using Bits = std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>;
+    const Bits mask = Bits{0} - static_cast<Bits>(condition);
+    return std::bit_cast<T>((std::bit_cast<Bits>(yes) & mask) | (std::bit_cast<Bits>(no) & ~mask));
+  }
+#endif
+  return condition ? yes : no;
+}
+
 /// e^x to 1 ulp or so, without branches; 0 below -87.3, infinity above 88.7, NaN for NaN.
-SRF_HD inline float exp(float x) {
+SRF_IN_LOOP float exp(float x) {
 #if defined(__CUDA_ARCH__)
   return ::expf(x);
 #else
@@ -162,27 +176,27 @@ SRF_HD inline float exp(float x) {
   // 2^n by adding n to the exponent, which stays in its range between low and high.
   p = std::bit_cast<float>(std::bit_cast<std::uint32_t>(p) +
                            (std::bit_cast<std::uint32_t>(shifted) << 23));
-  p = x < low ? 0.0f : p;
-  return x <= high ? p : x * std::numeric_limits<float>::max();  // infinity, or NaN for NaN
+  p = select(x < low, 0.0f, p);
+  return select(x <= high, p, x * std::numeric_limits<float>::max());  // infinity, or NaN for NaN
 #endif
 }
 
-SRF_HD inline float tanh(float x) {
+SRF_IN_LOOP float tanh(float x) {
 #if defined(__CUDA_ARCH__)
   return ::tanhf(x);
 #else
-  const float magnitude = x < 0 ? -x : x;
+  const float magnitude = select(x < 0, -x, x);
   const float e = math::exp(-2.0f * magnitude);
   const float far = (1.0f - e) / (1.0f + e);
   const float s = x * x;  // the quotient cancels near 0: its series there
   const float near = magnitude * (1.0f - s * (1.0f / 3 - s * (2.0f / 15 - s * (17.0f / 315))));
-  const float y = magnitude < 0.1f ? near : far;
-  return x < 0 ? -y : y;
+  const float y = select(magnitude < 0.1f, near, far);
+  return select(x < 0, -y, y);
 #endif
 }
 
 /// To 1 ulp or so, without branches: x + x P(x^2) up to 1, and 1 - exp(-x Q(x)) behind, where 1 at 4 is exact.
-SRF_HD inline float erf(float x) {
+SRF_IN_LOOP float erf(float x) {
 #if defined(__CUDA_ARCH__)
   return ::erff(x);
 #else
@@ -195,7 +209,7 @@ SRF_HD inline float erf(float x) {
   p = p * s - 3.761262582e-1f;
   p = p * s + 1.283791657e-1f;
   const float near = x + x * p;
-  const float magnitude = x < 0 ? -x : x, t = magnitude < 4.0f ? magnitude : 4.0f;
+  const float magnitude = select(x < 0, -x, x), t = select(magnitude < 4.0f, magnitude, 4.0f);
   float q = 1.396235647e-5f;
   q = q * t - 3.505912096e-4f;
   q = q * t + 3.75747366e-3f;
@@ -204,8 +218,8 @@ SRF_HD inline float erf(float x) {
   q = q * t + 6.34969535e-1f;
   q = q * t + 1.128694336f;
   const float far = 1.0f - math::exp(-t * q);
-  const float y = magnitude < 1.0f ? near : x < 0 ? -far : far;
-  return x == x ? y : x;
+  const float y = select(magnitude < 1.0f, near, select(x < 0, -far, far));
+  return select(x == x, y, x);
 #endif
 }
 

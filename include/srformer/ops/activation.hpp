@@ -34,10 +34,10 @@ struct ValueAndSlope {
 };
 
 template <Activation kind, class C>
-SRF_HD ValueAndSlope<C> activate(const C& x) {
+SRF_IN_LOOP ValueAndSlope<C> activate(const C& x) {
   if constexpr (kind == Activation::relu) {
     const bool on = primal(x) > 0;
-    return {on ? x : C(0), on ? C(1) : C(0)};
+    return {math::select(on, x, C(0)), math::select(on, C(1), C(0))};
   } else if constexpr (kind == Activation::gelu) {
     const C phi = C(0.5) * (C(1) + math::erf(x * C(std::numbers::sqrt2 / 2)));
     const C bell = math::exp(C(-0.5) * x * x) * C(std::numbers::inv_sqrtpi / std::numbers::sqrt2);

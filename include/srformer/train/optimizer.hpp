@@ -44,18 +44,18 @@ namespace detail {
 /// Square root of x >= 0 to 1 ulp or so. std::sqrt may set errno, which keeps loops from being
 /// vectorised: float starts from the bits of 1/sqrt(x) and takes Newton's steps.
 template <class C>
-SRF_HD C nonnegative_root(C x) {
+SRF_IN_LOOP C nonnegative_root(C x) {
 #if !defined(__CUDA_ARCH__)
   if constexpr (std::is_same_v<C, float>) {
     const float scaled = x * 0x1p24f;  // subnormal numbers become normal
     const bool small = x < 0x1p-100f;
-    const float z = small ? scaled : x;
+    const float z = math::select(small, scaled, x);
     float y = std::bit_cast<float>(0x5f375a86u - (std::bit_cast<std::uint32_t>(z) >> 1));
     for (int i = 0; i < 3; ++i) y = y * (1.5f - 0.5f * z * y * y);
     const float root = z * y;
     const float better = root + 0.5f * y * (z - root * root);
-    const float finite = small ? better * 0x1p-12f : better;
-    return x < std::numeric_limits<float>::infinity() ? finite : x;
+    const float finite = math::select(small, better * 0x1p-12f, better);
+    return math::select(x < std::numeric_limits<float>::infinity(), finite, x);
   }
 #endif
   return math::sqrt(x);
