@@ -4,6 +4,7 @@
 //   attention segmented_recurrent --batch 4 --keys 1024 --queries 128 --segment_size 64
 //
 // Prints one line of JSON: seconds of each repetition. compare.py runs it beside its peers.
+#include <CLI/CLI.hpp>
 #include <srformer/backend/eigen.hpp>
 
 #include "attention_timing.hpp"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // attention.cpp on a CUDA device; without one it says so and ends with 1.
+#include <CLI/CLI.hpp>
 #include <srformer/backend/thrust_cuda.hpp>
 
 #include "attention_timing.hpp"

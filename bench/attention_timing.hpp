@@ -2,7 +2,6 @@
 // Times one cross-attention on a backend, forward and backward together, float32.
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -15,7 +14,9 @@ struct AttentionSizes {
   std::string variant = "segmented_recurrent", write;
   index_t B = 4, H = 8, D = 64, M = 128, N = 1024, L = 64, repetitions = 5;
 
-  void add_to(CLI::App& app) {
+  /// Adds the flags of these sizes to a CLI::App.
+  template <class App>
+  void add_to(App& app) {
     app.add_option("variant", variant, "Which cross-attention");
     app.add_option("--batch", B, "B");
     app.add_option("--heads", H, "H");
@@ -40,9 +41,9 @@ inline std::vector<float> made_numbers(index_t count, std::uint32_t seed) {
   return x;
 }
 
-/// Prints one line of JSON: seconds of each repetition.
+/// Seconds of each repetition.
 template <class Backend>
-void time_attention(Backend& be, const AttentionSizes& s) {
+std::vector<double> attention_seconds(Backend& be, const AttentionSizes& s) {
   const auto made = [&](const std::array<index_t, 4>& shape, std::uint32_t seed, float scale = 1) {
     auto x = made_numbers(shape[0] * shape[1] * shape[2] * shape[3], seed);
     for (float& value : x) value *= scale;
@@ -82,6 +83,13 @@ void time_attention(Backend& be, const AttentionSizes& s) {
     if (options.has_recurrent_parameters()) write(d_weight), write(d_scalars);
     if (!file.flush()) throw io_error(s.write + ": cannot be written");
   }
+  return seconds;
+}
+
+/// Prints one line of JSON: seconds of each repetition.
+template <class Backend>
+void time_attention(Backend& be, const AttentionSizes& s) {
+  const std::vector<double> seconds = attention_seconds(be, s);
   std::printf("{\"seconds\": [");
   for (std::size_t i = 0; i < seconds.size(); ++i)
     std::printf("%s%.6f", i > 0 ? ", " : "", seconds[i]);

@@ -102,7 +102,7 @@ TEMPLATE_TEST_CASE("large_gemm is the definition on one and two threads", "", fl
 
 TEMPLATE_TEST_CASE("Products of many rows by a transposed matrix", "", float, double) {
   index_t tried = 0;
-  for (const index_t m : {detail::few_rows + 1, index_t{129}, index_t{300}}) {
+  for (const index_t m : {detail::few_rows<TestType>() + 1, index_t{129}, index_t{300}}) {
     for (const index_t n : {1, 2, 15, 33, 513}) {
       for (const index_t k : {1, 2, 17, 64, 129}) {
         const double alpha = (m + n) % 2 == 0 ? 1 : 0.75, beta = double(tried % 3) / 2;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ops and attention on a CUDA device against the Eigen backend. Built wherever nvcc is; where no
-// device can be used, only the message that says so is tested.
+// Ops, attention and every variant of the cross-attention on a CUDA device, step by step too, against the Eigen
+// backend. Built wherever nvcc is; where no device can be used, only the message that says so is tested.
 #include "support/batched_gemm.hpp"
 #include "support/device.hpp"
 #include "support/traces.hpp"
@@ -118,6 +118,15 @@ TEST_CASE("segmented recurrent attention on a device agrees with the host") {
     for (const tests::RecurrentCase& c : tests::recurrent_cases()) {
       compare_device(cuda, c.name, 1e-2,
                      [&](auto& be) { return tests::trace_segmented_recurrent<float>(be, c); });
+    }
+  });
+}
+
+TEST_CASE("every variant on a device agrees with the host") {
+  tests::on_device([](tests::CudaBackend& cuda) {
+    for (const CrossAttentionOptions& options : tests::variant_options()) {
+      tests::compare_device(cuda, variant_name(options.variant), 1e-2,
+                            [&](auto& be) { return tests::trace_variant<float>(be, options); });
     }
   });
 }

@@ -43,8 +43,20 @@ inline constexpr bool has_dots = (std::is_same_v<TA, double> && std::is_same_v<T
                                   std::is_same_v<compute_t<TB>, float> &&
                                   std::is_same_v<compute_t<TC>, float>);
 
-/// Up to so many rows the kernel is ahead of those that pack B, which each thread does for itself.
-inline constexpr index_t few_rows = dots_high >= 4 ? 64 : 32;
+#if defined(SRF_HAS_ONEDNN)
+inline constexpr bool has_onednn = true;
+#else
+inline constexpr bool has_onednn = false;
+#endif
+
+/// Up to so many rows by a B stored as TB the kernel is ahead of those that pack B, which each thread does for itself.
+/// oneDNN's for float have the registers of the processor, whatever this file is compiled for.
+template <class TB>
+constexpr index_t few_rows() {
+  if (vector_bytes == 64) return 64;
+  if (std::is_same_v<TB, float> && has_onednn) return vector_bytes == 32 ? 16 : 2;
+  return vector_bytes == 16 && !std::is_same_v<TB, compute_t<TB>> ? 8 : 32;
+}
 
 /// Whether it is where B is in the cache and stored as TB, and has n rows: up to two rows, and where the
 /// packed kernel has no full vector. A single row has a kernel of its own. Narrow numbers are then widened for each tile,

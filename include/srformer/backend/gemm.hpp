@@ -256,7 +256,7 @@ void large_gemm(int threads, Op transpose_a, Op transpose_b, index_t m, index_t 
                 index_t ldb, std::type_identity_t<compute_t<TC>> beta, TC* c, index_t ldc) {
   if (m == 0 || n == 0) return;
   if constexpr (detail::has_dots<TA, TB, TC>) {
-    if (transpose_a == Op::none && transpose_b == Op::transpose && m <= detail::few_rows) {
+    if (transpose_a == Op::none && transpose_b == Op::transpose && m <= detail::few_rows<TB>()) {
       return detail::few_rows_gemm(threads, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
     }
   }

@@ -324,8 +324,9 @@ inline void quantized_gemm([[maybe_unused]] int threads, index_t m, float alpha,
   };
 #if defined(_OPENMP)
   // Few rows are in the nearest cache whole; of many a block, and a block of w.
-  const index_t high = m <= detail::few_rows ? m : 128;
-  const index_t wide = m <= detail::few_rows
+  constexpr index_t together = 64;
+  const index_t high = m <= together ? m : 128;
+  const index_t wide = m <= together
                            ? std::max<index_t>(16, n / (threads * 8) / detail::quantized_wide *
                                                        detail::quantized_wide)
                            : 128;

@@ -170,26 +170,26 @@ template <class V>
 
 /// Rows of a block that is transposed in registers, and numbers of each.
 template <class T>
-inline constexpr int block_rows = (vector_bytes >= 32 ? 32 : 16) / static_cast<int>(sizeof(T));
+inline constexpr int transposed_rows = (vector_bytes >= 32 ? 32 : 16) / static_cast<int>(sizeof(T));
 template <class T>
-struct BlockRow {
+struct TransposedRow {
   typedef T type __attribute__((vector_size(vector_bytes >= 32 ? 32 : 16)));
 };
 
-/// to[p * stride + q] = from[q * ld + p] for p, q < block_rows.
+/// to[p * stride + q] = from[q * ld + p] for p, q < transposed_rows.
 template <class T>
 inline void transpose_block(const T* from, index_t ld, T* to, index_t stride) {
-  using V = typename BlockRow<T>::type;
-  V x[block_rows<T>];
+  using V = typename TransposedRow<T>::type;
+  V x[transposed_rows<T>];
 #pragma GCC unroll 8
-  for (int q = 0; q < block_rows<T>; ++q) std::memcpy(&x[q], from + q * ld, sizeof(V));
+  for (int q = 0; q < transposed_rows<T>; ++q) std::memcpy(&x[q], from + q * ld, sizeof(V));
   transpose_rows(x);
 #pragma GCC unroll 8
-  for (int p = 0; p < block_rows<T>; ++p) std::memcpy(to + p * stride, &x[p], sizeof(V));
+  for (int p = 0; p < transposed_rows<T>; ++p) std::memcpy(to + p * stride, &x[p], sizeof(V));
 }
 #else
 template <class T>
-inline constexpr int block_rows = 0;
+inline constexpr int transposed_rows = 0;
 template <class T>
 inline void transpose_block(const T*, index_t, T*, index_t) {}
 #endif
@@ -199,7 +199,7 @@ template <class T>
 inline void pack_transposed(index_t rows, index_t columns, const T* from, index_t ld, T* to,
                             index_t stride) {
   index_t q = 0;
-  if constexpr (constexpr int each = block_rows<T>; each >= 4) {
+  if constexpr (constexpr int each = transposed_rows<T>; each >= 4) {
     const index_t whole = rows / each * each;
     for (; q + each <= columns; q += each) {
       for (index_t p = 0; p < whole; p += each) {
@@ -398,8 +398,8 @@ class Across {
 inline void store_row(index_t columns, const float* row, float beta, float* to) {
   if (columns == Across::wide) {
 #pragma GCC unroll 2
-    for (index_t q = 0; q < Across::wide; q += block_rows<float>) {
-      BlockRow<float>::type now, old;
+    for (index_t q = 0; q < Across::wide; q += transposed_rows<float>) {
+      TransposedRow<float>::type now, old;
       std::memcpy(&now, row + q, sizeof(now));
       if (beta != 0) std::memcpy(&old, to + q, sizeof(old)), now += beta * old;
       std::memcpy(to + q, &now, sizeof(now));
