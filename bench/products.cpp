@@ -90,7 +90,8 @@ class Report {
     std::vector<float> scales(static_cast<std::size_t>(n)), row_scales(static_cast<std::size_t>(m));
     std::vector<std::int32_t> totals(static_cast<std::size_t>(n));
     std::vector<std::uint8_t> rows(a.size());
-    const auto w = quantize_matrix("B", n, k, b.data(), values.data(), scales.data(), totals.data());
+    const auto w =
+        quantize_matrix("B", n, k, b.data(), values.data(), scales.data(), totals.data());
     const double ours = time_of(seconds_, [&] {
       quantized_gemm(1, m, 1.0f, a.data(), k, w, 0.0f, c.data(), n, rows.data(), row_scales.data());
     });
@@ -137,8 +138,8 @@ int main(int argc, char** argv) {
     report.product<float, Eigen::bfloat16>("bfloat16", {no, yes, m, 64, 64});
     report.product<float, Eigen::half>("half", {no, yes, m, 64, 64});
   }
-  report.product<float, float>("float", {yes, no, 64, 64, 8});   // K^T V of a segment of 8 keys
-  report.product<float, float>("float", {no, yes, 1, 8, 64});    // scores of one query in it
+  report.product<float, float>("float", {yes, no, 64, 64, 8});  // K^T V of a segment of 8 keys
+  report.product<float, float>("float", {no, yes, 1, 8, 64});   // scores of one query in it
   report.product<float, float>("float", {no, yes, 8, 8, 64});
   report.product<float, float>("float", {no, no, 8, 64, 8});
   report.product<float, float>("float", {no, yes, 128, 1024, 64});  // scores of full attention

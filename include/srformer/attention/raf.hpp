@@ -106,8 +106,9 @@ struct RafCellGradients {
 
 /// One step of one cell back: u is U_j, membrane is Mem_{j-1}, d_membrane is dMem_j.
 template <bool binary, class C>
-SRF_IN_LOOP RafCellGradients<C> raf_cell_backward(const RafScalars<C>& raf, const C& inverse, const C& u,
-                                             const C& membrane, const C& d_r, const C& d_membrane) {
+SRF_IN_LOOP RafCellGradients<C> raf_cell_backward(const RafScalars<C>& raf, const C& inverse,
+                                                  const C& u, const C& membrane, const C& d_r,
+                                                  const C& d_membrane) {
   const C relative = u * inverse, over = relative - C(1);
   const C through = firing_slope<binary>(over) * inverse * d_r;
   const C d_u = through + d_membrane;

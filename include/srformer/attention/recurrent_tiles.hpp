@@ -53,8 +53,8 @@ bool by_tiles(const RecurrentInputs<T, Space>& in) {
 /// so small that the keys and values come from the cache too often: passes over products in memory are ahead.
 template <class Team, class T, class Y>
 inline constexpr bool has_recurrent_tiles =
-    std::is_same_v<Team, SerialTeam>&& std::is_same_v<T, Y>&& has_vector_kernel<T> &&
-    vector_registers == 32;
+    std::is_same_v<Team, SerialTeam>&& std::is_same_v<T, Y>&& has_vector_kernel<T>&&
+        vector_registers == 32;
 
 /// Some rows by tile_columns of the states of one lane. Pointers are those of the tile's first row and column.
 template <class T>

@@ -58,14 +58,15 @@ constexpr index_t few_rows() {
   return vector_bytes == 16 && !std::is_same_v<TB, compute_t<TB>> ? 8 : 32;
 }
 
-/// Whether it is where B is in the cache and stored as TB, and has n rows: up to two rows, and where the
-/// packed kernel has no full vector. A single row has a kernel of its own. Narrow numbers are then widened for each tile,
+/// Whether it is where B is in the cache and stored as TB, and has n rows: up to two rows (four of float in registers of
+/// 16 bytes), and where the packed kernel has no full vector. A single row has a kernel of its own. Narrow numbers are then widened for each tile,
 /// which is better done once where that takes more than an instruction or two.
 template <class TB>
 constexpr bool few_rows_in_cache(index_t m, index_t n) {
   constexpr bool narrow = !std::is_same_v<TB, compute_t<TB>>;
   if constexpr (narrow) return m <= (widens_at_once<TB> ? 8 : 1);
-  return m > 1 && m <= (n < 16 ? 16 : vector_bytes == 16 ? 4 : 2);
+  constexpr index_t most = vector_bytes == 16 && std::is_same_v<TB, float> ? 4 : 2;
+  return m > 1 && m <= (n < 16 ? 16 : most);
 }
 
 /// What a tile asks of memory at each step: some lines of 64 bytes. Processors that fetch ahead by
@@ -98,8 +99,7 @@ inline constexpr int lines_of_step = static_cast<int>(Columns * sizeof(TB) / siz
 /// dots[i][j] = row i of A times row j of B.
 template <int Rows, int Columns, class TA, class TB, class C = compute_t<TB>>
 [[gnu::always_inline]] inline void dots_tile(index_t k, const TA* a, index_t lda, const TB* b,
-                                             index_t ldb, Fetch fetch,
-                                             DotsOfTile<C>& dots) {
+                                             index_t ldb, Fetch fetch, DotsOfTile<C>& dots) {
   using V = typename Vector<C>::type;
   constexpr int lanes = Vector<C>::lanes, parts = line_vectors, step = lanes * parts;
   V sum[Rows][Columns][parts] = {};

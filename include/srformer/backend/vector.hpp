@@ -119,7 +119,8 @@ typedef std::uint32_t BitsVector __attribute__((vector_size(vector_bytes)));
 [[gnu::always_inline]] inline Vector<float>::type load_widened(const Eigen::half* from) {
   using V = Vector<float>::type;
 #if defined(__AVX512F__)
-  return std::bit_cast<V>(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
+  return std::bit_cast<V>(
+      _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))));
 #elif defined(__F16C__)
   return std::bit_cast<V>(_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
 #else  // as `widened` of one

@@ -361,7 +361,8 @@ class Across {
   }
   [[gnu::always_inline]] void add(index_t p, const float* const (&right)[at_once],
                                   V (&sum)[at_once * line_vectors]) const {
-    typedef std::int64_t Pairs __attribute__((vector_size(vector_bytes)));  // of two floats as they are
+    typedef std::int64_t Pairs
+        __attribute__((vector_size(vector_bytes)));  // of two floats as they are
     V x[line_vectors];
     load(p, x);
 #pragma GCC unroll 8
