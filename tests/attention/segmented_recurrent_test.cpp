@@ -167,7 +167,7 @@ TEST_CASE("clamps are crossed by P and by P_j in the cases above") {
 }
 
 TEST_CASE("a few rows of the products at a time") {
-  constexpr auto rows = detail::rows_at_a_time<host_space>;
+  constexpr auto rows = detail::rows_at_a_time;
   const GradOptions grad{.coordinates = 3, .directions = 2};
   SECTION("folded") {
     REQUIRE(rows(300, 300, 48) == 8);

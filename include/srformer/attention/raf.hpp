@@ -33,26 +33,29 @@ struct RafOptions {
 
 namespace detail {
 
+// Of one cell. V is C, or a pack of neighbouring cells.
+
 /// What U leaves in the membrane: U - threshold [U / threshold > 1].
-template <class C>
-SRF_HD C after_reset(const C& u, const RafScalars<C>& raf, const C& inverse) {
-  return primal(u * inverse - C(1)) > 0 ? u - raf.threshold : u;
+template <class V, class C>
+SRF_CELL V after_reset(const V& u, const RafScalars<C>& raf, const C& inverse) {
+  return where_above(V(u * inverse - C(1)), C(0), V(u - raf.threshold), u);
 }
 
 /// max(u, 0), or binary [u > 0], of u = U / threshold - 1.
-template <bool binary, class C>
-SRF_HD C fired(const C& u, const C& inverse) {
-  const C over = u * inverse - C(1);
-  return primal(over) > 0 ? (binary ? C(1) : over) : C(0);
+template <bool binary, class V, class C>
+SRF_CELL V fired(const V& u, const C& inverse) {
+  const V over = V(u * inverse - C(1));
+  if constexpr (binary) return where_above(over, C(0), V(C(1)), V(C(0)));
+  return where_above(over, C(0), over, V(C(0)));
 }
 
-/// What stands for its derivative: [u > 0], or binary 0.3 max(0, 1 - |u|).
-template <bool binary, class C>
-SRF_HD C firing_slope(const C& over) {
-  const C above = primal(over) > 0 ? C(1) : C(0);
-  if constexpr (!binary) return above;
-  const C rest = C(1) - (primal(over) > 0 ? over : -over);
-  return primal(rest) > 0 ? C(0.3) * rest : C(0);
+/// d times what stands for the derivative of R at u = over: [u > 0], or binary 0.3 max(0, 1 - |u|).
+template <class C, bool binary, class V>
+SRF_CELL V through_firing(const V& over, const V& d) {
+  const V none(C(0));
+  if constexpr (!binary) return where_above(over, C(0), d, none);
+  const V below = V(C(1) - where_above(over, C(0), over, V(none - over)));
+  return where_above(below, C(0), V(V(C(0.3) * below) * d), none);
 }
 
 /// Calls f(std::bool_constant<binary>{}) for the way of firing.
@@ -99,20 +102,67 @@ struct RafGradients {
 };
 
 /// What one step of one cell gives to the step before it, to its input and to the scalars.
-template <class C>
+template <class V>
 struct RafCellGradients {
-  C d_membrane, d_x, leak, threshold;
+  V d_membrane, d_x, leak, threshold;
 };
 
 /// One step of one cell back: u is U_j, membrane is Mem_{j-1}, d_membrane is dMem_j.
-template <bool binary, class C>
-SRF_HD RafCellGradients<C> raf_cell_backward(const RafScalars<C>& raf, const C& inverse, const C& u,
-                                             const C& membrane, const C& d_r, const C& d_membrane) {
-  const C relative = u * inverse, over = relative - C(1);
-  const C through = firing_slope<binary>(over) * inverse * d_r;
-  const C d_u = through + d_membrane;
-  const C reset = primal(over) > 0 ? d_membrane : C(0);
-  return {raf.leak * d_u, d_u, d_u * membrane, -(through * relative + reset)};
+template <bool binary, class V, class C>
+SRF_CELL RafCellGradients<V> raf_cell_backward(const RafScalars<C>& raf, const C& inverse,
+                                               const V& u, const V& membrane, const V& d_r,
+                                               const V& d_membrane) {
+  const V relative = V(u * inverse), over = V(relative - C(1));
+  const V through = through_firing<C, binary>(over, V(inverse * d_r));
+  const V reset = where_above(over, C(0), d_membrane, V(C(0)));
+  const V d_u = V(through + d_membrane);
+  return {V(raf.leak * d_u), d_u, V(d_u * membrane), V(V(C(0)) - (V(through * relative) + reset))};
+}
+
+// Of one cell through all steps; `at` says how the segments have steps, x[s] is the cell of X_s. Places may be shared:
+// what is written at a step is written after what is read there.
+
+/// R_t of every step t, and U_t where `keep_u`.
+template <bool binary, class At, class C, class X, class U, class R>
+SRF_CELL void recurrence(const At& at, const RafScalars<C>& raf, const X& x, const U& u, const R& r,
+                         bool keep_u) {
+  using V = typename At::Value;
+  const C inverse = C(1) / raf.threshold;
+  V membrane(C(0));
+  for (index_t s = 0; s < at.segments(); ++s) {
+    const V input = x[s];
+    for (index_t t = at.first_step(s); t < at.end_step(s); ++t) {
+      const V now = V(raf.leak * membrane + input);
+      if (keep_u) u.set(t, now);
+      r.set(t, fired<binary>(now, inverse));
+      membrane = after_reset(now, raf, inverse);
+    }
+  }
+}
+
+/// dX_s, the sum over the steps of segment s, from dR_t. Returns what the cell gives to leak and threshold.
+template <bool binary, class At, class C, class U, class R, class X>
+SRF_CELL SumPair<typename At::Value> recurrence_backward(const At& at, const RafScalars<C>& raf,
+                                                         const U& u, const R& d_r, const X& d_x) {
+  using V = typename At::Value;
+  const C inverse = C(1) / raf.threshold;
+  const V none(C(0));
+  V d_membrane = none, leak = none, threshold = none;
+  V now = at.steps() > 0 ? u[at.steps() - 1] : none;
+  for (index_t s = at.segments() - 1; s >= 0; --s) {
+    V sum = none;
+    for (index_t t = at.end_step(s) - 1; t >= at.first_step(s); --t) {
+      const V before = t > 0 ? u[t - 1] : none;  // U of 0 leaves a membrane of 0
+      const auto d = raf_cell_backward<binary>(raf, inverse, now, after_reset(before, raf, inverse),
+                                               V(d_r[t]), d_membrane);
+      d_membrane = d.d_membrane;
+      leak = V(leak + d.leak), threshold = V(threshold + d.threshold);
+      sum = V(sum + d.d_x);
+      now = before;
+    }
+    d_x.set(s, sum);
+  }
+  return {leak, threshold};
 }
 
 /// One step back: d_membrane is dMem_j and becomes dMem_{j-1}; d_x receives dX_j (may be u or d_r).

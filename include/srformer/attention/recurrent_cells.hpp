@@ -194,10 +194,10 @@ struct CombineProductsBackward {
           total = total + x;
           all = all + d;
         });
-        all = passes(total, bound) * all;
+        all = passed(total, bound, all);
       }
       walk_segments<false>(lane, own, from, cells, [&](int j, C x, int, C d) {
-        const C here = o.clamp > 0 ? passes(x, bound) * d : d;
+        const C here = o.clamp > 0 ? passed(x, bound, d) : d;
         to[j * cells] = o.product == Product::complement ? all - here : here;
       });
       return;

@@ -87,6 +87,12 @@ concept HoldsItself =
 
 namespace detail {
 
+/// yes where x > bound, otherwise no. Packs of scalars have an overload of their own.
+template <class V, class C>
+SRF_CELL V where_above(const V& x, const C& bound, const V& yes, const V& no) {
+  return primal(x) > primal(bound) ? yes : no;
+}
+
 /// A stored scalar as float. half and bfloat16 without branches, so that loops vectorise.
 template <class T>
 inline float widened(const T& x) {
