@@ -28,79 +28,94 @@ struct KvProductOptions {
 namespace detail {
 
 template <class V, class C>
-SRF_CELL V bounded(const V& x, const C& bound) {
+SRF_HD V bounded(const V& x, const C& bound) {
   return where_above(x, bound, V(bound), where_above(x, C(-bound), x, V(C(-bound))));
 }
 
 /// d where a clamp lets the gradient of x pass, otherwise 0.
 template <class V, class C>
-SRF_CELL V passed(const V& x, const C& bound, const V& d) {
+SRF_HD V passed(const V& x, const C& bound, const V& d) {
   const V none(C(0));
   return where_above(x, bound, none, where_above(V(none - x), bound, none, d));
 }
 
-// Of one cell through all segments that some query sees; p[s] is the cell of P_s. The places of p, z and their gradients
-// may be shared: what is written for a segment is written after what is read there.
+// Of one cell through all segments that some query sees; p[s] is the cell of P_s. Places may be shared: what is set for
+// a segment is set after what is read there, and in order.
 
-/// Calls f(s, before + the sum of x over the other segments) for every segment in order; returns before + the sum of
-/// all. Suffix sums are kept in at.notes.
-template <class At, class X, class F>
-SRF_CELL typename At::Value sums_of_others(const At& at, const X& x, typename At::Value before,
-                                           F f) {
+/// Sums of all other elements of a series, prefix sum plus suffix sum: first add_from_last() for every element, the last
+/// first, then next() for every element in order.
+template <class At>
+struct SumsOfOthers {
   using V = typename At::Value;
-  V after = At::all(0);
-  for (index_t s = at.segments() - 1; s >= 0; --s) {
-    at.notes.set(s, after);
-    after = V(after + x[s]);
-  }
-  for (index_t s = 0; s < at.segments(); ++s) {
-    const V own = x[s];
-    f(s, V(before + at.notes[s]));
-    before = V(before + own);
-  }
-  return before;
-}
+  const At& at;
+  V before, after = At::all(0);
 
-/// Z_s from P_s and from G, the sum of the products that no query sees.
+  SRF_HD void add_from_last(index_t s, const V& x) {
+    at.notes.set(s, after);
+    after = V(after + x);
+  }
+  SRF_HD V next(index_t s, const V& x) {
+    const V sum = V(before + at.notes[s]);
+    before = V(before + x);
+    return sum;
+  }
+};
+
+/// z.set(s, Z_s) for every segment in order, from P_s and from G, the sum of the products that no query sees.
 template <class At, class P, class Z>
-SRF_CELL void combine_products(const At& at, const KvProductOptions& options, const P& p,
-                               const Z& z, typename At::Value unseen) {
+SRF_HD void combine_products(const At& at, const KvProductOptions& options, const P& p, Z z,
+                             typename At::Value unseen) {
   using V = typename At::Value;
   const auto bound = static_cast<typename At::C>(options.clamp);
+  const index_t S = at.segments();
   if (options.product == Product::segment) {
-    for (index_t s = 0; s < at.segments(); ++s)
-      z.set(s, options.clamp > 0 ? bounded(V(p[s]), bound) : V(p[s]));
+    for (index_t s = 0; s < S; ++s) z.set(s, options.clamp > 0 ? bounded(V(p[s]), bound) : V(p[s]));
   } else if (options.clamp > 0) {
     V total = unseen;
-    for (index_t s = 0; s < at.segments(); ++s) total = V(total + p[s]);
+    for (index_t s = 0; s < S; ++s) total = V(total + p[s]);
     total = bounded(total, bound);
-    for (index_t s = 0; s < at.segments(); ++s) z.set(s, V(total - bounded(V(p[s]), bound)));
+    for (index_t s = 0; s < S; ++s) z.set(s, V(total - bounded(V(p[s]), bound)));
   } else {
-    sums_of_others(at, p, unseen, [=](index_t s, const V& sum) { z.set(s, sum); });
+    SumsOfOthers<At> sums{at, unseen};
+    for (index_t s = S - 1; s >= 0; --s) sums.add_from_last(s, p[s]);
+    for (index_t s = 0; s < S; ++s) z.set(s, sums.next(s, p[s]));
   }
 }
 
 /// dP_s from dZ_s; returns dG. p is read where products are clamped.
-template <class At, class P, class Z, class DP>
-SRF_CELL typename At::Value combine_products_backward(const At& at, const KvProductOptions& options,
-                                                      const P& p, const Z& d_z, const DP& d_p,
-                                                      typename At::Value unseen) {
+///   each(give)  calls give(s, dZ_s) for every segment, the last first, and stores dZ_s where d_z reads it
+template <class At, class P, class Each, class Z, class DP>
+SRF_HD typename At::Value combine_products_backward(const At& at, const KvProductOptions& options,
+                                                    const P& p, Each each, const Z& d_z,
+                                                    const DP& d_p, typename At::Value unseen) {
   using V = typename At::Value;
   const auto bound = static_cast<typename At::C>(options.clamp);
-  V all = At::all(0);
-  if (options.product == Product::segment) {
-    for (index_t s = 0; s < at.segments(); ++s)
-      d_p.set(s, options.clamp > 0 ? passed(V(p[s]), bound, V(d_z[s])) : V(d_z[s]));
-  } else if (options.clamp > 0) {
-    V total = unseen;
-    for (index_t s = 0; s < at.segments(); ++s) total = V(total + p[s]), all = V(all + d_z[s]);
-    all = passed(total, bound, all);
-    for (index_t s = 0; s < at.segments(); ++s)
-      d_p.set(s, V(all - passed(V(p[s]), bound, V(d_z[s]))));
-  } else {
-    all = sums_of_others(at, d_z, all, [=](index_t s, const V& sum) { d_p.set(s, sum); });
+  const index_t S = at.segments();
+  if (options.product == Product::complement && options.clamp == 0) {
+    SumsOfOthers<At> sums{at, At::all(0)};
+    each([&](index_t s, const V& d) { sums.add_from_last(s, d); });
+    for (index_t s = 0; s < S; ++s) d_p.set(s, sums.next(s, d_z[s]));
+    return sums.before;
   }
+  V all = At::all(0), total = unseen;
+  each([&](index_t, const V& d) { all = V(all + d); });
+  if (options.product == Product::segment) {
+    for (index_t s = 0; s < S; ++s)
+      d_p.set(s, options.clamp > 0 ? passed(V(p[s]), bound, V(d_z[s])) : V(d_z[s]));
+    return At::all(0);
+  }
+  for (index_t s = 0; s < S; ++s) total = V(total + p[s]);
+  all = passed(total, bound, all);
+  for (index_t s = 0; s < S; ++s) d_p.set(s, V(all - passed(V(p[s]), bound, V(d_z[s]))));
   return all;
+}
+
+/// As combine_products_backward takes them: the elements of a series that are there.
+template <class At, class Z>
+SRF_HD auto stored_from_last(const At& at, const Z& d_z) {
+  return [=, S = at.segments()](auto give) {
+    for (index_t s = S - 1; s >= 0; --s) give(s, typename At::Value(d_z[s]));
+  };
 }
 
 /// One cell of contiguous [S,D,D] matrices, all of which are seen.

@@ -37,13 +37,13 @@ namespace detail {
 
 /// What U leaves in the membrane: U - threshold [U / threshold > 1].
 template <class V, class C>
-SRF_CELL V after_reset(const V& u, const RafScalars<C>& raf, const C& inverse) {
+SRF_HD V after_reset(const V& u, const RafScalars<C>& raf, const C& inverse) {
   return where_above(V(u * inverse - C(1)), C(0), V(u - raf.threshold), u);
 }
 
 /// max(u, 0), or binary [u > 0], of u = U / threshold - 1.
 template <bool binary, class V, class C>
-SRF_CELL V fired(const V& u, const C& inverse) {
+SRF_HD V fired(const V& u, const C& inverse) {
   const V over = V(u * inverse - C(1));
   if constexpr (binary) return where_above(over, C(0), V(C(1)), V(C(0)));
   return where_above(over, C(0), over, V(C(0)));
@@ -51,7 +51,7 @@ SRF_CELL V fired(const V& u, const C& inverse) {
 
 /// d times what stands for the derivative of R at u = over: [u > 0], or binary 0.3 max(0, 1 - |u|).
 template <class C, bool binary, class V>
-SRF_CELL V through_firing(const V& over, const V& d) {
+SRF_HD V through_firing(const V& over, const V& d) {
   const V none(C(0));
   if constexpr (!binary) return where_above(over, C(0), d, none);
   const V below = V(C(1) - where_above(over, C(0), over, V(none - over)));
@@ -109,9 +109,8 @@ struct RafCellGradients {
 
 /// One step of one cell back: u is U_j, membrane is Mem_{j-1}, d_membrane is dMem_j.
 template <bool binary, class V, class C>
-SRF_CELL RafCellGradients<V> raf_cell_backward(const RafScalars<C>& raf, const C& inverse,
-                                               const V& u, const V& membrane, const V& d_r,
-                                               const V& d_membrane) {
+SRF_HD RafCellGradients<V> raf_cell_backward(const RafScalars<C>& raf, const C& inverse, const V& u,
+                                             const V& membrane, const V& d_r, const V& d_membrane) {
   const V relative = V(u * inverse), over = V(relative - C(1));
   const V through = through_firing<C, binary>(over, V(inverse * d_r));
   const V reset = where_above(over, C(0), d_membrane, V(C(0)));
@@ -119,31 +118,42 @@ SRF_CELL RafCellGradients<V> raf_cell_backward(const RafScalars<C>& raf, const C
   return {V(raf.leak * d_u), d_u, V(d_u * membrane), V(V(C(0)) - (V(through * relative) + reset))};
 }
 
-// Of one cell through all steps; `at` says how the segments have steps, x[s] is the cell of X_s. Places may be shared:
-// what is written at a step is written after what is read there.
+// Of one cell through all steps; `at` says which steps a segment has.
 
-/// R_t of every step t, and U_t where `keep_u`.
-template <bool binary, class At, class C, class X, class U, class R>
-SRF_CELL void recurrence(const At& at, const RafScalars<C>& raf, const X& x, const U& u, const R& r,
-                         bool keep_u) {
+/// The recurrence as a place for X_s: what is set for the segments, in order, gives R_t of their steps, and U_t where
+/// `keep_u`.
+template <bool binary, class At, class U, class R>
+struct RecurrenceOfCell {
   using V = typename At::Value;
-  const C inverse = C(1) / raf.threshold;
-  V membrane(C(0));
-  for (index_t s = 0; s < at.segments(); ++s) {
-    const V input = x[s];
+  using C = typename At::C;
+  const At& at;
+  RafScalars<C> raf;
+  U u;
+  R r;
+  bool keep_u;
+  C inverse = C(1) / raf.threshold;
+  V membrane = V(C(0));
+
+  SRF_HD void set(index_t s, const V& x) {
     for (index_t t = at.first_step(s); t < at.end_step(s); ++t) {
-      const V now = V(raf.leak * membrane + input);
+      const V now = V(raf.leak * membrane + x);
       if (keep_u) u.set(t, now);
       r.set(t, fired<binary>(now, inverse));
       membrane = after_reset(now, raf, inverse);
     }
   }
+};
+template <bool binary, class At, class C, class U, class R>
+SRF_HD RecurrenceOfCell<binary, At, U, R> recurrence(const At& at, const RafScalars<C>& raf,
+                                                     const U& u, const R& r, bool keep_u) {
+  return {at, raf, u, r, keep_u};
 }
 
-/// dX_s, the sum over the steps of segment s, from dR_t. Returns what the cell gives to leak and threshold.
-template <bool binary, class At, class C, class U, class R, class X>
-SRF_CELL SumPair<typename At::Value> recurrence_backward(const At& at, const RafScalars<C>& raf,
-                                                         const U& u, const R& d_r, const X& d_x) {
+/// In reverse: calls give(s, dX_s) for the segments, the last first, from dR_t; dX_s is the sum over the steps of s.
+/// Returns what the cell gives to leak and threshold.
+template <bool binary, class At, class C, class U, class R, class Give>
+SRF_HD SumPair<typename At::Value> recurrence_backward(const At& at, const RafScalars<C>& raf,
+                                                       const U& u, const R& d_r, Give give) {
   using V = typename At::Value;
   const C inverse = C(1) / raf.threshold;
   const V none(C(0));
@@ -160,7 +170,7 @@ SRF_CELL SumPair<typename At::Value> recurrence_backward(const At& at, const Raf
       sum = V(sum + d.d_x);
       now = before;
     }
-    d_x.set(s, sum);
+    give(s, sum);
   }
   return {leak, threshold};
 }

@@ -132,58 +132,98 @@ struct RecurrentGradients {
 
 // ------------------------------------------------------------------------------- the states R_s
 
-/// A block of rows of the states R_s from those columns of the keys and from Y.
-template <class On, class G, class Y, class C>
+/// A block of rows of the states R_s from those columns of the keys and from Y. `beside` runs phases that read the keys
+/// and values too.
+template <class On, class G, class Y, class C, class Beside>
 void make_states(On& on, const G& x, const Y& y, const RecurrentScratch<C>& m, RowBlock rows,
-                 bool keep_u) {
+                 bool keep_u, Beside beside) {
   const auto& in = x.in;
   const auto k = x.k.columns_of(rows);
-  // P_s = K_s^T Y_s,  G = K^T Y of the keys that no query sees,  Z_s = clamp(G + sum P) - clamp(P_s)
-  on.multiply(m.p, transposed(k), y);
+  // P_s = K_s^T Y_s,  G = K^T Y of the keys that no query sees
   on.clear(m.g);
-  if (x.adds_unseen()) {
-    on.add_sum(m.g, transposed(k.cut_by(Cut::unseen_keys)), y.cut_by(Cut::unseen_keys));
-  }
-  on.cells([o = in.options.product, p = m.p, z = m.z, g = m.g](const auto& at) {
-    combine_products(at, o, at(p), at(z), at(g)[0]);
+  on.by_segment([&] {
+    on.multiply(m.p, transposed(k), y);
+    if (x.adds_unseen())
+      on.add_sum(m.g, transposed(k.cut_by(Cut::unseen_keys)), y.cut_by(Cut::unseen_keys));
+    beside();
   });
-  if (!in.options.recurrence) return;  // R_s = Z_s
-  // X_s = Z_s W^T, or Z_s where W is in Y;  R_s = RAF(X_s)
-  if (in.multiplied()) on.multiply(m.x, m.z, transposed(x.w));
+  // Z_s = clamp(G + sum P) - clamp(P_s)
+  if (in.multiplied() || !in.options.recurrence) {
+    on.cells([o = in.options.product, p = m.p, z = m.z, g = m.g](const auto& at) {
+      combine_products(at, o, at(p), at(z), at(g)[0]);
+    });
+    if (!in.options.recurrence) return;  // R_s = Z_s
+    on.multiply(m.x, m.z, transposed(x.w));
+  }
+  // R_s = RAF(X_s),  X_s = Z_s W^T, or Z_s where W is in Y
   with_firing(in.raf(), [&](auto binary) {
-    on.cells([raf = in.raf(), x = m.x, u = m.u, r = m.r, keep_u](const auto& at) {
-      recurrence<decltype(binary)::value>(at, raf, at(x), at(u), at(r), keep_u);
+    on.cells([raf = in.raf(), o = in.options.product, multiplied = in.multiplied(), p = m.p,
+              x = m.x, g = m.g, u = m.u, r = m.r, keep_u](const auto& at) {
+      auto to = recurrence<decltype(binary)::value>(at, raf, at(u), at(r), keep_u);
+      if (multiplied) {
+        for (index_t s = 0; s < at.segments(); ++s) to.set(s, at(x)[s]);
+      } else {
+        combine_products(at, o, at(p), to, at(g)[0]);
+      }
     });
   });
 }
+
+/// The recurrence in reverse, of one cell: dX_s from dR_t, given to give(s, dX_s), the last first; dleak and dthreshold.
+template <class C>
+struct RecurrenceBackward {
+  RafScalars<C> raf;
+  Family<C> u, d_r, d_x, d_leak, d_threshold;
+
+  template <bool binary, class At, class Give>
+  SRF_HD void run(const At& at, Give give) const {
+    const auto to = at(d_x);
+    const auto sums =
+        recurrence_backward<binary>(at, raf, at(u), at(d_r), [&](index_t s, const auto& d) {
+          to.set(s, d);
+          give(s, d);
+        });
+    at(d_leak).set(0, sums.first), at(d_threshold).set(0, sums.second);
+  }
+};
 
 /// dP_s and dG from dR_s, and dW, dleak, dthreshold.
 template <class On, class G, class C, class Gradients>
 void make_states_backward(On& on, const G& x, const RecurrentScratch<C>& m, const Gradients& d) {
   const auto& in = x.in;
   const index_t H = in.heads();
-  // R_s = RAF(X_s)
-  if (in.options.recurrence) {
+  const RecurrenceBackward<C> back{in.raf(), m.u, m.d_r, m.d_x, m.d_leak, m.d_threshold};
+  const KvProductOptions o = in.options.product;
+  if (in.folded()) {  // R_s = RAF(Z_s)
     with_firing(in.raf(), [&](auto binary) {
-      on.cells([raf = in.raf(), u = m.u, d_r = m.d_r, d_x = m.d_x, leak = m.d_leak,
-                threshold = m.d_threshold](const auto& at) {
-        const auto sums =
-            recurrence_backward<decltype(binary)::value>(at, raf, at(u), at(d_r), at(d_x));
-        at(leak).set(0, sums.first), at(threshold).set(0, sums.second);
+      on.cells([back, o, p = m.p, g = m.g, z = m.d_x, to = m.d_p, d_g = m.d_g](const auto& at) {
+        const auto from_last = [&](auto give) {
+          back.template run<decltype(binary)::value>(at, give);
+        };
+        const auto sum = combine_products_backward(at, o, at(p), from_last, at(z), at(to), at(g)[0]);
+        at(d_g).set(0, sum);
       });
     });
-    on.add_total(d.d_scalar(H, 0), m.d_leak);
-    on.add_total(d.d_scalar(H, 1), m.d_threshold);
-  }
-  // X_s = Z_s W^T
-  if (in.multiplied()) {
+  } else if (in.options.recurrence) {  // R_s = RAF(X_s)
+    with_firing(in.raf(), [&](auto binary) {
+      on.cells([back](const auto& at) {
+        back.template run<decltype(binary)::value>(at, [](index_t, const auto&) {});
+      });
+    });
+    // X_s = Z_s W^T
     on.add_sum(d.d_weight(H, in.head_size()), transposed(m.d_x), m.z);
     on.multiply(m.d_z, m.d_x, x.w);
   }
+  if (in.options.recurrence) {
+    on.add_total(d.d_scalar(H, 0), m.d_leak);
+    on.add_total(d.d_scalar(H, 1), m.d_threshold);
+  }
+  if (in.folded()) return;
   // Z_s = clamp(G + sum P) - clamp(P_s)
-  on.cells([o = in.options.product, p = m.p, z = m.d_z, to = m.d_p, g = m.g,
-            d_g = m.d_g](const auto& at) {
-    at(d_g).set(0, combine_products_backward(at, o, at(p), at(z), at(to), at(g)[0]));
+  on.cells([o, p = m.p, z = m.d_z, to = m.d_p, g = m.g, d_g = m.d_g](const auto& at) {
+    const auto sum = combine_products_backward(at, o, at(p), stored_from_last(at, at(z)), at(z),
+                                             at(to), at(g)[0]);
+    at(d_g).set(0, sum);
   });
 }
 
@@ -208,50 +248,17 @@ void invert_norms(On& on, const G& x, const RecurrentScratch<C>& m) {
   });
 }
 
-/// rest_i = q_i R_seg(i)
-template <class On, class G, class C>
-void read_others(On& on, const G& x, const RecurrentScratch<C>& m) {
-  const auto q = x.q.cut_by(Cut::step_queries);
-  on.clear(m.rest);
-  with_values(on, x, m, [&](const auto& y) {
-    on.row_blocks([&](RowBlock rows) {
-      make_states(on, x, y, m, rows, false);
-      on.add(m.rest, q.columns_of(rows), m.r);
-    });
-  });
-}
-
-/// dq, dK, dV from drest, and rest again.
+/// dR_s, dq and rest again, of rest_i = q_i R_s.
 template <class On, class G, class T, class Space, class C>
-void read_others_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
-                          const RecurrentScratch<C>& m) {
-  const auto q = x.q.cut_by(Cut::step_queries);
-  const auto dq = family(d.d_q, Cut::step_queries);
-  const auto dv = family(d.d_v, Cut::keys);
-  const bool summed = m.sums_values(on, x.in);
-  if (summed) on.clear(m.d_y.uncut());
-  on.clear(m.rest);
-  with_values(on, x, m, [&](const auto& y) {
-    on.row_blocks([&](RowBlock rows) {
-      make_states(on, x, y, m, rows, true);
-      // rest_i = q_i R_s
-      on.add(m.rest, q.columns_of(rows), m.r);
-      on.add(dq.columns_of(rows), m.d_rest, transposed(m.r));
-      on.multiply(m.d_r, transposed(q.columns_of(rows)), m.d_rest);
-      make_states_backward(on, x, m, d);
-      if (summed) {
-        products_backward(on, x, y, family(d.d_k, Cut::keys), m.d_y, m, rows);
-      } else {
-        products_backward(on, x, y, family(d.d_k, Cut::keys), dv, m, rows);
-      }
-    });
+void read_states_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
+                          const RecurrentScratch<C>& m, RowBlock rows) {
+  const auto q = x.q.cut_by(Cut::step_queries).columns_of(rows);
+  const auto dq = family(d.d_q, Cut::step_queries).columns_of(rows);
+  on.by_segment([&] {
+    on.add(m.rest, q, m.r);
+    on.add(dq, m.d_rest, transposed(m.r));
+    on.multiply(m.d_r, transposed(q), m.d_rest);
   });
-  if (x.in.folded()) {  // Y = V W^T
-    on.add(dv.uncut(), m.d_y.uncut(), x.w);
-    on.multiply(d.d_weight(x.in.heads(), x.in.head_size()), transposed(m.d_y.uncut()), x.v.uncut());
-  } else if (summed) {
-    on.elements(dv.uncut(), [dv, dy = m.d_y](const auto& at) { at.set(dv, at(dv) + at(dy)); });
-  }
 }
 
 /// dK_s += Y_s dP_s^T and dY_s += K_s dP_s, of P_s = K_s^T Y_s; and the same of the keys that no query sees.
@@ -264,6 +271,31 @@ void products_backward(On& on, const G& x, const Y& y, const Family<K>& dk, cons
   };
   add(Cut::keys, m.d_p);
   if (x.adds_unseen()) add(Cut::unseen_keys, m.d_g);
+}
+
+/// dV and dW from dY, of Y = V W^T where W is folded.
+template <class On, class G, class T, class Space, class C>
+void values_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
+                     const RecurrentScratch<C>& m) {
+  const auto dv = family(d.d_v, Cut::whole).uncut();
+  if (x.in.folded()) {
+    on.add(dv, m.d_y.uncut(), x.w);
+    on.multiply(d.d_weight(x.in.heads(), x.in.head_size()), transposed(m.d_y.uncut()), x.v.uncut());
+  } else if (m.sums_values(on, x.in)) {
+    on.elements(dv, [dv, dy = m.d_y](const auto& at) { at.set(dv, at(dv) + at(dy)); });
+  }
+}
+
+/// dK_tc += dn_c K_tc / n_c  with  dn_c = -share along_c / n_c
+template <class On, class G, class T, class Space, class C>
+void norms_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
+                    const RecurrentScratch<C>& m, Cut cut) {
+  if (!x.in.options.normalize) return;
+  const auto dk = family(d.d_k, cut);
+  on.elements(dk, [=, k = x.k, along = m.along_rest, inverse = m.inverse](const auto& at) {
+    const auto d_n = x.share(at.lane.h) * at(along) * at(inverse);
+    at.set(dk, at(dk) - d_n * at(k) * at(inverse));
+  });
 }
 
 // ------------------------------------------------------------------------------- the part of the own segment
@@ -322,15 +354,22 @@ void attend_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
 
 // ------------------------------------------------------------------------------- the programs
 
-/// O_i = A_i + share rest_i / n
+/// O_i = A_i + share rest_i / n,  rest_i = q_i R_seg(i)
 template <class On, class T, class Space>
 void recurrent_forward(On& on, const RecurrentInputs<T, Space>& in, View<T, 4, Space> out) {
   const RecurrentGiven<T, Space> x(in);
   const RecurrentScratch<compute_t<T>> m(on, in, Pass::forward);
   const auto o = family(out, Cut::queries);
   const bool local = in.options.local;
-  if (local) attend(on, x, o, m);
-  read_others(on, x, m);
+  on.clear(m.rest);
+  with_values(on, x, m, [&](const auto& y) {
+    on.row_blocks([&](RowBlock rows) {
+      make_states(on, x, y, m, rows, false, [&] {
+        if (local && rows.first == 0) attend(on, x, o, m);
+      });
+      on.add(m.rest, x.q.cut_by(Cut::step_queries).columns_of(rows), m.r);
+    });
+  });
   invert_norms(on, x, m);
   on.elements(o.cut_by(Cut::whole), [=, rest = m.rest, inverse = m.inverse](const auto& at) {
     const auto c = x.share(at.lane.h) * at(rest) * at(inverse);
@@ -345,27 +384,44 @@ void recurrent_backward(On& on, const RecurrentInputs<T, Space>& in,
   const RecurrentGiven<T, Space> x(in);
   const RecurrentScratch<compute_t<T>> m(on, in, Pass::backward);
   const auto d_o = family(d.d_out, Cut::whole);
-  const auto dk = family(d.d_k, Cut::whole);
+  const bool summed = m.sums_values(on, in);
   on.clear(d.d_weight(in.heads(), in.head_size()));
   for (index_t which = 0; which < 4; ++which) on.clear(d.d_scalar(in.heads(), which));
+  on.clear(m.rest);
+  if (summed) on.clear(m.d_y.uncut());
   // O_i = alpha A_i + share rest_i / n
   invert_norms(on, x, m);
   on.elements(d_o, [=, d_rest = m.d_rest, inverse = m.inverse](const auto& at) {
     at.set(d_rest, x.share(at.lane.h) * at(d_o) * at(inverse));
   });
-  read_others_backward(on, x, d, m);
-  if (in.options.local) attend_backward(on, x, d, m);
-  // along_c = sum_i dO_ic rest_ic / n_c,  dn_c = -share along_c / n_c,  dK_tc += dn_c K_tc / n_c
+  with_values(on, x, m, [&](const auto& y) {
+    on.row_blocks([&](RowBlock rows) {
+      make_states(on, x, y, m, rows, true, [] {});
+      read_states_backward(on, x, d, m, rows);
+      make_states_backward(on, x, m, d);
+      const bool last = rows.first + rows.count == in.head_size();
+      if (last) sum_along_rest(on, d_o, m);
+      on.by_segment([&] {
+        const auto dk = family(d.d_k, Cut::keys), dv = family(d.d_v, Cut::keys);
+        summed ? products_backward(on, x, y, dk, m.d_y, m, rows)
+               : products_backward(on, x, y, dk, dv, m, rows);
+        if (!last) return;
+        if (in.options.local) attend_backward(on, x, d, m);
+        norms_backward(on, x, d, m, Cut::keys);
+        norms_backward(on, x, d, m, Cut::unseen_keys);
+      });
+    });
+  });
+  values_backward(on, x, d, m);
+  weight_gradients(on, in, d, m);
+}
+
+/// along_c = sum_i dO_ic rest_ic / n_c
+template <class On, class O, class C>
+void sum_along_rest(On& on, const O& d_o, const RecurrentScratch<C>& m) {
   on.column_sums(m.along_rest, d_o, [d_o, rest = m.rest, inverse = m.inverse](const auto& at) {
     return at(d_o) * at(rest) * at(inverse);
   });
-  if (in.options.normalize) {
-    on.elements(dk.uncut(), [=, along = m.along_rest, inverse = m.inverse](const auto& at) {
-      const auto d_n = x.share(at.lane.h) * at(along) * at(inverse);
-      at.set(dk, at(dk) - d_n * at(x.k) * at(inverse));
-    });
-  }
-  weight_gradients(on, in, d, m);
 }
 
 /// dsigma = sum_i dO_i (A_i - gate C_i),  dgate = beta sum_i dO_i C_i,  from the sums along_local and along_rest
@@ -395,7 +451,7 @@ void recurrent_prepare(On& on, const RecurrentInputs<T, Space>& in,
   invert_norms(on, x, m);
   with_values(on, x, m, [&](const auto& y) {
     on.row_blocks([&](RowBlock rows) {
-      make_states(on, x, y, m, rows, false);
+      make_states(on, x, y, m, rows, false, [] {});
       const auto to = e.rows_of(rows);
       on.elements(to, [x, to, r = m.r, inverse = m.inverse](const auto& at) {
         at.set(to, x.share(at.lane.h) * at(r) * at(inverse));

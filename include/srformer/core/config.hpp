@@ -22,13 +22,6 @@
 #define SRF_INDEPENDENT
 #endif
 
-/// Marks what a loop over cells must contain inline: a call would move packs of cells out of the registers.
-#if defined(__CUDACC__)
-#define SRF_CELL SRF_HD
-#else
-#define SRF_CELL [[gnu::always_inline]] inline
-#endif
-
 namespace srformer {
 
 /// Extents, strides and positions are signed, as differences of them are taken.

@@ -89,7 +89,7 @@ namespace detail {
 
 /// yes where x > bound, otherwise no. Packs of scalars have an overload of their own.
 template <class V, class C>
-SRF_CELL V where_above(const V& x, const C& bound, const V& yes, const V& no) {
+SRF_HD V where_above(const V& x, const C& bound, const V& yes, const V& no) {
   return primal(x) > primal(bound) ? yes : no;
 }
 

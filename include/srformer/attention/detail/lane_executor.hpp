@@ -210,13 +210,13 @@ template <class V>
 struct Cells {
   using C = V;
   static constexpr index_t width = 1;
-  SRF_CELL static V all(const C& x) { return x; }
+  SRF_HD static V all(const C& x) { return x; }
   template <class T>
-  SRF_CELL static V load(const T* from) {
+  SRF_HD static V load(const T* from) {
     return C(*from);
   }
   template <class T>
-  SRF_CELL static void store(T* to, const V& x) {
+  SRF_HD static void store(T* to, const V& x) {
     *to = T(x);
   }
 };
@@ -265,8 +265,8 @@ template <class V, class T>
 struct CellSeries {
   T* first;
   index_t stride;
-  SRF_CELL V operator[](index_t s) const { return Cells<V>::load(first + s * stride); }
-  SRF_CELL void set(index_t s, const V& x) const { Cells<V>::store(first + s * stride, x); }
+  SRF_HD V operator[](index_t s) const { return Cells<V>::load(first + s * stride); }
+  SRF_HD void set(index_t s, const V& x) const { Cells<V>::store(first + s * stride, x); }
 };
 
 /// One cell of the [rows,D] states of all segments of a lane, or a pack of neighbouring cells.
@@ -278,13 +278,13 @@ struct StateCell {
   index_t cell;
   CellSeries<V, C> notes;  ///< scratch, one value for each segment
 
-  SRF_CELL index_t segments() const { return lane.seen; }
-  SRF_CELL index_t steps() const { return lane.steps(); }
-  SRF_CELL index_t first_step(index_t s) const { return lane.first_step(s); }
-  SRF_CELL index_t end_step(index_t s) const { return lane.end_step(s); }
-  SRF_CELL static V all(double x) { return Cells<V>::all(static_cast<C>(x)); }
+  SRF_HD index_t segments() const { return lane.seen; }
+  SRF_HD index_t steps() const { return lane.steps(); }
+  SRF_HD index_t first_step(index_t s) const { return lane.first_step(s); }
+  SRF_HD index_t end_step(index_t s) const { return lane.end_step(s); }
+  SRF_HD static V all(double x) { return Cells<V>::all(static_cast<C>(x)); }
   template <class T>
-  SRF_CELL CellSeries<V, T> operator()(const Family<T>& f) const {
+  SRF_HD CellSeries<V, T> operator()(const Family<T>& f) const {
     return {f.at(lane, 0, 0, cell), f.matrix_stride};
   }
 };
@@ -297,11 +297,11 @@ struct ElementCell {
   index_t matrix, row, column;
 
   template <class T>
-  SRF_CELL V operator()(const Family<T>& f) const {
+  SRF_HD V operator()(const Family<T>& f) const {
     return Cells<V>::load(f.at(lane, matrix, row, column));
   }
   template <class T>
-  SRF_CELL void set(const Family<T>& f, const V& x) const {
+  SRF_HD void set(const Family<T>& f, const V& x) const {
     Cells<V>::store(f.at(lane, matrix, row, column), x);
   }
 };
@@ -332,6 +332,9 @@ class LaneExecutor {
  public:
   using C = Scalar;
   using Team = SerialTeam;
+  struct Range {
+    index_t first, end;
+  };
 
   /// Without scratch it only counts the elements that a program takes.
   explicit LaneExecutor(const LaneLimits& limits, C* scratch = nullptr, const Lane& lane = {})
@@ -339,7 +342,8 @@ class LaneExecutor {
         lane_(lane),
         scratch_(scratch),
         block_{0,
-               rows_at_a_time(limits.keys, std::max<index_t>(1, limits.steps), limits.head_size)} {
+               rows_at_a_time(limits.keys, std::max<index_t>(1, limits.steps), limits.head_size)},
+        segments_{0, lane.seen} {
     notes_ = take(limits.seen * widest);
   }
   index_t used() const { return used_; }
@@ -377,22 +381,33 @@ class LaneExecutor {
     block_ = whole;
   }
 
+  /// Runs the phases of f segment by segment, each on what the phases before left in the cache.
+  template <class F>
+  void by_segment(F f) {
+    const Range all = segments_;
+    for (index_t s = all.first; s < all.end; ++s) {
+      segments_ = {s, s + 1};
+      f();
+    }
+    segments_ = all;
+  }
+
   // ---- products, with op() as transposed() says
   /// C_s = A_s B_s
   template <class X, class A, class B>
   void multiply(const Family<X>& c, const Family<A>& a, const Family<B>& b) {
     if (multiply_states(c, a, b)) return;
-    for (index_t s = 0; s < count(c); ++s) product(s, c, a, b, false);
+    for_matrices(c, [&](index_t s) { product(s, c, a, b, false); });
   }
   /// C_s += A_s B_s
   template <class X, class A, class B>
   void add(const Family<X>& c, const Family<A>& a, const Family<B>& b) {
-    for (index_t s = 0; s < count(c); ++s) product(s, c, a, b, true);
+    for_matrices(c, [&](index_t s) { product(s, c, a, b, true); });
   }
   /// C += sum over the segments of A_s B_s
   template <class X, class A, class B>
   void add_sum(const Family<X>& c, const Family<A>& a, const Family<B>& b) {
-    for (index_t s = 0; s < lane_.seen; ++s) product(s, c, a, b, true);
+    for_matrices(a, [&](index_t s) { product(s, c, a, b, true); });
   }
 
   /// to += the sum of all elements of x, whose rows are contiguous.
@@ -406,27 +421,34 @@ class LaneExecutor {
   /// f(cell) for the cells of the states, which goes through all segments. The last pack of a matrix may reach into
   /// the spare rows after it.
   template <class F>
-  [[gnu::flatten]] void cells(F f) {
-    using V = PackOf<widest>;
-    const index_t count = block_.count * limits_.head_size;
-    for (index_t c = 0; c < count; c += widest) f(StateCell<V>{lane_, c, {notes_, widest}});
+  void cells(F f) {
+    inlined([&] {
+      using V = PackOf<widest>;
+      const index_t count = block_.count * limits_.head_size;
+      for (index_t c = 0; c < count; c += widest) f(StateCell<V>{lane_, c, {notes_, widest}});
+    });
   }
   /// f(element) for the elements of a family.
   template <class X, class F>
-  [[gnu::flatten]] void elements(const Family<X>& over, F f) {
-    for (index_t s = 0; s < count(over); ++s) {
-      packs_of_row<widest>(s, 0, over.columns, [&](auto at) {
-        for (const index_t n = rows(over); at.row < n; ++at.row) f(at);
+  void elements(const Family<X>& over, F f) {
+    for_matrices(over, [&](index_t s) {
+      const Range range = row_range(over, s);
+      inlined([&] {
+        packs_of_row<widest>(s, 0, over.columns, [&](auto at) {
+          for (at.row = range.first; at.row < range.end; ++at.row) f(at);
+        });
       });
-    }
+    });
   }
   /// to[c] = the sum of f(element) over the rows of a family.
   template <class X, class F>
-  [[gnu::flatten]] void column_sums(const Family<C>& to, const Family<X>& over, F f) {
-    packs_of_row<widest>(0, 0, to.columns, [&](auto at) {
-      decltype(f(at)) sum(C(0));
-      for (const index_t n = rows(over); at.row < n; ++at.row) sum = sum + f(at);
-      at.set(to, sum);
+  void column_sums(const Family<C>& to, const Family<X>& over, F f) {
+    inlined([&] {
+      packs_of_row<widest>(0, 0, to.columns, [&](auto at) {
+        decltype(f(at)) sum(C(0));
+        for (const index_t n = rows(over); at.row < n; ++at.row) sum = sum + f(at);
+        at.set(to, sum);
+      });
     });
   }
   /// x[c] = f(x[c]) for the elements of a row.
@@ -438,7 +460,7 @@ class LaneExecutor {
   /// f(team, lane, s, i) for every query i, which sees segment s.
   template <class F>
   void queries(F f) {
-    for (index_t s = 0; s < lane_.seen; ++s) {
+    for (index_t s = segments_.first; s < segments_.end; ++s) {
       const SeenSegment& x = lane_.segments[s];
       for (index_t i = x.first_query; i < x.end_query; ++i) f(Team{}, lane_, s, i);
     }
@@ -471,9 +493,22 @@ class LaneExecutor {
     return width * static_cast<index_t>(sizeof(C)) >= 32 ? width / 2 : 1;
   }
 
+  /// f(), with all that it calls inside where elements are packs: a call would move packs out of the registers.
+  template <class F>
+  static void inlined(F f) {
+    if constexpr (has_packs<C>) {
+      flattened(f);
+    } else {
+      f();
+    }
+  }
+  template <class F>
+  [[gnu::flatten]] static void flattened(F f) {
+    f();
+  }
   /// f(element) for packs of a row, the widest first.
   template <index_t width, class F>
-  SRF_CELL void packs_of_row(index_t matrix, index_t c, index_t columns, F f) const {
+  void packs_of_row(index_t matrix, index_t c, index_t columns, F f) const {
     for (; c + width <= columns; c += width) f(ElementCell<PackOf<width>>{lane_, matrix, 0, c});
     if constexpr (width > 1) {
       if (c < columns) packs_of_row<narrower(width)>(matrix, c, columns, f);
@@ -484,34 +519,42 @@ class LaneExecutor {
   index_t rows(const Family<X>& f) const {
     return f.rows == all_keys ? lane_.keys : f.rows == block_rows ? block_.count : f.rows;
   }
-  /// How many matrices a family has.
+  /// f(s) for the matrices of a family that belong to the segments at hand.
+  template <class X, class F>
+  void for_matrices(const Family<X>& x, F f) const {
+    if (x.cut == Cut::whole) return f(0);
+    const bool steps = x.cut == Cut::steps || x.cut == Cut::step_queries || x.cut == Cut::states;
+    for (index_t s = segments_.first; s < segments_.end; ++s) {
+      const index_t first = steps ? lane_.first_step(s) : s,
+                    end = steps ? lane_.end_step(s) : s + 1;
+      for (index_t matrix = first; matrix < end; ++matrix) f(matrix);
+    }
+  }
+  /// The rows of memory that a matrix takes.
   template <class X>
-  index_t count(const Family<X>& f) const {
-    if (f.cut == Cut::whole) return 1;
-    const bool by_step = f.cut == Cut::steps || f.cut == Cut::step_queries || f.cut == Cut::states;
-    return by_step ? lane_.steps() : lane_.seen;
+  Range row_range(const Family<X>& f, index_t s) const {
+    const SeenSegment* x = lane_.segments;
+    switch (f.cut) {
+      case Cut::keys:
+        return {x[s].first_key, x[s].end_key};
+      case Cut::unseen_keys:
+        return {x[s].end_key, x[s].next_key};
+      case Cut::queries:
+      case Cut::scores:
+        return {x[s].first_query, x[s].end_query};
+      case Cut::step_queries:
+        return {lane_.first_query_of_step(s), lane_.end_query_of_step(s)};
+      default:
+        return {0, rows(f)};
+    }
   }
   template <class X>
   Matrix<X> matrix(const Family<X>& f, index_t s) const {
-    const auto some = [&](index_t first, index_t end, index_t columns) {
-      return Matrix<X>{f.at(lane_, 0, first, 0), end - first, columns, f.row_stride};
-    };
-    switch (f.cut) {
-      case Cut::keys:
-        return some(seen(s).first_key, seen(s).end_key, f.columns);
-      case Cut::unseen_keys:
-        return some(seen(s).end_key, seen(s).next_key, f.columns);
-      case Cut::queries:
-        return some(seen(s).first_query, seen(s).end_query, f.columns);
-      case Cut::scores:
-        return some(seen(s).first_query, seen(s).end_query, seen(s).end_key - seen(s).first_key);
-      case Cut::step_queries:
-        return some(lane_.first_query_of_step(s), lane_.end_query_of_step(s), f.columns);
-      default:
-        return {f.at(lane_, s, 0, 0), rows(f), f.columns, f.row_stride};
-    }
+    const Range range = row_range(f, s);
+    const SeenSegment* x = lane_.segments;
+    const index_t columns = f.cut == Cut::scores ? x[s].end_key - x[s].first_key : f.columns;
+    return {f.at(lane_, s, range.first, 0), range.end - range.first, columns, f.row_stride};
   }
-  const SeenSegment& seen(index_t s) const { return lane_.segments[s]; }
 
   template <class X, class A, class B>
   void product(index_t s, const Family<X>& c, const Family<A>& a, const Family<B>& b, bool add) {
@@ -528,6 +571,7 @@ class LaneExecutor {
   bool multiply_states(const Family<X>& c, const Family<A>& a, const Family<B>& b) {
     if (!has_vector_kernel<C> || c.cut != Cut::segments || a.cut != Cut::segments) return false;
     if (b.cut != Cut::whole || a.op != Op::none || lane_.seen == 0) return false;
+    if (segments_.end - segments_.first < lane_.seen) return false;
     const index_t pitch = block_.count + spare_rows();
     if (c.matrix_stride != pitch * c.row_stride || a.matrix_stride != c.matrix_stride) return false;
     Family<X> all_c = c.cut_by(Cut::whole);
@@ -563,6 +607,7 @@ class LaneExecutor {
   C* scratch_;
   index_t used_ = 0;
   RowBlock block_;  // the rows of the states at hand
+  Range segments_;  // the segments at hand
   C* notes_;
 };
 
