@@ -187,9 +187,10 @@ struct KvProductBackward {
     const C* given = d_z[b][h].data;
     const KvProductOptions o = options;
     team.for_each(cells, [=](index_t c) {
-      combine_products_backward(
-          ProductCell<C>{S, {notes + c, cells}}, o, CellSeries<C, C>{p + c, cells},
-          CellSeries<C, const C>{given + c, cells}, CellSeries<C, C>{d_p + c, cells}, C(0));
+      const ProductCell<C> at{S, {notes + c, cells}};
+      const CellSeries<C, const C> d{given + c, cells};
+      combine_products_backward(at, o, CellSeries<C, C>{p + c, cells}, stored_from_last(at, d), d,
+                                CellSeries<C, C>{d_p + c, cells}, C(0));
     });
     // P_j = K_j^T Y_j
     for (index_t j = 0; j < S; ++j) {

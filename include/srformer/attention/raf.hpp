@@ -35,10 +35,14 @@ namespace detail {
 
 // Of one cell. V is C, or a pack of neighbouring cells.
 
-/// What U leaves in the membrane: U - threshold [U / threshold > 1].
+/// What U leaves in the membrane: U - threshold [u > 0], with u = over.
+template <class V, class C>
+SRF_HD V after_reset_where(const V& over, const V& u, const RafScalars<C>& raf) {
+  return where_above(over, C(0), V(u - raf.threshold), u);
+}
 template <class V, class C>
 SRF_HD V after_reset(const V& u, const RafScalars<C>& raf, const C& inverse) {
-  return where_above(V(u * inverse - C(1)), C(0), V(u - raf.threshold), u);
+  return after_reset_where(V(u * inverse - C(1)), u, raf);
 }
 
 /// max(u, 0), or binary [u > 0], of u = U / threshold - 1.
@@ -107,11 +111,12 @@ struct RafCellGradients {
   V d_membrane, d_x, leak, threshold;
 };
 
-/// One step of one cell back: u is U_j, membrane is Mem_{j-1}, d_membrane is dMem_j.
+/// One step of one cell back: relative is U_j / threshold, membrane is Mem_{j-1}, d_membrane is dMem_j.
 template <bool binary, class V, class C>
-SRF_HD RafCellGradients<V> raf_cell_backward(const RafScalars<C>& raf, const C& inverse, const V& u,
-                                             const V& membrane, const V& d_r, const V& d_membrane) {
-  const V relative = V(u * inverse), over = V(relative - C(1));
+SRF_HD RafCellGradients<V> raf_cell_backward(const RafScalars<C>& raf, const C& inverse,
+                                             const V& relative, const V& membrane, const V& d_r,
+                                             const V& d_membrane) {
+  const V over = V(relative - C(1));
   const V through = through_firing<C, binary>(over, V(inverse * d_r));
   const V reset = where_above(over, C(0), d_membrane, V(C(0)));
   const V d_u = V(through + d_membrane);
@@ -158,17 +163,19 @@ SRF_HD SumPair<typename At::Value> recurrence_backward(const At& at, const RafSc
   const C inverse = C(1) / raf.threshold;
   const V none(C(0));
   V d_membrane = none, leak = none, threshold = none;
-  V now = at.steps() > 0 ? u[at.steps() - 1] : none;
+  V relative = at.steps() > 0 ? V(u[at.steps() - 1] * inverse) : none;
   for (index_t s = at.segments() - 1; s >= 0; --s) {
     V sum = none;
     for (index_t t = at.end_step(s) - 1; t >= at.first_step(s); --t) {
       const V before = t > 0 ? u[t - 1] : none;  // U of 0 leaves a membrane of 0
-      const auto d = raf_cell_backward<binary>(raf, inverse, now, after_reset(before, raf, inverse),
-                                               V(d_r[t]), d_membrane);
+      const V relative_before = V(before * inverse);
+      const V membrane = after_reset_where(V(relative_before - C(1)), before, raf);
+      const auto d =
+          raf_cell_backward<binary>(raf, inverse, relative, membrane, V(d_r[t]), d_membrane);
       d_membrane = d.d_membrane;
       leak = V(leak + d.leak), threshold = V(threshold + d.threshold);
       sum = V(sum + d.d_x);
-      now = before;
+      relative = relative_before;
     }
     give(s, sum);
   }
@@ -186,8 +193,9 @@ SRF_HD RafGradients<C> raf_step_backward(const Team& team, index_t cells, const 
   const RafScalars<C> s = raf;
   const auto sums = with_firing(raf, [=](auto binary) {
     return team.template sum<SumPair<C>>(cells, [=](index_t c) {
-      const auto d = raf_cell_backward<binary.value>(
-          s, inverse, u[c], after_reset(previous[c], s, inverse), d_r[c], d_membrane[c]);
+      const auto d = raf_cell_backward<binary.value>(s, inverse, C(u[c] * inverse),
+                                                     after_reset(previous[c], s, inverse), d_r[c],
+                                                     d_membrane[c]);
       d_x[c] = d.d_x;
       d_membrane[c] = d.d_membrane;
       return SumPair<C>(d.leak, d.threshold);

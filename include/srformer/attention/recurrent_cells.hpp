@@ -280,8 +280,8 @@ struct RunCellsBackward {
           const int step = start - e;
           if (step < 0) continue;
           const C membrane = step > 0 ? after_reset(before[e], raf, inverse) : C(0);
-          const auto g =
-              raf_cell_backward<binary.value>(raf, inverse, now, membrane, d[e], d_membrane);
+          const auto g = raf_cell_backward<binary.value>(raf, inverse, C(now * inverse), membrane,
+                                                         d[e], d_membrane);
           d_membrane = g.d_membrane;
           leak = leak + g.leak, threshold = threshold + g.threshold;
           sum = sum + g.d_x;

@@ -141,7 +141,7 @@ void make_states(On& on, const G& x, const Y& y, const RecurrentScratch<C>& m, R
   const auto k = x.k.columns_of(rows);
   // P_s = K_s^T Y_s,  G = K^T Y of the keys that no query sees
   on.clear(m.g);
-  on.by_segment([&] {
+  on.by_segments([&] {
     on.multiply(m.p, transposed(k), y);
     if (x.adds_unseen())
       on.add_sum(m.g, transposed(k.cut_by(Cut::unseen_keys)), y.cut_by(Cut::unseen_keys));
@@ -200,7 +200,8 @@ void make_states_backward(On& on, const G& x, const RecurrentScratch<C>& m, cons
         const auto from_last = [&](auto give) {
           back.template run<decltype(binary)::value>(at, give);
         };
-        const auto sum = combine_products_backward(at, o, at(p), from_last, at(z), at(to), at(g)[0]);
+        const auto sum =
+            combine_products_backward(at, o, at(p), from_last, at(z), at(to), at(g)[0]);
         at(d_g).set(0, sum);
       });
     });
@@ -222,7 +223,7 @@ void make_states_backward(On& on, const G& x, const RecurrentScratch<C>& m, cons
   // Z_s = clamp(G + sum P) - clamp(P_s)
   on.cells([o, p = m.p, z = m.d_z, to = m.d_p, g = m.g, d_g = m.d_g](const auto& at) {
     const auto sum = combine_products_backward(at, o, at(p), stored_from_last(at, at(z)), at(z),
-                                             at(to), at(g)[0]);
+                                               at(to), at(g)[0]);
     at(d_g).set(0, sum);
   });
 }
@@ -254,7 +255,7 @@ void read_states_backward(On& on, const G& x, const RecurrentGradients<T, Space>
                           const RecurrentScratch<C>& m, RowBlock rows) {
   const auto q = x.q.cut_by(Cut::step_queries).columns_of(rows);
   const auto dq = family(d.d_q, Cut::step_queries).columns_of(rows);
-  on.by_segment([&] {
+  on.by_segments([&] {
     on.add(m.rest, q, m.r);
     on.add(dq, m.d_rest, transposed(m.r));
     on.multiply(m.d_r, transposed(q), m.d_rest);
@@ -289,10 +290,10 @@ void values_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
 /// dK_tc += dn_c K_tc / n_c  with  dn_c = -share along_c / n_c
 template <class On, class G, class T, class Space, class C>
 void norms_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
-                    const RecurrentScratch<C>& m, Cut cut) {
+                    const RecurrentScratch<C>& m) {
   if (!x.in.options.normalize) return;
-  const auto dk = family(d.d_k, cut);
-  on.elements(dk, [=, k = x.k, along = m.along_rest, inverse = m.inverse](const auto& at) {
+  const auto dk = family(d.d_k, Cut::every_key);
+  on.elements(dk, [dk, &x, k = x.k, along = m.along_rest, inverse = m.inverse](const auto& at) {
     const auto d_n = x.share(at.lane.h) * at(along) * at(inverse);
     at.set(dk, at(dk) - d_n * at(k) * at(inverse));
   });
@@ -336,14 +337,14 @@ void attend_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
   // p_i = softmax(q_i K_s^T + b_i),  dp_i = dA_i V_s^T
   on.multiply(m.scores, x.q, transposed(x.k));
   on.multiply(m.d_scores, d_o, transposed(x.v));
-  on.queries([in = x.in, m](const auto& team, const Lane& lane, index_t s, index_t i) {
+  on.queries([&in = x.in, scores = m.scores, d_scores = m.d_scores, along = m.along_local](
+                 const auto& team, const Lane& lane, index_t s, index_t i) {
     const ScoreBlock block = block_of(in, lane, s);
     const index_t r = i - block.first_query;
     const C alpha = in.share_of_local();
-    C *p = m.scores.at(lane, 0, i, 0), *d_p = m.d_scores.at(lane, 0, i, 0);
+    C *p = scores.at(lane, 0, i, 0), *d_p = d_scores.at(lane, 0, i, 0);
     weigh_row(team, in.context, block, r, p);
-    *m.along_local.at(lane, 0, i, 0) =
-        weigh_row_backward(team, in.context, block, r, alpha, p, d_p);
+    *along.at(lane, 0, i, 0) = weigh_row_backward(team, in.context, block, r, alpha, p, d_p);
     if (in.weighted()) team.for_each(block.key_count, [=](index_t c) { p[c] = alpha * p[c]; });
   });
   // A_i = p_i V_s
@@ -401,14 +402,13 @@ void recurrent_backward(On& on, const RecurrentInputs<T, Space>& in,
       make_states_backward(on, x, m, d);
       const bool last = rows.first + rows.count == in.head_size();
       if (last) sum_along_rest(on, d_o, m);
-      on.by_segment([&] {
+      on.by_segments([&] {
         const auto dk = family(d.d_k, Cut::keys), dv = family(d.d_v, Cut::keys);
         summed ? products_backward(on, x, y, dk, m.d_y, m, rows)
                : products_backward(on, x, y, dk, dv, m, rows);
         if (!last) return;
         if (in.options.local) attend_backward(on, x, d, m);
-        norms_backward(on, x, d, m, Cut::keys);
-        norms_backward(on, x, d, m, Cut::unseen_keys);
+        norms_backward(on, x, d, m);
       });
     });
   });

@@ -62,6 +62,7 @@ enum class Cut {
   whole,         ///< one matrix for the lane
   keys,          ///< for each segment the rows of its keys
   unseen_keys,   ///< for each segment the rows of the keys after it that no query sees
+  every_key,     ///< one matrix: the rows of all these keys
   queries,       ///< for each segment the rows of its queries
   scores,        ///< the same, with as many columns as the segment has keys
   step_queries,  ///< for each step the rows of its queries
@@ -308,16 +309,18 @@ struct ElementCell {
 
 // ------------------------------------------------------------------------------- 3  LaneExecutor
 
-/// How many elements a family of states has at most where keys are few for each of its matrices.
+/// About how many elements a family of states has at most where keys are few for each of its matrices.
 inline constexpr index_t state_budget = 196608;
 
-/// How many rows of the states are worked on at a time: where keys are few for each of the `count` states, as many as
-/// stay in the cache of a core through all of them, otherwise all.
+/// How many rows of the states are worked on at a time: where keys are few for each of the `count` states, about as many
+/// as stay in the cache of a core through all of them, otherwise all. Blocks are of equal size and of whole registers.
 constexpr index_t rows_at_a_time(index_t keys, index_t count, index_t head_size) {
+  constexpr index_t whole = 16;
   if (keys >= 32 * count) return head_size;
-  const index_t fitting = std::max<index_t>(8, state_budget / (count * head_size) / 8 * 8);
+  const index_t fitting =
+      std::max(whole, (state_budget / (count * head_size) + whole / 2) / whole * whole);
   const index_t times = (head_size + fitting - 1) / fitting;
-  const index_t rows = (head_size + 8 * times - 1) / (8 * times) * 8;  // blocks of equal size
+  const index_t rows = (head_size + whole * times - 1) / (whole * times) * whole;
   return std::min(rows, head_size);
 }
 
@@ -381,12 +384,15 @@ class LaneExecutor {
     block_ = whole;
   }
 
-  /// Runs the phases of f segment by segment, each on what the phases before left in the cache.
+  /// Runs the phases of f for a few segments at a time, each on what the phases before left in the cache.
   template <class F>
-  void by_segment(F f) {
+  void by_segments(F f) {
+    constexpr index_t keys_at_a_time = 32;
     const Range all = segments_;
-    for (index_t s = all.first; s < all.end; ++s) {
-      segments_ = {s, s + 1};
+    const index_t some =
+        std::max<index_t>(1, keys_at_a_time * lane_.seen / std::max<index_t>(1, lane_.keys));
+    for (index_t s = all.first; s < all.end; s += some) {
+      segments_ = {s, std::min(s + some, all.end)};
       f();
     }
     segments_ = all;
@@ -397,6 +403,7 @@ class LaneExecutor {
   template <class X, class A, class B>
   void multiply(const Family<X>& c, const Family<A>& a, const Family<B>& b) {
     if (multiply_states(c, a, b)) return;
+    if (a.cut == Cut::keys && b.cut == Cut::keys) return multiply_keys(c, a, b);
     for_matrices(c, [&](index_t s) { product(s, c, a, b, false); });
   }
   /// C_s += A_s B_s
@@ -522,7 +529,7 @@ class LaneExecutor {
   /// f(s) for the matrices of a family that belong to the segments at hand.
   template <class X, class F>
   void for_matrices(const Family<X>& x, F f) const {
-    if (x.cut == Cut::whole) return f(0);
+    if (x.cut == Cut::whole || x.cut == Cut::every_key) return f(0);
     const bool steps = x.cut == Cut::steps || x.cut == Cut::step_queries || x.cut == Cut::states;
     for (index_t s = segments_.first; s < segments_.end; ++s) {
       const index_t first = steps ? lane_.first_step(s) : s,
@@ -539,6 +546,8 @@ class LaneExecutor {
         return {x[s].first_key, x[s].end_key};
       case Cut::unseen_keys:
         return {x[s].end_key, x[s].next_key};
+      case Cut::every_key:
+        return {x[segments_.first].first_key, x[segments_.end - 1].next_key};
       case Cut::queries:
       case Cut::scores:
         return {x[s].first_query, x[s].end_query};
@@ -558,13 +567,37 @@ class LaneExecutor {
 
   template <class X, class A, class B>
   void product(index_t s, const Family<X>& c, const Family<A>& a, const Family<B>& b, bool add) {
-    const Matrix<X> to = matrix(c, s);
-    const Matrix<A> x = matrix(a, s);
-    const Matrix<B> y = matrix(b, s);
-    const index_t k = a.op == Op::none ? x.columns : x.rows;
-    if (to.rows == 0 || to.columns == 0 || (add && k == 0)) return;
-    Team{}.gemm(a.op, b.op, to.rows, to.columns, k, C(1), x.data, x.stride, y.data, y.stride,
-                C(add ? 1 : 0), to.data, to.stride);
+    product(matrix(c, s), a.op, matrix(a, s), b.op, matrix(b, s), add);
+  }
+  template <class X, class A, class B>
+  static void product(const Matrix<X>& c, Op op_a, const Matrix<A>& a, Op op_b, const Matrix<B>& b,
+                      bool add) {
+    const index_t k = op_a == Op::none ? a.columns : a.rows;
+    if (c.rows == 0 || c.columns == 0 || (add && k == 0)) return;
+    Team{}.gemm(op_a, op_b, c.rows, c.columns, k, C(1), a.data, a.stride, b.data, b.stride,
+                C(add ? 1 : 0), c.data, c.stride);
+  }
+  /// C_s = A_s^T B_s of keys and values. On the way it prefetches the keys after segment s.
+  template <class X, class A, class B>
+  void multiply_keys(const Family<X>& c, const Family<A>& a, const Family<B>& b) {
+    constexpr index_t some = 16;  // rows of C at a time
+    for_matrices(c, [&](index_t s) {
+      const Matrix<X> all = matrix(c, s);
+      const Matrix<A> x = matrix(a, s);
+      const Matrix<B> y = matrix(b, s);
+      const index_t share = (x.rows * some + all.rows - 1) / all.rows;
+      index_t next = x.rows;
+      const index_t end = std::min(2 * x.rows, lane_.keys - lane_.segments[s].first_key);
+      for (index_t r = 0; r < all.rows; r += some) {
+        for (const index_t stop = std::min(next + share, end); next < stop; ++next) {
+          ask_for(Team{}, x.data + next * x.stride, x.columns);
+          ask_for(Team{}, y.data + next * y.stride, y.columns);
+        }
+        const index_t rows = std::min(some, all.rows - r);
+        product(Matrix<X>{all.data + r * all.stride, rows, all.columns, all.stride}, a.op,
+                Matrix<A>{x.data + r, x.rows, rows, x.stride}, b.op, y, false);
+      }
+    });
   }
   /// All of X_s = A_s B as one product, spare rows included, where the matrices of A and X have the same pitch.
   template <class X, class A, class B>
