@@ -25,6 +25,7 @@
 // attention/segmented_recurrent_batched.hpp has the same for backends with gemm_batched.
 #pragma once
 
+#include <srformer/attention/detail/recurrent_tiles.hpp>
 #include <srformer/attention/full.hpp>
 #include <srformer/attention/segmented.hpp>
 #include <srformer/attention/segmented_recurrent_batched.hpp>
@@ -187,6 +188,17 @@ struct RecurrenceBackward {
   }
 };
 
+/// dP_s and dG from dZ_s, of Z_s = clamp(G + sum P) - clamp(P_s).
+template <class On, class G, class C>
+void combine_backward(On& on, const G& x, const RecurrentScratch<C>& m, const Family<C>& d_z) {
+  on.cells([o = x.in.options.product, p = m.p, z = d_z, to = m.d_p, g = m.g,
+            d_g = m.d_g](const auto& at) {
+    const auto sum = combine_products_backward(at, o, at(p), stored_from_last(at, at(z)), at(z),
+                                               at(to), at(g)[0]);
+    at(d_g).set(0, sum);
+  });
+}
+
 /// dP_s and dG from dR_s, and dW, dleak, dthreshold.
 template <class On, class G, class C, class Gradients>
 void make_states_backward(On& on, const G& x, const RecurrentScratch<C>& m, const Gradients& d) {
@@ -219,13 +231,7 @@ void make_states_backward(On& on, const G& x, const RecurrentScratch<C>& m, cons
     on.add_total(d.d_scalar(H, 0), m.d_leak);
     on.add_total(d.d_scalar(H, 1), m.d_threshold);
   }
-  if (in.folded()) return;
-  // Z_s = clamp(G + sum P) - clamp(P_s)
-  on.cells([o, p = m.p, z = m.d_z, to = m.d_p, g = m.g, d_g = m.d_g](const auto& at) {
-    const auto sum = combine_products_backward(at, o, at(p), stored_from_last(at, at(z)), at(z),
-                                               at(to), at(g)[0]);
-    at(d_g).set(0, sum);
-  });
+  if (!in.folded()) combine_backward(on, x, m, m.d_z);
 }
 
 /// f(Y), the values of the products: V, or V W^T where W is folded.
@@ -260,6 +266,21 @@ void read_states_backward(On& on, const G& x, const RecurrentGradients<T, Space>
     on.add(dq, m.d_rest, transposed(m.r));
     on.multiply(m.d_r, transposed(q), m.d_rest);
   });
+}
+
+/// dP_s, dG, dq and rest again from drest, and dW, dleak, dthreshold.
+template <class On, class G, class Y, class T, class Space, class C>
+void states_backward(On& on, const G& x, const Y& y, const RecurrentGradients<T, Space>& d,
+                     const RecurrentScratch<C>& m, RowBlock rows) {
+  const index_t H = x.in.heads();
+  const TileGradients<T, C> tiles{m.d_rest,         m.rest,          m.u, family(d.d_q, Cut::whole),
+                                  d.d_scalar(H, 0), d.d_scalar(H, 1)};
+  if (read_states_backward_in_tiles(on, x.in, y, m.r, tiles, rows)) {
+    return combine_backward(on, x, m, m.u);
+  }
+  make_states(on, x, y, m, rows, true, [] {});
+  read_states_backward(on, x, d, m, rows);
+  make_states_backward(on, x, m, d);
 }
 
 /// dK_s += Y_s dP_s^T and dY_s += K_s dP_s, of P_s = K_s^T Y_s; and the same of the keys that no query sees.
@@ -365,9 +386,11 @@ void recurrent_forward(On& on, const RecurrentInputs<T, Space>& in, View<T, 4, S
   on.clear(m.rest);
   with_values(on, x, m, [&](const auto& y) {
     on.row_blocks([&](RowBlock rows) {
-      make_states(on, x, y, m, rows, false, [&] {
+      const auto attend_once = [&] {
         if (local && rows.first == 0) attend(on, x, o, m);
-      });
+      };
+      if (read_states_in_tiles(on, in, y, m.p, m.rest, rows)) return on.by_segments(attend_once);
+      make_states(on, x, y, m, rows, false, attend_once);
       on.add(m.rest, x.q.cut_by(Cut::step_queries).columns_of(rows), m.r);
     });
   });
@@ -397,9 +420,7 @@ void recurrent_backward(On& on, const RecurrentInputs<T, Space>& in,
   });
   with_values(on, x, m, [&](const auto& y) {
     on.row_blocks([&](RowBlock rows) {
-      make_states(on, x, y, m, rows, true, [] {});
-      read_states_backward(on, x, d, m, rows);
-      make_states_backward(on, x, m, d);
+      states_backward(on, x, y, d, m, rows);
       const bool last = rows.first + rows.count == in.head_size();
       if (last) sum_along_rest(on, d_o, m);
       on.by_segments([&] {

@@ -350,6 +350,7 @@ class LaneExecutor {
     notes_ = take(limits.seen * widest);
   }
   index_t used() const { return used_; }
+  const Lane& this_lane() const { return lane_; }
 
   // ---- memory
   /// A matrix of the lane.
