@@ -329,19 +329,20 @@ struct LaneLimits {
   index_t keys, queries, seen, steps, head_size;
 };
 
-/// Runs a program for one lane on one core.
-template <class Scalar>
+/// Runs a program for one lane on one core. Team is SerialTeam, or what is derived from it.
+template <class Scalar, class Team = SerialTeam>
 class LaneExecutor {
  public:
   using C = Scalar;
-  using Team = SerialTeam;
   struct Range {
     index_t first, end;
   };
 
   /// Without scratch it only counts the elements that a program takes.
-  explicit LaneExecutor(const LaneLimits& limits, C* scratch = nullptr, const Lane& lane = {})
-      : limits_(limits),
+  explicit LaneExecutor(const LaneLimits& limits, C* scratch = nullptr, const Lane& lane = {},
+                        const Team& team = {})
+      : team_(team),
+        limits_(limits),
         lane_(lane),
         scratch_(scratch),
         block_{0,
@@ -422,7 +423,7 @@ class LaneExecutor {
   void add_total(const Family<C>& to, const Family<C>& x) {
     const C* from = x.at(lane_, 0, 0, 0);
     C& sum = *to.at(lane_, 0, 0, 0);
-    sum = sum + Team{}.template sum<C>(rows(x) * x.columns, [=](index_t i) { return from[i]; });
+    sum = sum + team_.template sum<C>(rows(x) * x.columns, [=](index_t i) { return from[i]; });
   }
 
   // ---- elements
@@ -470,13 +471,13 @@ class LaneExecutor {
   void queries(F f) {
     for (index_t s = segments_.first; s < segments_.end; ++s) {
       const SeenSegment& x = lane_.segments[s];
-      for (index_t i = x.first_query; i < x.end_query; ++i) f(Team{}, lane_, s, i);
+      for (index_t i = x.first_query; i < x.end_query; ++i) f(team_, lane_, s, i);
     }
   }
   /// f(team, lane), once.
   template <class F>
   void lane(F f) {
-    f(Team{}, lane_);
+    f(team_, lane_);
   }
 
  private:
@@ -571,12 +572,12 @@ class LaneExecutor {
     product(matrix(c, s), a.op, matrix(a, s), b.op, matrix(b, s), add);
   }
   template <class X, class A, class B>
-  static void product(const Matrix<X>& c, Op op_a, const Matrix<A>& a, Op op_b, const Matrix<B>& b,
-                      bool add) {
+  void product(const Matrix<X>& c, Op op_a, const Matrix<A>& a, Op op_b, const Matrix<B>& b,
+               bool add) const {
     const index_t k = op_a == Op::none ? a.columns : a.rows;
     if (c.rows == 0 || c.columns == 0 || (add && k == 0)) return;
-    Team{}.gemm(op_a, op_b, c.rows, c.columns, k, C(1), a.data, a.stride, b.data, b.stride,
-                C(add ? 1 : 0), c.data, c.stride);
+    team_.gemm(op_a, op_b, c.rows, c.columns, k, C(1), a.data, a.stride, b.data, b.stride,
+               C(add ? 1 : 0), c.data, c.stride);
   }
   /// C_s = A_s^T B_s of keys and values. On the way it prefetches the keys after segment s.
   template <class X, class A, class B>
@@ -591,8 +592,8 @@ class LaneExecutor {
       const index_t end = std::min(2 * x.rows, lane_.keys - lane_.segments[s].first_key);
       for (index_t r = 0; r < all.rows; r += some) {
         for (const index_t stop = std::min(next + share, end); next < stop; ++next) {
-          ask_for(Team{}, x.data + next * x.stride, x.columns);
-          ask_for(Team{}, y.data + next * y.stride, y.columns);
+          ask_for(team_, x.data + next * x.stride, x.columns);
+          ask_for(team_, y.data + next * y.stride, y.columns);
         }
         const index_t rows = std::min(some, all.rows - r);
         product(Matrix<X>{all.data + r * all.stride, rows, all.columns, all.stride}, a.op,
@@ -630,12 +631,14 @@ class LaneExecutor {
     return rows;
   }
   C* take(index_t n) {
-    constexpr index_t line = std::max<index_t>(widest, 64 / static_cast<index_t>(sizeof(C)));
+    constexpr index_t line =
+        widest == 1 ? 1 : std::max<index_t>(widest, 64 / static_cast<index_t>(sizeof(C)));
     C* here = scratch_ == nullptr ? nullptr : scratch_ + used_;
     used_ += (n + line - 1) / line * line;
     return here;
   }
 
+  Team team_;
   LaneLimits limits_;
   Lane lane_;
   C* scratch_;
@@ -674,13 +677,21 @@ struct RunLane {
 
   template <class Team>
   void operator()(const Team& team, index_t index, void* scratch) const {
-    if (team.leader()) {
-      const Lane lane = lanes(index, static_cast<SeenSegment*>(scratch));
-      void* rest = static_cast<std::byte*>(scratch) + table_bytes;
-      LaneExecutor<C> on(limits, static_cast<C*>(rest), lane);
-      program(on);
+    if constexpr (std::is_base_of_v<SerialTeam, Team>) {
+      run(team, index, scratch);
+    } else {
+      if (team.leader()) run(SerialTeam{}, index, scratch);
+      team.sync();
     }
-    team.sync();
+  }
+
+ private:
+  template <class Team>
+  void run(const Team& team, index_t index, void* scratch) const {
+    const Lane lane = lanes(index, static_cast<SeenSegment*>(scratch));
+    void* rest = static_cast<std::byte*>(scratch) + table_bytes;
+    LaneExecutor<C, Team> on(limits, static_cast<C*>(rest), lane, team);
+    program(on);
   }
 };
 
