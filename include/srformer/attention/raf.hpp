@@ -105,10 +105,10 @@ struct RafGradients {
   C leak, threshold;
 };
 
-/// What one step of one cell gives to the step before it, to its input and to the scalars.
+/// What one step of one cell gives to the step before it, to its input, to leak and, with a minus sign, to threshold.
 template <class V>
 struct RafCellGradients {
-  V d_membrane, d_x, leak, threshold;
+  V d_membrane, d_x, leak, minus_threshold;
 };
 
 /// One step of one cell back: relative is U_j / threshold, membrane is Mem_{j-1}, d_membrane is dMem_j.
@@ -120,7 +120,7 @@ SRF_HD RafCellGradients<V> raf_cell_backward(const RafScalars<C>& raf, const C& 
   const V through = through_firing<C, binary>(over, V(inverse * d_r));
   const V reset = where_above(over, C(0), d_membrane, V(C(0)));
   const V d_u = V(through + d_membrane);
-  return {V(raf.leak * d_u), d_u, V(d_u * membrane), V(V(C(0)) - (V(through * relative) + reset))};
+  return {V(raf.leak * d_u), d_u, V(d_u * membrane), V(through * relative + reset)};
 }
 
 // Of one cell through all steps; `at` says which steps a segment has.
@@ -173,7 +173,7 @@ SRF_HD SumPair<typename At::Value> recurrence_backward(const At& at, const RafSc
       const auto d =
           raf_cell_backward<binary>(raf, inverse, relative, membrane, V(d_r[t]), d_membrane);
       d_membrane = d.d_membrane;
-      leak = V(leak + d.leak), threshold = V(threshold + d.threshold);
+      leak = V(leak + d.leak), threshold = V(threshold - d.minus_threshold);
       sum = V(sum + d.d_x);
       relative = relative_before;
     }
@@ -198,7 +198,7 @@ SRF_HD RafGradients<C> raf_step_backward(const Team& team, index_t cells, const 
                                                      d_membrane[c]);
       d_x[c] = d.d_x;
       d_membrane[c] = d.d_membrane;
-      return SumPair<C>(d.leak, d.threshold);
+      return SumPair<C>(d.leak, -d.minus_threshold);
     });
   });
   return {started * sums.first, sums.second};

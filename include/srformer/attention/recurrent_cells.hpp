@@ -283,7 +283,7 @@ struct RunCellsBackward {
           const auto g = raf_cell_backward<binary.value>(raf, inverse, C(now * inverse), membrane,
                                                          d[e], d_membrane);
           d_membrane = g.d_membrane;
-          leak = leak + g.leak, threshold = threshold + g.threshold;
+          leak = leak + g.leak, threshold = threshold - g.minus_threshold;
           sum = sum + g.d_x;
           now = before[e];
           if (step != first) continue;

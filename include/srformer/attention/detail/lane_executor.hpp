@@ -454,8 +454,16 @@ class LaneExecutor {
   void column_sums(const Family<C>& to, const Family<X>& over, F f) {
     inlined([&] {
       packs_of_row<widest>(0, 0, to.columns, [&](auto at) {
-        decltype(f(at)) sum(C(0));
-        for (const index_t n = rows(over); at.row < n; ++at.row) sum = sum + f(at);
+        using V = decltype(f(at));
+        const index_t n = rows(over);
+        V sum(C(0)), odd(C(0));  // two chains of additions, which do not wait for each other
+        for (; at.row + 1 < n; ++at.row) {
+          sum = V(sum + f(at));
+          ++at.row;
+          odd = V(odd + f(at));
+        }
+        if (at.row < n) sum = V(sum + f(at));
+        sum = V(sum + odd);
         at.set(to, sum);
       });
     });
@@ -498,7 +506,7 @@ class LaneExecutor {
   static constexpr index_t widest = native * (native == 1 ? 1 : vector_bytes >= 64 ? 4 : 2);
   /// The next narrower pack for what remains of a row.
   static constexpr index_t narrower(index_t width) {
-    if (width > native) return native;
+    if (width > native) return width / 2;
     return width * static_cast<index_t>(sizeof(C)) >= 32 ? width / 2 : 1;
   }
 
