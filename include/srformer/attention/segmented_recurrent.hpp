@@ -67,7 +67,7 @@ struct RecurrentScratch {
   Family<C> g, d_g;                             ///< [D,D] the sum of the products no query sees
   Family<C> rest, d_rest;                       ///< [M,D] q_i R_seg(i)
   Family<C> scores, d_scores;                   ///< [M,L]
-  Family<C> inverse, along_rest;                ///< [1,D] 1 / n and sum_i dO_i rest_i / n
+  Family<C> inverse, along_rest, norm_factor;   ///< [1,D]
   Family<C> along_local;                        ///< [M,1] dO_i A_i
   Family<C> d_leak, d_threshold;                ///< [D,D] by cell
 
@@ -86,6 +86,7 @@ struct RecurrentScratch {
     d_scores = on.room(M, in.segment_rows().width()).cut_by(Cut::scores);
     along_local = on.room(M, 1);
     along_rest = on.room(1, D), along_rest.row_stride = 0;
+    norm_factor = on.room(1, D), norm_factor.row_stride = 0;
   }
 
   /// Whether dY is summed in C before it is added to dV: Y is not V, or dV is narrow and would be rounded often.
@@ -308,15 +309,14 @@ void values_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
   }
 }
 
-/// dK_tc += dn_c K_tc / n_c  with  dn_c = -share along_c / n_c
+/// dK_tc -= norm_factor_c K_tc, of n_c = sqrt(sum_t K_tc^2).
 template <class On, class G, class T, class Space, class C>
 void norms_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
                     const RecurrentScratch<C>& m) {
   if (!x.in.options.normalize) return;
   const auto dk = family(d.d_k, Cut::every_key);
-  on.elements(dk, [dk, &x, k = x.k, along = m.along_rest, inverse = m.inverse](const auto& at) {
-    const auto d_n = x.share(at.lane.h) * at(along) * at(inverse);
-    at.set(dk, at(dk) - d_n * at(k) * at(inverse));
+  on.elements(dk, [dk, k = x.k, factor = m.norm_factor](const auto& at) {
+    at.set(dk, at(dk) - at(factor) * at(k));
   });
 }
 
@@ -422,7 +422,7 @@ void recurrent_backward(On& on, const RecurrentInputs<T, Space>& in,
     on.row_blocks([&](RowBlock rows) {
       states_backward(on, x, y, d, m, rows);
       const bool last = rows.first + rows.count == in.head_size();
-      if (last) sum_along_rest(on, d_o, m);
+      if (last) sum_along_rest(on, x, d_o, m);
       on.by_segments([&] {
         const auto dk = family(d.d_k, Cut::keys), dv = family(d.d_v, Cut::keys);
         summed ? products_backward(on, x, y, dk, m.d_y, m, rows)
@@ -437,11 +437,15 @@ void recurrent_backward(On& on, const RecurrentInputs<T, Space>& in,
   weight_gradients(on, in, d, m);
 }
 
-/// along_c = sum_i dO_ic rest_ic / n_c
-template <class On, class O, class C>
-void sum_along_rest(On& on, const O& d_o, const RecurrentScratch<C>& m) {
+/// along_c = sum_i dO_ic rest_ic / n_c,  and  norm_factor_c = -dn_c / n_c  with  dn_c = -share along_c / n_c
+template <class On, class G, class O, class C>
+void sum_along_rest(On& on, const G& x, const O& d_o, const RecurrentScratch<C>& m) {
   on.column_sums(m.along_rest, d_o, [d_o, rest = m.rest, inverse = m.inverse](const auto& at) {
     return at(d_o) * at(rest) * at(inverse);
+  });
+  on.elements(m.norm_factor, [&x, along = m.along_rest, inverse = m.inverse,
+                              factor = m.norm_factor](const auto& at) {
+    at.set(factor, x.share(at.lane.h) * at(along) * at(inverse) * at(inverse));
   });
 }
 

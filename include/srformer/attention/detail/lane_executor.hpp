@@ -405,7 +405,9 @@ class LaneExecutor {
   template <class X, class A, class B>
   void multiply(const Family<X>& c, const Family<A>& a, const Family<B>& b) {
     if (multiply_states(c, a, b)) return;
-    if (a.cut == Cut::keys && b.cut == Cut::keys) return multiply_keys(c, a, b);
+    if (a.cut == Cut::keys && b.cut == Cut::keys && limits_.head_size >= 32) {
+      return multiply_keys(c, a, b);
+    }
     for_matrices(c, [&](index_t s) { product(s, c, a, b, false); });
   }
   /// C_s += A_s B_s
