@@ -446,7 +446,10 @@ class LaneExecutor {
       const Range range = row_range(over, s);
       inlined([&] {
         packs_of_row<widest>(s, 0, over.columns, [&](auto at) {
-          for (at.row = range.first; at.row < range.end; ++at.row) f(at);
+          for (index_t row = range.first; row < range.end; ++row) {
+            at.row = row;
+            f(at);
+          }
         });
       });
     });
@@ -459,12 +462,14 @@ class LaneExecutor {
         using V = decltype(f(at));
         const index_t n = rows(over);
         V sum(C(0)), odd(C(0));  // two chains of additions, which do not wait for each other
-        for (; at.row + 1 < n; ++at.row) {
+        for (index_t row = 0; row + 1 < n; row += 2) {
+          at.row = row;
           sum = V(sum + f(at));
-          ++at.row;
+          at.row = row + 1;
           odd = V(odd + f(at));
         }
-        if (at.row < n) sum = V(sum + f(at));
+        at.row = n - 1;
+        if (n % 2 == 1) sum = V(sum + f(at));
         sum = V(sum + odd);
         at.set(to, sum);
       });
