@@ -68,15 +68,6 @@ SRF_HD auto with_firing(const RafScalars<C>& raf, F f) {
   return raf.binary_firing ? f(std::true_type{}) : f(std::false_type{});
 }
 
-/// r = R of all cells, again from u = U.
-template <class Team, class C>
-SRF_HD void fire(const Team& team, index_t cells, const RafScalars<C>& raf, const C* u, C* r) {
-  const C inverse = C(1) / raf.threshold;
-  with_firing(raf, [=](auto binary) {
-    team.for_each(cells, [=](index_t c) { r[c] = fired<binary.value>(u[c], inverse); });
-  });
-}
-
 /// One step of all cells: x(c) is X_j of a cell, membrane is Mem_{j-1} and becomes Mem_j; r receives R_j
 /// and u receives U_j, each unless it is null.
 template <class Team, class C, class X>

@@ -125,7 +125,7 @@ struct RecurrentGradients {
   Shares d_weight(index_t heads, index_t D) const {
     return {partials.data, heads * (D * D + 4), D * D + 4, 0, D, D, D};
   }
-  /// Those of leak, threshold, sigma and gate, one behind the other.
+  /// Those of leak, threshold, sigma and gate, one after the other.
   Shares d_scalar(index_t heads, index_t which) const {
     const index_t stride = partials.cells + 4;
     return {partials.data + partials.cells + which, heads * stride, stride, 0, 1, 1, 1};

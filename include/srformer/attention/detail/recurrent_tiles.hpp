@@ -22,7 +22,7 @@ namespace srformer::detail {
 /// Some rows and four vectors of columns of the states of one lane. Pointers are those of the tile's first row and column.
 template <class T>
 struct RecurrentTile {
-  using V = typename Vector<T>::type;
+  using V = Pack<T, Vector<T>::lanes>;
   static constexpr int lanes = Vector<T>::lanes, wide = 4;
   static constexpr int high = vector_bytes >= 64 ? 4 : 2;  // the sums are half of the registers
   static constexpr index_t columns = wide * lanes;
@@ -31,12 +31,8 @@ struct RecurrentTile {
   RafScalars<T> raf;
   Rows<const T> k, y;
 
-  static V load(const T* from) {
-    V v;
-    load_computed(v, from);
-    return v;
-  }
-  static void store(T* to, const V& v) { std::memcpy(to, &v, sizeof(V)); }
+  static V load(const T* from) { return Cells<V>::load(from); }
+  static void store(T* to, const V& v) { Cells<V>::store(to, v); }
   /// f(r, w) for every vector of the tile.
   template <class F>
   [[gnu::always_inline]] static void for_each(F f) {
@@ -57,7 +53,7 @@ struct RecurrentTile {
       for (int r = 0; r < high; ++r) {
         const T left = k.row(t)[r];
 #pragma GCC unroll 4
-        for (int w = 0; w < wide; ++w) sum[r][w] += left * right[w];
+        for (int w = 0; w < wide; ++w) sum[r][w] = sum[r][w] + left * right[w];
       }
     }
   }
@@ -68,7 +64,8 @@ struct RecurrentTile {
   template <class Step, class Done>
   [[gnu::always_inline]] void run(T* suffix, Step step, Done done) const {
     constexpr index_t tile = high * wide * lanes;
-    V sum[high][wide] = {};
+    V sum[high][wide];
+    for_each([&](int r, int w) { sum[r][w] = V(T(0)); });
     index_t end = lane.keys;
     for (index_t s = lane.seen - 1; s >= 0; --s) {
       add_products(lane.segments[s].end_key, end, sum);
@@ -77,8 +74,8 @@ struct RecurrentTile {
       for_each([&](int r, int w) { store(to + (r * wide + w) * lanes, sum[r][w]); });
     }
     const T inverse = T(1) / raf.threshold;
-    V membrane[high][wide] = {};
-    for_each([&](int r, int w) { sum[r][w] = V{}; });
+    V membrane[high][wide];
+    for_each([&](int r, int w) { sum[r][w] = membrane[r][w] = V(T(0)); });
     index_t first = 0;
     for (index_t s = 0; s < lane.seen; ++s) {
       add_products(first, lane.segments[s].first_key, sum);
@@ -88,26 +85,19 @@ struct RecurrentTile {
         const V others = sum[r][w] + load(from + (r * wide + w) * lanes);
         const V now = raf.leak * membrane[r][w] + others;
         step(s, r, w, now);
-        membrane[r][w] = after_reset(now, inverse);
+        membrane[r][w] = after_reset(now, raf, inverse);
       });
       done(s);
     }
   }
 
-  V after_reset(const V& u, T inverse) const {
-    return u * inverse - T(1) > T(0) ? u - raf.threshold : u;
-  }
-  static V fired(const V& u, T inverse) {
-    const V over = u * inverse - T(1);
-    return over > T(0) ? over : V{};
-  }
-
   /// rest_i += q_i R_s
-  [[gnu::noinline]] void forward(Rows<const T> q, T* suffix, Rows<T> rest) const {
+  [[gnu::noinline, gnu::flatten]] void forward(Rows<const T> q, T* suffix, Rows<T> rest) const {
     const T inverse = T(1) / raf.threshold;
     V held[high][wide];
     run(
-        suffix, [&](index_t, int r, int w, const V& now) { held[r][w] = fired(now, inverse); },
+        suffix,
+        [&](index_t, int r, int w, const V& now) { held[r][w] = fired<false>(now, inverse); },
         [&](index_t s) {
           for (index_t i = lane.segments[s].first_query; i < lane.segments[s].end_query; ++i)
             add_rest(q.row(i), held, rest.row(i));
@@ -119,62 +109,70 @@ struct RecurrentTile {
     for (int w = 0; w < wide; ++w) {
       V sum = load(rest + w * lanes);
 #pragma GCC unroll 4
-      for (int r = 0; r < high; ++r) sum += q[r] * held[r][w];
+      for (int r = 0; r < high; ++r) sum = sum + q[r] * held[r][w];
       store(rest + w * lanes, sum);
     }
   }
 
-  /// u_s = U_s, with strides `row` between its rows and `step` between segments.
-  [[gnu::noinline]] void keep(T* suffix, T* u, index_t row, index_t step) const {
+  /// The tiles of a family of states.
+  struct States {
+    T* first;
+    index_t row_stride, stride;
+    T* at(index_t s, int r, int w) const { return first + s * stride + r * row_stride + w * lanes; }
+  };
+
+  /// u_s = U_s
+  [[gnu::noinline, gnu::flatten]] void keep(T* suffix, const States& u) const {
     run(
-        suffix,
-        [&](index_t s, int r, int w, const V& now) {
-          store(u + s * step + r * row + w * lanes, now);
-        },
+        suffix, [&](index_t s, int r, int w, const V& now) { store(u.at(s, r, w), now); },
         [](index_t) {});
   }
 
   /// u_s becomes dX_s; rest as in forward, dq and the scalars' gradients are added to.
-  [[gnu::noinline]] void backward(Rows<const T> q, Rows<const T> d_rest, T* u, index_t row,
-                                  index_t step, Rows<T> rest, Rows<T> d_q,
-                                  RafGradients<T>& d_raf) const {
+  [[gnu::noinline, gnu::flatten]] void backward(Rows<const T> q, Rows<const T> d_rest,
+                                                const States& u, Rows<T> rest, Rows<T> d_q,
+                                                RafGradients<T>& d_raf) const {
     const T inverse = T(1) / raf.threshold;
-    V d_membrane[high][wide] = {}, leak{}, threshold{};
+    const V none(T(0));
+    V d_membrane[high][wide], leak = none, threshold = none;
+    for_each([&](int r, int w) { d_membrane[r][w] = none; });
     for (index_t s = lane.seen - 1; s >= 0; --s) {
-      T* now = u + s * step;
-      const T* before = s > 0 ? now - step : nullptr;
-      V held[high][wide], d_r[high][wide] = {};
-      for_each([&](int r, int w) { held[r][w] = fired(load(now + r * row + w * lanes), inverse); });
+      V held[high][wide], d_r[high][wide];
+      for_each([&](int r, int w) {
+        held[r][w] = fired<false>(load(u.at(s, r, w)), inverse), d_r[r][w] = none;
+      });
       for (index_t i = lane.segments[s].first_query; i < lane.segments[s].end_query; ++i) {
-        const T *from = q.row(i), *d = d_rest.row(i);
-        add_rest(from, held, rest.row(i));
-#pragma GCC unroll 4
-        for (int r = 0; r < high; ++r) {
-          V along{};
-#pragma GCC unroll 4
-          for (int w = 0; w < wide; ++w) {
-            const V d_w = load(d + w * lanes);
-            along += d_w * held[r][w];
-            d_r[r][w] += from[r] * d_w;
-          }
-          d_q.row(i)[r] += sum_of_lanes(along);
-        }
+        add_rest(q.row(i), held, rest.row(i));
+        add_gradients(q.row(i), d_rest.row(i), held, d_r, d_q.row(i));
       }
       for_each([&](int r, int w) {
-        T* at = now + r * row + w * lanes;
-        const V relative = load(at) * inverse, over = relative - T(1);
-        const V through = over > T(0) ? inverse * d_r[r][w] : V{};
-        const V d_u = through + d_membrane[r][w];
-        const V reset = over > T(0) ? d_membrane[r][w] : V{};
-        if (before != nullptr)
-          leak += d_u * after_reset(load(before + r * row + w * lanes), inverse);
-        threshold -= through * relative + reset;
-        d_membrane[r][w] = raf.leak * d_u;
-        store(at, d_u);
+        const V before = s > 0 ? load(u.at(s - 1, r, w)) : none;
+        const auto d = raf_cell_backward<false>(raf, inverse, V(load(u.at(s, r, w)) * inverse),
+                                                after_reset(before, raf, inverse), d_r[r][w],
+                                                d_membrane[r][w]);
+        leak = leak + d.leak, threshold = threshold - d.minus_threshold;
+        d_membrane[r][w] = d.d_membrane;
+        store(u.at(s, r, w), d.d_x);
       });
     }
-    d_raf.leak += sum_of_lanes(leak);
-    d_raf.threshold += sum_of_lanes(threshold);
+    d_raf.leak += sum_of_lanes(leak.v[0]);
+    d_raf.threshold += sum_of_lanes(threshold.v[0]);
+  }
+
+  /// dR_s += q_i^T drest_i,  dq_i += drest_i R_s^T
+  static void add_gradients(const T* q, const T* d_rest, const V (&held)[high][wide],
+                            V (&d_r)[high][wide], T* d_q) {
+#pragma GCC unroll 4
+    for (int r = 0; r < high; ++r) {
+      V along(T(0));
+#pragma GCC unroll 4
+      for (int w = 0; w < wide; ++w) {
+        const V d = load(d_rest + w * lanes);
+        along = along + d * held[r][w];
+        d_r[r][w] = d_r[r][w] + q[r] * d;
+      }
+      d_q[r] += sum_of_lanes(along.v[0]);
+    }
   }
 };
 
@@ -254,11 +252,11 @@ bool read_states_backward_in_tiles(On& on, const RecurrentInputs<T, Space>& in, 
     const Family<const T> d_rest = d.d_rest;
     RafGradients<C> d_raf{C(0), C(0)};
     for_each_tile<T>(lane, in.raf(), rows, k, y, [&](const auto& tile, index_t r, index_t c) {
-      T* u = d.x.at(lane, 0, r - rows.first, c);
-      tile.keep(suffix.data, u, d.x.row_stride, d.x.matrix_stride);
-      tile.backward(tile_rows(q, lane, r), tile_rows(d_rest, lane, c), u, d.x.row_stride,
-                    d.x.matrix_stride, tile_rows(d.rest, lane, c), tile_rows(d.d_q, lane, r),
-                    d_raf);
+      const typename RecurrentTile<T>::States u{d.x.at(lane, 0, r - rows.first, c), d.x.row_stride,
+                                                d.x.matrix_stride};
+      tile.keep(suffix.data, u);
+      tile.backward(tile_rows(q, lane, r), tile_rows(d_rest, lane, c), u,
+                    tile_rows(d.rest, lane, c), tile_rows(d.d_q, lane, r), d_raf);
     });
     *d.d_leak.at(lane, 0, 0, 0) += d_raf.leak;
     *d.d_threshold.at(lane, 0, 0, 0) += d_raf.threshold;
