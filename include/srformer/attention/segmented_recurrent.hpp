@@ -134,12 +134,37 @@ struct RecurrentGradients {
 
 // ------------------------------------------------------------------------------- the states R_s
 
+/// R_s, and U_s where `keep_u`, from P_s and G.
+template <class On, class G, class C>
+void recur(On& on, const G& x, const RecurrentScratch<C>& m, bool keep_u) {
+  const auto& in = x.in;
+  // Z_s = clamp(G + sum P) - clamp(P_s)
+  if (!in.folded()) {
+    on.cells([o = in.options.product, p = m.p, z = m.z, g = m.g](const auto& at) {
+      combine_products(at, o, at(p), at(z), at(g)[0]);
+    });
+    if (!in.options.recurrence) return;  // R_s = Z_s
+    on.multiply(m.x, m.z, transposed(x.w));
+  }
+  // R_s = RAF(X_s),  X_s = Z_s W^T, or Z_s where W is in Y
+  with_firing(in.raf(), [&](auto binary) {
+    on.cells([raf = in.raf(), o = in.options.product, folded = in.folded(), p = m.p, x = m.x,
+              g = m.g, u = m.u, r = m.r, keep_u](const auto& at) {
+      auto to = recurrence<decltype(binary)::value>(at, raf, at(u), at(r), keep_u);
+      if (folded) {
+        combine_products(at, o, at(p), to, at(g)[0]);
+      } else {
+        for (index_t s = 0; s < at.segments(); ++s) to.set(s, at(x)[s]);
+      }
+    });
+  });
+}
+
 /// A block of rows of the states R_s from those columns of the keys and from Y. `beside` runs phases that read the keys
 /// and values too.
 template <class On, class G, class Y, class C, class Beside>
 void make_states(On& on, const G& x, const Y& y, const RecurrentScratch<C>& m, RowBlock rows,
                  bool keep_u, Beside beside) {
-  const auto& in = x.in;
   const auto k = x.k.columns_of(rows);
   // P_s = K_s^T Y_s,  G = K^T Y of the keys that no query sees
   on.clear(m.g);
@@ -149,26 +174,7 @@ void make_states(On& on, const G& x, const Y& y, const RecurrentScratch<C>& m, R
       on.add_sum(m.g, transposed(k.cut_by(Cut::unseen_keys)), y.cut_by(Cut::unseen_keys));
     beside();
   });
-  // Z_s = clamp(G + sum P) - clamp(P_s)
-  if (in.multiplied() || !in.options.recurrence) {
-    on.cells([o = in.options.product, p = m.p, z = m.z, g = m.g](const auto& at) {
-      combine_products(at, o, at(p), at(z), at(g)[0]);
-    });
-    if (!in.options.recurrence) return;  // R_s = Z_s
-    on.multiply(m.x, m.z, transposed(x.w));
-  }
-  // R_s = RAF(X_s),  X_s = Z_s W^T, or Z_s where W is in Y
-  with_firing(in.raf(), [&](auto binary) {
-    on.cells([raf = in.raf(), o = in.options.product, multiplied = in.multiplied(), p = m.p,
-              x = m.x, g = m.g, u = m.u, r = m.r, keep_u](const auto& at) {
-      auto to = recurrence<decltype(binary)::value>(at, raf, at(u), at(r), keep_u);
-      if (multiplied) {
-        for (index_t s = 0; s < at.segments(); ++s) to.set(s, at(x)[s]);
-      } else {
-        combine_products(at, o, at(p), to, at(g)[0]);
-      }
-    });
-  });
+  recur(on, x, m, keep_u);
 }
 
 /// The recurrence in reverse, of one cell: dX_s from dR_t, given to give(s, dX_s), the last first; dleak and dthreshold.
