@@ -389,7 +389,7 @@ class LaneExecutor {
   /// Runs the phases of f for a few segments at a time, each on what the phases before left in the cache.
   template <class F>
   void by_segments(F f) {
-    constexpr index_t keys_at_a_time = 64;
+    const index_t keys_at_a_time = std::min<index_t>(64, 4096 / limits_.head_size);
     const Range all = segments_;
     const index_t some =
         std::max<index_t>(1, keys_at_a_time * lane_.seen / std::max<index_t>(1, lane_.keys));
