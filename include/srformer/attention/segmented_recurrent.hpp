@@ -25,7 +25,7 @@
 // attention/segmented_recurrent_batched.hpp has the same for backends with gemm_batched.
 #pragma once
 
-#include <srformer/attention/detail/recurrent_tiles.hpp>
+#include <srformer/attention/detail/recurrent_strips.hpp>
 #include <srformer/attention/full.hpp>
 #include <srformer/attention/segmented.hpp>
 #include <srformer/attention/segmented_recurrent_batched.hpp>
@@ -109,8 +109,9 @@ struct RecurrentScratch {
     if (!backward) return;
     d_r = recurrent ? r : on.states(Cut::segments);
     d_x = in.stepwise() ? x : d_r;
-    d_p = d_z = multiplied ? z : d_x;
-    d_g = on.block_room(), d_leak = on.block_room(), d_threshold = on.block_room();
+    d_z = multiplied ? z : d_x;
+    d_p = in.folded() ? p : d_z;
+    d_g = in.folded() ? g : on.block_room(), d_leak = on.block_room(), d_threshold = on.block_room();
   }
 };
 
@@ -160,11 +161,11 @@ void recur(On& on, const G& x, const RecurrentScratch<C>& m, bool keep_u) {
   });
 }
 
-/// A block of rows of the states R_s from those columns of the keys and from Y. `beside` runs phases that read the keys
-/// and values too.
+/// A block of rows of the products P_s and G from those columns of the keys and from Y. `beside` runs phases that read
+/// the keys and values too.
 template <class On, class G, class Y, class C, class Beside>
-void make_states(On& on, const G& x, const Y& y, const RecurrentScratch<C>& m, RowBlock rows,
-                 bool keep_u, Beside beside) {
+void make_products(On& on, const G& x, const Y& y, const RecurrentScratch<C>& m, RowBlock rows,
+                   Beside beside) {
   const auto k = x.k.columns_of(rows);
   // P_s = K_s^T Y_s,  G = K^T Y of the keys that no query sees
   on.clear(m.g);
@@ -174,7 +175,6 @@ void make_states(On& on, const G& x, const Y& y, const RecurrentScratch<C>& m, R
       on.add_sum(m.g, transposed(k.cut_by(Cut::unseen_keys)), y.cut_by(Cut::unseen_keys));
     beside();
   });
-  recur(on, x, m, keep_u);
 }
 
 /// The recurrence in reverse, of one cell: dX_s from dR_t, given to give(s, dX_s), the last first; dleak and dthreshold.
@@ -280,12 +280,11 @@ template <class On, class G, class Y, class T, class Space, class C>
 void states_backward(On& on, const G& x, const Y& y, const RecurrentGradients<T, Space>& d,
                      const RecurrentScratch<C>& m, RowBlock rows) {
   const index_t H = x.in.heads();
-  const TileGradients<T, C> tiles{m.d_rest,         m.rest,          m.u, family(d.d_q, Cut::whole),
-                                  d.d_scalar(H, 0), d.d_scalar(H, 1)};
-  if (read_states_backward_in_tiles(on, x.in, y, m.r, tiles, rows)) {
-    return combine_backward(on, x, m, m.u);
-  }
-  make_states(on, x, y, m, rows, true, [] {});
+  const StripGradients<T, C> strips{m.d_rest, m.rest, family(d.d_q, Cut::whole), d.d_scalar(H, 0),
+                                    d.d_scalar(H, 1)};
+  make_products(on, x, y, m, rows, [] {});
+  if (read_states_backward_in_strips(on, x.in, m.p, m.g, strips, rows)) return;
+  recur(on, x, m, true);
   read_states_backward(on, x, d, m, rows);
   make_states_backward(on, x, m, d);
 }
@@ -395,8 +394,9 @@ void recurrent_forward(On& on, const RecurrentInputs<T, Space>& in, View<T, 4, S
       const auto attend_once = [&] {
         if (local && rows.first == 0) attend(on, x, o, m);
       };
-      if (read_states_in_tiles(on, in, y, m.p, m.rest, rows)) return on.by_segments(attend_once);
-      make_states(on, x, y, m, rows, false, attend_once);
+      make_products(on, x, y, m, rows, attend_once);
+      if (read_states_in_strips(on, in, m.p, m.g, m.rest, rows)) return;
+      recur(on, x, m, false);
       on.add(m.rest, x.q.cut_by(Cut::step_queries).columns_of(rows), m.r);
     });
   });
@@ -482,7 +482,8 @@ void recurrent_prepare(On& on, const RecurrentInputs<T, Space>& in,
   invert_norms(on, x, m);
   with_values(on, x, m, [&](const auto& y) {
     on.row_blocks([&](RowBlock rows) {
-      make_states(on, x, y, m, rows, false, [] {});
+      make_products(on, x, y, m, rows, [] {});
+      recur(on, x, m, false);
       const auto to = e.rows_of(rows);
       on.elements(to, [x, to, r = m.r, inverse = m.inverse](const auto& at) {
         at.set(to, x.share(at.lane.h) * at(r) * at(inverse));

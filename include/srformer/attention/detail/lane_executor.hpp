@@ -310,7 +310,7 @@ struct ElementCell {
 // ------------------------------------------------------------------------------- 3  LaneExecutor
 
 /// About how many elements a family of states has at most where keys are few for each of its matrices.
-inline constexpr index_t state_budget = 196608;
+inline constexpr index_t state_budget = 98304;
 
 /// How many rows of the states are worked on at a time: where keys are few for each of the `count` states, about as many
 /// as stay in the cache of a core through all of them, otherwise all. Blocks are of equal size and of whole registers.
@@ -369,6 +369,12 @@ class LaneExecutor {
     const index_t D = limits_.head_size, pitch = (block_.count + spare_rows()) * D;
     const index_t count = cut == Cut::steps ? limits_.steps : limits_.seen;
     return {take(count * pitch), 0, 0, pitch, D, block_rows, D, cut};
+  }
+  /// Room for notes of a walk through all segments, `width` elements for each.
+  template <index_t width>
+  C* notes() const {
+    static_assert(width <= widest);
+    return notes_;
   }
   void clear(const Family<C>& f) { std::fill_n(f.at(lane_, 0, 0, 0), rows(f) * f.columns, C(0)); }
 
@@ -510,7 +516,7 @@ class LaneExecutor {
   using PackOf = typename decltype(pack_of<width>())::type;
 
   static constexpr index_t native = native_width<C>;
-  static constexpr index_t widest = native * (native == 1 ? 1 : vector_bytes >= 64 ? 4 : 2);
+  static constexpr index_t widest = native == 1 ? 1 : 4 * native;
   /// The next narrower pack for what remains of a row.
   static constexpr index_t narrower(index_t width) {
     if (width > native) return width / 2;
