@@ -176,7 +176,7 @@ TEST_CASE("a few rows of the products at a time") {
     check_attention_case(c, true, grad);
   }
   SECTION("a number of rows that does not divide D, and segments between those seen") {
-    REQUIRE(rows(300, 150, 50) == 32);
+    REQUIRE(rows(300, 150, 50) == 16);
     AttentionCase c = recurrent_case(1, 1, 150, 300, 1, 50);
     c.margin = 1e-8;
     check_attention_case(c, true, grad);
@@ -188,7 +188,7 @@ TEST_CASE("a few rows of the products at a time") {
     check_attention_case(c, true, grad);
   }
   SECTION("not folded") {
-    REQUIRE(rows(600, 100, 50) == 32);
+    REQUIRE(rows(600, 100, 50) == 16);
     AttentionCase c = recurrent_case(1, 1, 100, 600, 6, 50);
     c.options.clamp = 20;
     c.margin = 1e-9;

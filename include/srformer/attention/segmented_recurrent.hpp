@@ -111,7 +111,8 @@ struct RecurrentScratch {
     d_x = in.stepwise() ? x : d_r;
     d_z = multiplied ? z : d_x;
     d_p = in.folded() ? p : d_z;
-    d_g = in.folded() ? g : on.block_room(), d_leak = on.block_room(), d_threshold = on.block_room();
+    d_g = in.folded() ? g : on.block_room(), d_leak = on.block_room(),
+    d_threshold = on.block_room();
   }
 };
 
@@ -149,15 +150,17 @@ void recur(On& on, const G& x, const RecurrentScratch<C>& m, bool keep_u) {
   }
   // R_s = RAF(X_s),  X_s = Z_s W^T, or Z_s where W is in Y
   with_firing(in.raf(), [&](auto binary) {
-    on.cells([raf = in.raf(), o = in.options.product, folded = in.folded(), p = m.p, x = m.x,
-              g = m.g, u = m.u, r = m.r, keep_u](const auto& at) {
-      auto to = recurrence<decltype(binary)::value>(at, raf, at(u), at(r), keep_u);
-      if (folded) {
-        combine_products(at, o, at(p), to, at(g)[0]);
-      } else {
-        for (index_t s = 0; s < at.segments(); ++s) to.set(s, at(x)[s]);
-      }
-    });
+    on.cells(
+        [raf = in.raf(), o = in.options.product, folded = in.folded(), p = m.p, x = m.x, g = m.g,
+         u = m.u, r = m.r, keep_u](const auto& at) {
+          auto to = recurrence<decltype(binary)::value>(at, raf, at(u), at(r), keep_u);
+          if (folded) {
+            combine_products(at, o, at(p), to, at(g)[0]);
+          } else {
+            for (index_t s = 0; s < at.segments(); ++s) to.set(s, at(x)[s]);
+          }
+        },
+        binary);
   });
 }
 
@@ -215,20 +218,24 @@ void make_states_backward(On& on, const G& x, const RecurrentScratch<C>& m, cons
   const KvProductOptions o = in.options.product;
   if (in.folded()) {  // R_s = RAF(Z_s)
     with_firing(in.raf(), [&](auto binary) {
-      on.cells([back, o, p = m.p, g = m.g, z = m.d_x, to = m.d_p, d_g = m.d_g](const auto& at) {
-        const auto from_last = [&](auto give) {
-          back.template run<decltype(binary)::value>(at, give);
-        };
-        const auto sum =
-            combine_products_backward(at, o, at(p), from_last, at(z), at(to), at(g)[0]);
-        at(d_g).set(0, sum);
-      });
+      on.cells(
+          [back, o, p = m.p, g = m.g, z = m.d_x, to = m.d_p, d_g = m.d_g](const auto& at) {
+            const auto from_last = [&](auto give) {
+              back.template run<decltype(binary)::value>(at, give);
+            };
+            const auto sum =
+                combine_products_backward(at, o, at(p), from_last, at(z), at(to), at(g)[0]);
+            at(d_g).set(0, sum);
+          },
+          binary);
     });
   } else if (in.options.recurrence) {  // R_s = RAF(X_s)
     with_firing(in.raf(), [&](auto binary) {
-      on.cells([back](const auto& at) {
-        back.template run<decltype(binary)::value>(at, [](index_t, const auto&) {});
-      });
+      on.cells(
+          [back](const auto& at) {
+            back.template run<decltype(binary)::value>(at, [](index_t, const auto&) {});
+          },
+          binary);
     });
     // X_s = Z_s W^T
     on.add_sum(d.d_weight(H, in.head_size()), transposed(m.d_x), m.z);

@@ -436,13 +436,14 @@ class LaneExecutor {
 
   // ---- elements
   /// f(cell) for the cells of the states, which goes through all segments. The last pack of a matrix may reach into
-  /// the spare rows after it.
-  template <class F>
-  void cells(F f) {
+  /// the spare rows after it. What is `rare` has packs of one register, which take less to compile.
+  template <bool rare = false, class F>
+  void cells(F f, std::bool_constant<rare> = {}) {
+    constexpr index_t width = rare ? native : widest;
     inlined([&] {
-      using V = PackOf<widest>;
+      using V = PackOf<width>;
       const index_t count = block_.count * limits_.head_size;
-      for (index_t c = 0; c < count; c += widest) f(StateCell<V>{lane_, c, {notes_, widest}});
+      for (index_t c = 0; c < count; c += width) f(StateCell<V>{lane_, c, {notes_, width}});
     });
   }
   /// f(element) for the elements of a family.
@@ -517,10 +518,10 @@ class LaneExecutor {
 
   static constexpr index_t native = native_width<C>;
   static constexpr index_t widest = native == 1 ? 1 : 4 * native;
-  /// The next narrower pack for what remains of a row.
+  /// The next narrower pack for what remains of a row: a register, then 16 bytes, then one element.
   static constexpr index_t narrower(index_t width) {
-    if (width > native) return width / 2;
-    return width * static_cast<index_t>(sizeof(C)) >= 32 ? width / 2 : 1;
+    constexpr index_t small = 16 / static_cast<index_t>(sizeof(C));
+    return width > native ? native : width > small ? small : 1;
   }
 
   /// f(), with all that it calls inside where elements are packs: a call would move packs out of the registers.
