@@ -37,51 +37,14 @@ std::array<index_t, 5> decode_state_shape(const CrossAttentionOptions& options, 
   const index_t D = k.extent(3),
                 S = (k.extent(2) + options.segment_size - 1) / options.segment_size;
   const bool linear = options.variant == Variant::linear;
-  const index_t count = linear                                            ? 1
-                        : options.variant != Variant::segmented_recurrent ? 0
-                        : options.advance == Advance::token               ? steps
-                                                                          : S;
+  const index_t count = linear                                                    ? 1
+                        : options.variant != Variant::segmented_recurrent         ? 0
+                        : options.recurrence && options.advance == Advance::token ? steps
+                                                                                  : S;
   return {k.extent(0), k.extent(1), count, linear ? D + 1 : D, D};
 }
 
 namespace detail {
-
-template <class T, class Space>
-struct PrepareStates {
-  using C = compute_t<T>;
-  RecurrentInputs<T, Space> in;  // of q the extents count alone: as many queries as steps
-  View<C, 5, Space> states;      // [B,H,count,D,D]
-  index_t folded_size, products_size;
-
-  template <class Team>
-  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
-    const index_t H = in.heads(), N = in.keys(), D = in.head_size(), b = lane / H, h = lane % H;
-    const index_t steps = in.q.extent(2);
-    const SegmentRule rule = segment_rule(in.options.segments, in.context.mask, b, steps, N);
-    const Rows<const T> k = head_rows(in.k, b, h), v = head_rows(in.v, b, h);
-    C* folded = static_cast<C*>(scratch);
-    C *z = folded + folded_size, *own = z + products_size, *recurrence = own + products_size;
-    C* inverse = recurrence + recurrence_scratch(D);
-    inverse_norms<Team, T, C>(team, rule.length, D, k, in.options.normalize, inverse);
-    const C share = in.share_of_rest() * in.gate(h);
-    const bool token = in.options.advance == Advance::token;
-    const index_t most = rows_at_a_time<Space>(rule.length, rule.visited(steps), D);
-    with_product_values(team, in, rule.length, v, folded, [&](auto y) {
-      for (index_t r0 = 0; r0 < D; r0 += most) {
-        const ProductRows rows{D - r0 < most ? D - r0 : most, D, r0};
-        run_recurrence<Team, T>(team, in, rule, steps, rows, k, y, z, own, static_cast<C*>(nullptr),
-                                recurrence, [&](index_t j, const C* r, index_t first, index_t) {
-                                  C* to = &states(b, h, token ? first : j, r0, 0);
-                                  for (index_t row = 0; row < rows.count; ++row) {
-                                    team.for_each(D, [=](index_t c) {
-                                      to[row * D + c] = share * r[row * D + c] * inverse[c];
-                                    });
-                                  }
-                                });
-      }
-    });
-  }
-};
 
 /// The means of the segments' keys and values, [2,B*H,S,D].
 template <class T, class Space>
@@ -168,7 +131,7 @@ struct SegmentedStep {
     }
     if (states.data == nullptr) return;
     C* rest = weights + K * options.segments.segment_size;
-    const index_t state = options.advance == Advance::token ? in.step : j;
+    const index_t state = recurrent.stepwise() ? in.step : j;
     team.gemm(Op::none, Op::none, K, D, D, C(1), q.data, q.stride, &states(b, h, state, 0, 0), D,
               C(0), rest, D);
     for (index_t r = 0; r < K; ++r) {
@@ -420,7 +383,7 @@ requires BackendFor<B, T> DecodeStates<B, T> prepare_cross_attention(
     const CrossAttentionOptions& options, index_t horizon, index_t steps) {
   using Space = typename B::space;
   using C = compute_t<T>;
-  const index_t D = k.extent(3), N = k.extent(2), lanes = k.extent(0) * k.extent(1);
+  const index_t D = k.extent(3), lanes = k.extent(0) * k.extent(1);
   DecodeStates<B, T> prepared;
   const auto shape = decode_state_shape(options, k, steps);
   if (shape[2] > 0) prepared.states = Tensor<B, C, 5>(be, shape);
@@ -434,14 +397,9 @@ requires BackendFor<B, T> DecodeStates<B, T> prepare_cross_attention(
     if constexpr (HasBatchedGemm<B>) {
       detail::recurrent_batched_states<B, T>(be, in, prepared.states.view());
     } else {
-      const index_t folded = in.folded() ? N * D : 0;
-      const index_t products = detail::most_cells_at_a_time<Space>(
-          N, detail::most_visited(in.options.segments, steps, N), D);
-      be.for_each_row(
-          lanes,
-          (folded + 2 * products + detail::recurrence_scratch(D) + D) *
-              static_cast<index_t>(sizeof(C)),
-          detail::PrepareStates<T, Space>{in, prepared.states.view(), folded, products});
+      const auto states = prepared.states.view();
+      detail::run_recurrent(be, in, detail::Pass::prepare,
+                            [in, states](auto& on) { detail::recurrent_prepare(on, in, states); });
     }
   } else if (options.variant == Variant::linear) {
     be.for_each_row(

@@ -33,41 +33,39 @@ struct RafOptions {
 
 namespace detail {
 
-/// What U leaves in the membrane: U - threshold [U / threshold > 1].
-template <class C>
-SRF_IN_LOOP C after_reset(const C& u, const RafScalars<C>& raf, const C& inverse) {
-  return math::select(primal(u * inverse - C(1)) > 0, C(u - raf.threshold), u);
+// Of one cell. V is C, or a pack of neighbouring cells.
+
+/// What U leaves in the membrane: U - threshold [u > 0], with u = over.
+template <class V, class C>
+SRF_HD V after_reset_where(const V& over, const V& u, const RafScalars<C>& raf) {
+  return where_above(over, C(0), V(u - raf.threshold), u);
+}
+template <class V, class C>
+SRF_HD V after_reset(const V& u, const RafScalars<C>& raf, const C& inverse) {
+  return after_reset_where(V(u * inverse - C(1)), u, raf);
 }
 
 /// max(u, 0), or binary [u > 0], of u = U / threshold - 1.
-template <bool binary, class C>
-SRF_IN_LOOP C fired(const C& u, const C& inverse) {
-  const C over = u * inverse - C(1);
-  return math::select(primal(over) > 0, binary ? C(1) : over, C(0));
+template <bool binary, class V, class C>
+SRF_HD V fired(const V& u, const C& inverse) {
+  const V over = V(u * inverse - C(1));
+  if constexpr (binary) return where_above(over, C(0), V(C(1)), V(C(0)));
+  return where_above(over, C(0), over, V(C(0)));
 }
 
-/// What stands for its derivative: [u > 0], or binary 0.3 max(0, 1 - |u|).
-template <bool binary, class C>
-SRF_IN_LOOP C firing_slope(const C& over) {
-  const C above = math::select(primal(over) > 0, C(1), C(0));
-  if constexpr (!binary) return above;
-  const C rest = C(1) - math::select(primal(over) > 0, over, C(-over));
-  return math::select(primal(rest) > 0, C(C(0.3) * rest), C(0));
+/// d times what stands for the derivative of R at u = over: [u > 0], or binary 0.3 max(0, 1 - |u|).
+template <class C, bool binary, class V>
+SRF_HD V through_firing(const V& over, const V& d) {
+  const V none(C(0));
+  if constexpr (!binary) return where_above(over, C(0), d, none);
+  const V below = V(C(1) - where_above(over, C(0), over, V(none - over)));
+  return where_above(below, C(0), V(V(C(0.3) * below) * d), none);
 }
 
 /// Calls f(std::bool_constant<binary>{}) for the way of firing.
 template <class C, class F>
 SRF_HD auto with_firing(const RafScalars<C>& raf, F f) {
   return raf.binary_firing ? f(std::true_type{}) : f(std::false_type{});
-}
-
-/// r = R of all cells, again from u = U.
-template <class Team, class C>
-SRF_HD void fire(const Team& team, index_t cells, const RafScalars<C>& raf, const C* u, C* r) {
-  const C inverse = C(1) / raf.threshold;
-  with_firing(raf, [=](auto binary) {
-    team.for_each(cells, [=](index_t c) { r[c] = fired<binary.value>(u[c], inverse); });
-  });
 }
 
 /// One step of all cells: x(c) is X_j of a cell, membrane is Mem_{j-1} and becomes Mem_j; r receives R_j
@@ -98,22 +96,81 @@ struct RafGradients {
   C leak, threshold;
 };
 
-/// What one step of one cell gives to the step before it, to its input and to the scalars.
-template <class C>
+/// What one step of one cell gives to the step before it, to its input, to leak and, with a minus sign, to threshold.
+template <class V>
 struct RafCellGradients {
-  C d_membrane, d_x, leak, threshold;
+  V d_membrane, d_x, leak, minus_threshold;
 };
 
-/// One step of one cell back: u is U_j, membrane is Mem_{j-1}, d_membrane is dMem_j.
-template <bool binary, class C>
-SRF_IN_LOOP RafCellGradients<C> raf_cell_backward(const RafScalars<C>& raf, const C& inverse,
-                                                  const C& u, const C& membrane, const C& d_r,
-                                                  const C& d_membrane) {
-  const C relative = u * inverse, over = relative - C(1);
-  const C through = firing_slope<binary>(over) * inverse * d_r;
-  const C d_u = through + d_membrane;
-  const C reset = math::select(primal(over) > 0, d_membrane, C(0));
-  return {raf.leak * d_u, d_u, d_u * membrane, -(through * relative + reset)};
+/// One step of one cell back: relative is U_j / threshold, membrane is Mem_{j-1}, d_membrane is dMem_j.
+template <bool binary, class V, class C>
+SRF_HD RafCellGradients<V> raf_cell_backward(const RafScalars<C>& raf, const C& inverse,
+                                             const V& relative, const V& membrane, const V& d_r,
+                                             const V& d_membrane) {
+  const V over = V(relative - C(1));
+  const V through = through_firing<C, binary>(over, V(inverse * d_r));
+  const V reset = where_above(over, C(0), d_membrane, V(C(0)));
+  const V d_u = V(through + d_membrane);
+  return {V(raf.leak * d_u), d_u, V(d_u * membrane), V(through * relative + reset)};
+}
+
+// Of one cell through all steps; `at` says which steps a segment has.
+
+/// The recurrence as a place for X_s: what is set for the segments, in order, gives R_t of their steps, and U_t where
+/// `keep_u`.
+template <bool binary, class At, class U, class R>
+struct RecurrenceOfCell {
+  using V = typename At::Value;
+  using C = typename At::C;
+  const At& at;
+  RafScalars<C> raf;
+  U u;
+  R r;
+  bool keep_u;
+  C inverse = C(1) / raf.threshold;
+  V membrane = V(C(0));
+
+  SRF_HD void set(index_t s, const V& x) {
+    for (index_t t = at.first_step(s); t < at.end_step(s); ++t) {
+      const V now = V(raf.leak * membrane + x);
+      if (keep_u) u.set(t, now);
+      r.set(t, fired<binary>(now, inverse));
+      membrane = after_reset(now, raf, inverse);
+    }
+  }
+};
+template <bool binary, class At, class C, class U, class R>
+SRF_HD RecurrenceOfCell<binary, At, U, R> recurrence(const At& at, const RafScalars<C>& raf,
+                                                     const U& u, const R& r, bool keep_u) {
+  return {at, raf, u, r, keep_u};
+}
+
+/// In reverse: calls give(s, dX_s) for the segments, the last first, from dR_t; dX_s is the sum over the steps of s.
+/// Returns what the cell gives to leak and threshold.
+template <bool binary, class At, class C, class U, class R, class Give>
+SRF_HD SumPair<typename At::Value> recurrence_backward(const At& at, const RafScalars<C>& raf,
+                                                       const U& u, const R& d_r, Give give) {
+  using V = typename At::Value;
+  const C inverse = C(1) / raf.threshold;
+  const V none(C(0));
+  V d_membrane = none, leak = none, threshold = none;
+  V relative = at.steps() > 0 ? V(u[at.steps() - 1] * inverse) : none;
+  for (index_t s = at.segments() - 1; s >= 0; --s) {
+    V sum = none;
+    for (index_t t = at.end_step(s) - 1; t >= at.first_step(s); --t) {
+      const V before = t > 0 ? u[t - 1] : none;  // U of 0 leaves a membrane of 0
+      const V relative_before = V(before * inverse);
+      const V membrane = after_reset_where(V(relative_before - C(1)), before, raf);
+      const auto d =
+          raf_cell_backward<binary>(raf, inverse, relative, membrane, V(d_r[t]), d_membrane);
+      d_membrane = d.d_membrane;
+      leak = V(leak + d.leak), threshold = V(threshold - d.minus_threshold);
+      sum = V(sum + d.d_x);
+      relative = relative_before;
+    }
+    give(s, sum);
+  }
+  return {leak, threshold};
 }
 
 /// One step back: d_membrane is dMem_j and becomes dMem_{j-1}; d_x receives dX_j (may be u or d_r).
@@ -127,11 +184,12 @@ SRF_HD RafGradients<C> raf_step_backward(const Team& team, index_t cells, const 
   const RafScalars<C> s = raf;
   const auto sums = with_firing(raf, [=](auto binary) {
     return team.template sum<SumPair<C>>(cells, [=](index_t c) {
-      const auto d = raf_cell_backward<binary.value>(
-          s, inverse, u[c], after_reset(previous[c], s, inverse), d_r[c], d_membrane[c]);
+      const auto d = raf_cell_backward<binary.value>(s, inverse, C(u[c] * inverse),
+                                                     after_reset(previous[c], s, inverse), d_r[c],
+                                                     d_membrane[c]);
       d_x[c] = d.d_x;
       d_membrane[c] = d.d_membrane;
-      return SumPair<C>(d.leak, d.threshold);
+      return SumPair<C>(d.leak, -d.minus_threshold);
     });
   });
   return {started * sums.first, sums.second};

@@ -194,10 +194,10 @@ struct CombineProductsBackward {
           total = total + x;
           all = all + d;
         });
-        all = passes(total, bound) * all;
+        all = passed(total, bound, all);
       }
       walk_segments<false>(lane, own, from, cells, [&](int j, C x, int, C d) {
-        const C here = o.clamp > 0 ? passes(x, bound) * d : d;
+        const C here = o.clamp > 0 ? passed(x, bound, d) : d;
         to[j * cells] = o.product == Product::complement ? all - here : here;
       });
       return;
@@ -280,10 +280,10 @@ struct RunCellsBackward {
           const int step = start - e;
           if (step < 0) continue;
           const C membrane = step > 0 ? after_reset(before[e], raf, inverse) : C(0);
-          const auto g =
-              raf_cell_backward<binary.value>(raf, inverse, now, membrane, d[e], d_membrane);
+          const auto g = raf_cell_backward<binary.value>(raf, inverse, C(now * inverse), membrane,
+                                                         d[e], d_membrane);
           d_membrane = g.d_membrane;
-          leak = leak + g.leak, threshold = threshold + g.threshold;
+          leak = leak + g.leak, threshold = threshold - g.minus_threshold;
           sum = sum + g.d_x;
           now = before[e];
           if (step != first) continue;

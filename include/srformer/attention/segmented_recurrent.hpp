@@ -14,400 +14,505 @@
 //   dX_j from dR_j by the RAF in reverse,   dW += sum_j dX_j^T Z_j,   dZ_j = dX_j W
 //   dP_j, dK_j, dV_j as in attention/kv_product.hpp;  the part of A as in attention/attend.hpp
 //
-// Below, one source and head is one lane of a processor; attention/segmented_recurrent_batched.hpp has
-// the same for backends with gemm_batched, and attention/segmented.hpp has A. A row of P, Z, U and R goes
-// through all of this without the other rows, so a lane takes a few rows at a time through all segments,
-// while they stay in the cache. Where L < D and nothing is clamped, W is folded into the values: Z_j W^T =
-// sum over the others of K_l^T (V_l W^T), which replaces 2 S D^3 by 2 N D^2; a core takes float and double then
-// through registers, attention/recurrent_tiles.hpp. Nothing is saved; backward runs the products and the
-// recurrence again.
+// Below, forward and backward are programs: phases over the matrices of all segments of a source and head, which an
+// executor runs (attention/detail/lane_executor.hpp). X_s, U_s, R_s and their gradients are families of [D,D] matrices,
+// one for each segment that some query sees; U and R have one for each query where every query is a step of the
+// recurrence. A row of all of them depends on no other row, so that a block of rows at a time goes through all phases.
+//
+// Where L < D and nothing is clamped, W is folded into the values: Z_j W^T is the sum of K_l^T (V_l W^T) over the other
+// segments l, which replaces 2 S D^3 by 2 N D^2. Nothing is saved; backward runs the products and the recurrence again.
+//
+// attention/segmented_recurrent_batched.hpp has the same for backends with gemm_batched.
 #pragma once
 
-#include <srformer/attention/recurrent_tiles.hpp>
+#include <srformer/attention/detail/recurrent_strips.hpp>
+#include <srformer/attention/full.hpp>
+#include <srformer/attention/segmented.hpp>
 #include <srformer/attention/segmented_recurrent_batched.hpp>
 
 namespace srformer {
 
 namespace detail {
 
-/// inverse[c] = 1 / sqrt(sum_t k_tc^2), 0 for a dead feature, 1 everywhere without normalisation.
-template <class Team, class T, class C>
-SRF_HD void inverse_norms(const Team& team, index_t length, index_t D, Rows<const T> k,
-                          bool normalize, C* inverse) {
-  team.for_each(D, [=](index_t c) { inverse[c] = C(normalize ? 0 : 1); });
-  if (!normalize) return;
-  for (index_t t = 0; t < length; ++t) {
-    const T* row = k.row(t);
-    team.for_each(D, [=](index_t c) { inverse[c] = inverse[c] + C(row[c]) * C(row[c]); });
-  }
-  team.for_each(D, [=](index_t c) {
-    inverse[c] = primal(inverse[c]) > 0 ? C(1) / math::sqrt(inverse[c]) : C(0);
-  });
-}
+// ------------------------------------------------------------------------------- what programs work on
 
-/// to = w^T, both [D,D]: turned once, not by every product.
-template <class Team, class T, class C>
-SRF_HD void transpose(const Team& team, index_t D, const T* w, C* to) {
-  team.for_each(D, [=](index_t i) {
-    for (index_t c = 0; c < D; ++c) to[i * D + c] = C(w[c * D + i]);
-  });
-}
-
-/// What run_recurrence needs of scratch for all rows: [5, D, D], and [D, D] where W multiplies.
-SRF_HD constexpr index_t recurrence_scratch(index_t head_size) { return 6 * head_size * head_size; }
-
-/// Runs some rows of the products and the recurrence of one lane, for every step in order: once per
-/// visited segment with the queries that see it, or once per query.
-///   u        [steps, rows, D], receives U_j (where it takes a step per segment it may be own, and z where
-///            nothing is multiplied); or null: out(j, R_j, query, count) is called instead
-///   z        [visited, rows, D] is left with Z_j where W multiplies the products themselves
-///   own      [visited, rows, D] scratch
-///   scratch  recurrence_scratch(D) or less: [5, rows, D], and [D, D] where W multiplies
-template <class Team, class T, class Y, class C, class Space, class Out>
-SRF_HD void run_recurrence(const Team& team, const RecurrentInputs<T, Space>& in,
-                           const SegmentRule& rule, index_t queries, const ProductRows& rows,
-                           Rows<const T> k, Rows<const Y> y, C* z, C* own, C* u, C* scratch,
-                           Out out) {
-  const index_t D = in.head_size(), cells = rows.cells();
-  C *product = scratch, *membrane = product + cells, *r = membrane + cells, *sums = r + cells;
-  const RafScalars<C> raf = in.raf();
-  const bool multiplied = in.multiplied(), recurrent = in.options.recurrence;
-  const bool each = in.options.advance == Advance::token;
-  team.for_each(cells, [=](index_t c) { membrane[c] = C(0); });
-  C* turned = sums + 2 * cells;
-  if (multiplied) transpose(team, D, in.parameters.weight, turned);
-  index_t step = 0;
-  const auto advance = [&](auto x) {
-    C* keep = u == nullptr ? nullptr : u + step * cells;
-    raf_step<Team, C>(team, cells, raf, x, membrane, u == nullptr ? r : nullptr, keep);
-  };
-  visit_products<Team, T, Y, C>(
-      team, rule, queries, rows, k, y, in.options.product, z, own, sums,
-      [&](index_t j, C* z_j, auto cell) {
-        const index_t first = rule.first_query(j), end = rule.end_query(j, queries);
-        if (recurrent && !multiplied && !each) {
-          advance(cell);
-          if (u == nullptr) out(j, r, first, end - first);
-          ++step;
-          return;
-        }
-        team.for_each(cells, [=](index_t c) { z_j[c] = cell(c); });
-        C* x = z_j;
-        if (multiplied) {
-          x = product;
-          team.gemm(Op::none, Op::none, rows.count, D, D, C(1), z_j, D, turned, D, C(0), x, D);
-        }
-        for (index_t i = first; i < end; i += each ? 1 : end - first, ++step) {
-          if (recurrent) advance([=](index_t c) { return x[c]; });
-          if (u == nullptr) out(j, recurrent ? r : x, i, each ? index_t{1} : end - first);
-        }
-      });
-}
-
-/// Calls f with the values that enter the products: V, or V W^T in `folded`.
-template <class Team, class T, class C, class Space, class F>
-SRF_HD void with_product_values(const Team& team, const RecurrentInputs<T, Space>& in,
-                                index_t length, Rows<const T> v, C* folded, F f) {
-  const index_t D = in.head_size();
-  if (!in.folded()) return f(v);
-  team.gemm(Op::none, Op::transpose, length, D, D, C(1), v.data, v.stride, in.parameters.weight, D,
-            C(0), folded, D);
-  f(Rows<const C>{folded, D});
-}
-
+/// What is given, by its names in the equations.
 template <class T, class Space>
-struct SegmentedRecurrentForward {
+struct RecurrentGiven {
   using C = compute_t<T>;
   RecurrentInputs<T, Space> in;
-  View<T, 4, Space> out;
-  SegmentedForward<T, Space> local;
-  index_t table_size, folded_size, products_size, rest_size;
+  Family<const T> q, k, v, w;
 
-  static SegmentedRecurrentForward with(const RecurrentInputs<T, Space>& in,
-                                        View<T, 4, Space> out) {
-    const index_t D = in.head_size(), N = in.keys(), M = in.q.extent(2);
-    const index_t visited = most_visited(in.options.segments, M, N);
-    return {in,
-            out,
-            {in.q, in.k, in.v, out, in.segment_rows(), in.sigma()},
-            seen_size<T, Space>(visited),
-            in.folded() ? N * D : 0,
-            most_cells_at_a_time<Space>(N, visited, D),
-            M * D};
-  }
-  index_t scratch_size() const {
+  explicit RecurrentGiven(const RecurrentInputs<T, Space>& inputs)
+      : in(inputs),
+        q(family(in.q, Cut::queries)),
+        k(family(in.k, Cut::keys)),
+        v(family(in.v, Cut::keys)) {
     const index_t D = in.head_size();
-    return table_size + folded_size + 2 * products_size + recurrence_scratch(D) + D + rest_size +
-           (in.options.local ? local.scratch_size() : 0);
+    w = {in.parameters.weight, 0, 0, 0, D, D, D};
+  }
+  /// The factor of rest_i / n in the output of a head: beta gate.
+  SRF_HD C share(index_t h) const { return in.share_of_rest() * in.gate(h); }
+  /// Whether products that no query sees enter P.
+  bool adds_unseen() const { return in.options.product.product == Product::complement; }
+};
+
+enum class Pass { forward, backward, prepare };
+
+/// The matrices that a program makes. Those that are not needed at the same time share their memory.
+template <class C>
+struct RecurrentScratch {
+  Family<C> y, d_y;                             ///< [N,D] V W^T where W is folded, and dV in C
+  Family<C> p, z, x, u, r, d_r, d_x, d_z, d_p;  ///< [D,D] for each segment; u, r, d_r for each step
+  Family<C> g, d_g;                             ///< [D,D] the sum of the products no query sees
+  Family<C> rest, d_rest;                       ///< [M,D] q_i R_seg(i)
+  Family<C> scores, d_scores;                   ///< [M,L]
+  Family<C> inverse, along_rest, norm_factor;   ///< [1,D]
+  Family<C> along_local;                        ///< [M,1] dO_i A_i
+  Family<C> d_leak, d_threshold;                ///< [D,D] by cell
+
+  template <class On, class T, class Space>
+  RecurrentScratch(On& on, const RecurrentInputs<T, Space>& in, Pass pass) {
+    const index_t D = in.head_size(), M = in.q.extent(2);
+    take_states(on, in, pass);
+    inverse = on.room(1, D), inverse.row_stride = 0;
+    if (in.folded()) y = on.room(in.keys(), D).cut_by(Cut::keys);
+    if (pass == Pass::prepare) return;
+    rest = on.room(M, D).cut_by(Cut::step_queries);
+    scores = on.room(M, in.segment_rows().width()).cut_by(Cut::scores);
+    if (pass == Pass::forward) return;
+    if (sums_values(on, in)) d_y = on.room(in.keys(), D).cut_by(Cut::keys);
+    d_rest = on.room(M, D).cut_by(Cut::step_queries);
+    d_scores = on.room(M, in.segment_rows().width()).cut_by(Cut::scores);
+    along_local = on.room(M, 1);
+    along_rest = on.room(1, D), along_rest.row_stride = 0;
+    norm_factor = on.room(1, D), norm_factor.row_stride = 0;
   }
 
-  template <class Team>
-  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
-    const index_t H = in.heads(), M = in.q.extent(2), N = in.keys(), D = in.head_size();
-    const index_t b = lane / H, h = lane % H;
-    const SegmentRule rule = segment_rule(in.options.segments, in.context.mask, b, M, N);
-    const Rows<const T> q = head_rows(in.q, b, h), k = head_rows(in.k, b, h),
-                        v = head_rows(in.v, b, h);
-    const Rows<T> o = head_rows(out, b, h);
-    C* folded = static_cast<C*>(scratch) + table_size;
-    C *z = folded + folded_size, *own = z + products_size, *recurrence = own + products_size;
-    C *inverse = recurrence + recurrence_scratch(D), *rest = inverse + D;
-    C* weights = rest + rest_size;
-    const bool with_local = in.options.local;
-    // O_i = alpha A_i, rest_i = q_i R_j
-    const index_t most = rows_at_a_time<Space>(rule.length, rule.visited(M), D);
-    with_product_values(team, in, rule.length, v, folded, [&](auto y) {
-      if constexpr (has_recurrent_tiles<Team, T, std::remove_cvref_t<decltype(y.data[0])>>) {
-        if (by_tiles(in)) {
-          for (index_t j = 0; with_local && j < rule.count(); j = rule.next_visited(j, M)) {
-            local.attend(team, local.rows.block_of_segment(rule, lane, j), weights);
-          }
-          team.for_each(M * D, [=](index_t c) { rest[c] = C(0); });
-          SeenSegment* seen = static_cast<SeenSegment*>(scratch);
-          fill_seen(rule, M, seen);
-          for_each_tile<T>(seen, rule.visited(M), rule.length, in.raf(), {D, D}, k, y,
-                           [&](auto tile, index_t r, index_t c) {
-                             tile.forward({q.data + r, q.stride}, z, {rest + c, D});
-                           });
-          return;
-        }
-      }
-      for (index_t c = 0; c < D; c += most) {
-        const ProductRows rows{D - c < most ? D - c : most, D, c};
-        run_recurrence<Team, T>(
-            team, in, rule, M, rows, k, y, z, own, static_cast<C*>(nullptr), recurrence,
-            [&](index_t j, const C* r, index_t i, index_t count) {
-              if (with_local && c == 0 && i == rule.first_query(j)) {
-                local.attend(team, local.rows.block_of_segment(rule, lane, j), weights);
-              }
-              team.gemm(Op::none, Op::none, count, D, rows.count, C(1), q.row(i) + c, q.stride, r,
-                        D, C(c > 0 ? 1 : 0), rest + i * D, D);
-            });
-      }
-    });
-    inverse_norms<Team, T, C>(team, rule.length, D, k, in.options.normalize, inverse);
-    const C share = in.share_of_rest() * in.gate(h);
-    for (index_t i = 0; i < M; ++i) {
-      T* to = o.row(i);
-      const C* from = rest + i * D;
-      team.for_each(D, [=](index_t c) {
-        const C add = share * from[c] * inverse[c];
-        to[c] = T(with_local ? C(to[c]) + add : add);
-      });
-    }
+  /// Whether dY is summed in C before it is added to dV: Y is not V, or dV is narrow and would be rounded often.
+  template <class On, class T, class Space>
+  static bool sums_values(const On& on, const RecurrentInputs<T, Space>& in) {
+    return in.folded() || (on.blocked() && !std::is_same_v<T, C>);
+  }
+
+ private:
+  template <class On, class T, class Space>
+  void take_states(On& on, const RecurrentInputs<T, Space>& in, Pass pass) {
+    const bool backward = pass == Pass::backward, multiplied = in.multiplied();
+    const bool recurrent = in.options.recurrence, clamped = in.options.product.clamp > 0;
+    p = on.states(Cut::segments);
+    z = backward && clamped ? on.states(Cut::segments) : p;  // backward reads P_s again
+    x = multiplied ? on.states(Cut::segments) : z;
+    u = in.stepwise() ? on.states(Cut::steps) : x;
+    r = backward && recurrent ? on.states(in.stepwise() ? Cut::steps : Cut::segments) : u;
+    g = on.block_room();
+    if (!backward) return;
+    d_r = recurrent ? r : on.states(Cut::segments);
+    d_x = in.stepwise() ? x : d_r;
+    d_z = multiplied ? z : d_x;
+    d_p = in.folded() ? p : d_z;
+    d_g = in.folded() ? g : on.block_room(), d_leak = on.block_room(),
+    d_threshold = on.block_room();
   }
 };
 
+/// The gradients of the output and of q, k and v, and a lane's shares of those of the parameters.
 template <class T, class Space>
-struct SegmentedRecurrentBackward {
-  using C = compute_t<T>;
-  RecurrentInputs<T, Space> in;
+struct RecurrentGradients {
   View<const T, 4, Space> d_out;
   View<T, 4, Space> d_q, d_k, d_v;
-  SegmentedBackward<T, Space> local;
-  LanePartials<C> partials;
-  index_t table_size, folded_size, values_size, products_size, steps_size, rest_size;
+  LanePartials<compute_t<T>> partials;
 
-  static SegmentedRecurrentBackward with(const RecurrentInputs<T, Space>& in,
-                                         View<const T, 4, Space> d_out, View<T, 4, Space> d_q,
-                                         View<T, 4, Space> d_k, View<T, 4, Space> d_v,
-                                         const LanePartials<C>& partials) {
-    const index_t D = in.head_size(), N = in.keys(), M = in.q.extent(2);
-    const index_t visited = most_visited(in.options.segments, M, N);
-    const index_t products = most_cells_at_a_time<Space>(N, visited, D);
-    return {in,
-            d_out,
-            d_q,
-            d_k,
-            d_v,
-            {in.q, in.k, in.v, d_out, d_q, d_k, d_v, in.segment_rows(), in.sigma()},
-            partials,
-            seen_size<T, Space>(visited),
-            in.folded() ? N * D : 0,
-            in.folded() || products < visited * D * D ? N * D : 0,
-            products,
-            in.stepwise() ? M * D * D : 0,
-            M * D};
+  using Shares = Family<compute_t<T>>;
+  Shares d_weight(index_t heads, index_t D) const {
+    return {partials.data, heads * (D * D + 4), D * D + 4, 0, D, D, D};
   }
-  index_t scratch_size() const {
-    const index_t D = in.head_size();
-    return table_size + folded_size + values_size + 2 * products_size + steps_size + 3 * D * D +
-           recurrence_scratch(D) + 2 * D + 2 * rest_size +
-           (in.options.local ? local.scratch_size() : 0);
-  }
-
-  template <class Team>
-  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
-    const index_t H = in.heads(), M = in.q.extent(2), N = in.keys(), D = in.head_size();
-    const index_t b = lane / H, h = lane % H;
-    const SegmentRule rule = segment_rule(in.options.segments, in.context.mask, b, M, N);
-    const index_t S = rule.count(), visited = rule.visited(M);
-    const Rows<const T> q = head_rows(in.q, b, h), k = head_rows(in.k, b, h),
-                        v = head_rows(in.v, b, h);
-    const Rows<const T> d_o = head_rows(d_out, b, h);
-    const Rows<T> dq = head_rows(d_q, b, h), dk = head_rows(d_k, b, h), dv = head_rows(d_v, b, h);
-
-    C* next = static_cast<C*>(scratch) + table_size;
-    const auto take = [&next](index_t n) { return next += n, next - n; };
-    C *folded = take(folded_size), *d_y = take(values_size);
-    C *z = take(products_size), *own = take(products_size), *steps = take(steps_size);
-    C *r = take(D * D), *d_r = take(D * D), *d_membrane = take(D * D);
-    C* panels = take(recurrence_scratch(D));
-    C *inverse = take(D), *d_norm = take(D), *rest = take(rest_size), *d_rest = take(rest_size);
-    C* weights = next;
-
-    C* d_weight = partials.weight(lane);
-    team.for_each(D * D, [=](index_t c) { d_weight[c] = C(0); });
-    C along_local(0), along_rest(0);
-    // O = alpha A + beta gate C, C_i = rest_i / n
-    inverse_norms<Team, T, C>(team, rule.length, D, k, in.options.normalize, inverse);
-    const C share = in.share_of_rest() * in.gate(h);
-    for (index_t i = 0; i < M; ++i) {
-      const T* from = d_o.row(i);
-      C* to = d_rest + i * D;
-      team.for_each(D, [=](index_t c) { to[c] = share * C(from[c]) * inverse[c]; });
-    }
-
-    const RafScalars<C> raf = in.raf();
-    const bool recurrent = in.options.recurrence, multiplied = in.multiplied();
-    const bool stepwise = in.stepwise(), into_folded = in.folded();
-    RafGradients<C> d_raf{C(0), C(0)};
-    const index_t most = rows_at_a_time<Space>(rule.length, visited, D);
-    const bool direct = !into_folded && most == D;
-    if (!direct) team.for_each(rule.length * D, [=](index_t c) { d_y[c] = C(0); });
-
-    with_product_values(team, in, rule.length, v, folded, [&](auto y) {
-      using Y = std::remove_cvref_t<decltype(*y.data)>;
-      bool tiled = false;
-      SeenSegment* seen = static_cast<SeenSegment*>(scratch);
-      if constexpr (has_recurrent_tiles<Team, T, Y>) tiled = by_tiles(in);
-      if (tiled) {
-        fill_seen(rule, M, seen);
-        team.for_each(M * D, [=](index_t c) { rest[c] = C(0); });
-      }
-      for (index_t c0 = 0; c0 < D; c0 += most) {
-        const ProductRows rows{D - c0 < most ? D - c0 : most, D, c0};
-        const index_t cells = rows.cells();
-        const C onto(c0 > 0 ? 1 : 0);
-        C* u = stepwise ? steps : multiplied ? own : z;
-        C* d_x = stepwise ? own : u;
-        // The forward again, keeping U_j and Z_j; then rest_i = q_i R_j, R = RAF(X), in reverse.
-        if constexpr (has_recurrent_tiles<Team, T, Y>) {
-          if (tiled) {
-            for_each_tile<T>(
-                seen, visited, rule.length, raf, rows, k, y, [&](auto tile, index_t r0, index_t c) {
-                  C* tile_u = u + r0 * D + c;
-                  const index_t row = c0 + r0;
-                  tile.keep(own, tile_u, D, cells);
-                  tile.backward({q.data + row, q.stride}, {d_rest + c, D}, tile_u, D, cells,
-                                {rest + c, D}, {dq.data + row, dq.stride}, d_raf);
-                });
-          }
-        }
-        if (!tiled) {
-          run_recurrence<Team, T>(team, in, rule, M, rows, k, y, z, own, u, panels,
-                                  [](index_t, const C*, index_t, index_t) {});
-
-          team.for_each(cells, [=](index_t c) { d_membrane[c] = C(0); });
-          index_t step = stepwise ? M : visited, s = visited;
-          for (index_t j = rule.visited_before(S, M); j >= 0; j = rule.visited_before(j, M)) {
-            const index_t first = rule.first_query(j), end = rule.end_query(j, M);
-            const index_t each = stepwise ? 1 : end - first;
-            C* d_x_j = d_x + --s * cells;
-            if (stepwise) team.for_each(cells, [=](index_t c) { d_x_j[c] = C(0); });
-            for (index_t i = end - each; i >= first; i -= each) {
-              C* u_j = u + --step * cells;
-              const C* r_j = recurrent ? r : u_j;
-              if (recurrent) fire<Team, C>(team, cells, raf, u_j, r);
-              team.gemm(Op::none, Op::none, each, D, rows.count, C(1), q.row(i) + c0, q.stride, r_j,
-                        D, onto, rest + i * D, D);
-              team.gemm(Op::none, Op::transpose, each, rows.count, D, C(1), d_rest + i * D, D, r_j,
-                        D, C(1), dq.row(i) + c0, dq.stride);
-              C* d_r_j = recurrent ? d_r : d_x_j;
-              team.gemm(Op::transpose, Op::none, rows.count, D, each, C(1), q.row(i) + c0, q.stride,
-                        d_rest + i * D, D, C(0), d_r_j, D);
-              if (!recurrent) continue;
-              const auto d = raf_step_backward<Team, C>(team, cells, raf, u_j,
-                                                        step > 0 ? u_j - cells : nullptr, d_r_j,
-                                                        d_membrane, stepwise ? d_r_j : d_x_j);
-              d_raf.leak = d_raf.leak + d.leak;
-              d_raf.threshold = d_raf.threshold + d.threshold;
-              if (stepwise)
-                team.for_each(cells, [=](index_t c) { d_x_j[c] = d_x_j[c] + d_r_j[c]; });
-            }
-            // X_j = Z_j W^T; folded, X_j is the product itself
-            if (!multiplied) continue;
-            C* z_j = z + s * cells;
-            team.gemm(Op::transpose, Op::none, D, D, rows.count, C(1), d_x_j, D, z_j, D, C(1),
-                      d_weight, D);
-            team.gemm(Op::none, Op::none, rows.count, D, D, C(1), d_x_j, D, in.parameters.weight, D,
-                      C(0), z_j, D);
-          }
-        }
-
-        // A_i of the segment; P_j = K_j^T Y_j; folded, Y = V W^T
-        C* d_z = multiplied ? z : d_x;
-        visit_product_gradients<Team, T, Y, C>(
-            team, rule, M, rows, k, y, in.options.product, d_z, d_z == own ? z : own, panels,
-            [&](index_t t, index_t end, const C* d_p) {
-              const auto attend = [&] {
-                if (!in.options.local || c0 > 0) return;
-                const ScoreBlock block = local.rows.block_of_segment(rule, lane, t / rule.size);
-                along_local = along_local + local.attend(team, block, weights);
-              };
-              if (!direct) attend();
-              team.gemm(Op::none, Op::transpose, end - t, rows.count, D, C(1), y.row(t), y.stride,
-                        d_p, D, C(1), dk.row(t) + c0, dk.stride);
-              if (direct) {
-                team.gemm(Op::none, Op::none, end - t, D, rows.count, C(1), k.row(t), k.stride, d_p,
-                          D, C(1), dv.row(t), dv.stride);
-                attend();  // few queries, better off where dK and dV are in the cache by now
-              } else {
-                team.gemm(Op::none, Op::none, end - t, D, rows.count, C(1), k.row(t) + c0, k.stride,
-                          d_p, D, C(1), d_y + t * D, D);
-              }
-            });
-      }
-    });
-    if (into_folded) {
-      team.gemm(Op::none, Op::none, rule.length, D, D, C(1), d_y, D, in.parameters.weight, D, C(1),
-                dv.data, dv.stride);
-      team.gemm(Op::transpose, Op::none, D, D, rule.length, C(1), d_y, D, v.data, v.stride, C(0),
-                d_weight, D);
-    } else if (!direct) {
-      for (index_t t = 0; t < rule.length; ++t) {
-        T* to = dv.row(t);
-        const C* from = d_y + t * D;
-        team.for_each(D, [=](index_t c) { to[c] = T(C(to[c]) + from[c]); });
-      }
-    }
-    // C_i = rest_i / n
-    team.for_each(D, [=](index_t c) { d_norm[c] = C(0); });
-    for (index_t i = 0; i < M; ++i) {
-      const C *from = rest + i * D, *d = d_rest + i * D;
-      const T* d_o_i = d_o.row(i);
-      along_rest = along_rest + team.template sum<C>(D, [=](index_t c) {
-        return C(d_o_i[c]) * from[c] * inverse[c];
-      });
-      team.for_each(D, [=](index_t c) { d_norm[c] = d_norm[c] - d[c] * from[c] * inverse[c]; });
-    }
-    // n_c = sqrt(sum_t K_tc^2)
-    if (in.options.normalize) {
-      for (index_t t = 0; t < rule.length; ++t) {
-        const T* row = k.row(t);
-        T* d_row = dk.row(t);
-        team.for_each(
-            D, [=](index_t c) { d_row[c] = T(C(d_row[c]) + d_norm[c] * C(row[c]) * inverse[c]); });
-      }
-    }
-    if (team.leader()) {
-      C* d = partials.scalars(lane);
-      d[0] = d_raf.leak, d[1] = d_raf.threshold;
-      d[2] = in.weighted() ? along_local - in.gate(h) * along_rest : C(0);
-      d[3] = in.share_of_rest() * along_rest;
-    }
+  /// Those of leak, threshold, sigma and gate, one after the other.
+  Shares d_scalar(index_t heads, index_t which) const {
+    const index_t stride = partials.cells + 4;
+    return {partials.data + partials.cells + which, heads * stride, stride, 0, 1, 1, 1};
   }
 };
+
+// ------------------------------------------------------------------------------- the states R_s
+
+/// R_s, and U_s where `keep_u`, from P_s and G.
+template <class On, class G, class C>
+void recur(On& on, const G& x, const RecurrentScratch<C>& m, bool keep_u) {
+  const auto& in = x.in;
+  // Z_s = clamp(G + sum P) - clamp(P_s)
+  if (!in.folded()) {
+    on.cells([o = in.options.product, p = m.p, z = m.z, g = m.g](const auto& at) {
+      combine_products(at, o, at(p), at(z), at(g)[0]);
+    });
+    if (!in.options.recurrence) return;  // R_s = Z_s
+    on.multiply(m.x, m.z, transposed(x.w));
+  }
+  // R_s = RAF(X_s),  X_s = Z_s W^T, or Z_s where W is in Y
+  with_firing(in.raf(), [&](auto binary) {
+    on.cells(
+        [raf = in.raf(), o = in.options.product, folded = in.folded(), p = m.p, x = m.x, g = m.g,
+         u = m.u, r = m.r, keep_u](const auto& at) {
+          auto to = recurrence<decltype(binary)::value>(at, raf, at(u), at(r), keep_u);
+          if (folded) {
+            combine_products(at, o, at(p), to, at(g)[0]);
+          } else {
+            for (index_t s = 0; s < at.segments(); ++s) to.set(s, at(x)[s]);
+          }
+        },
+        binary);
+  });
+}
+
+/// A block of rows of the products P_s and G from those columns of the keys and from Y. `beside` runs phases that read
+/// the keys and values too.
+template <class On, class G, class Y, class C, class Beside>
+void make_products(On& on, const G& x, const Y& y, const RecurrentScratch<C>& m, RowBlock rows,
+                   Beside beside) {
+  const auto k = x.k.columns_of(rows);
+  // P_s = K_s^T Y_s,  G = K^T Y of the keys that no query sees
+  on.clear(m.g);
+  on.by_segments([&] {
+    on.multiply(m.p, transposed(k), y);
+    if (x.adds_unseen())
+      on.add_sum(m.g, transposed(k.cut_by(Cut::unseen_keys)), y.cut_by(Cut::unseen_keys));
+    beside();
+  });
+}
+
+/// The recurrence in reverse, of one cell: dX_s from dR_t, given to give(s, dX_s), the last first; dleak and dthreshold.
+template <class C>
+struct RecurrenceBackward {
+  RafScalars<C> raf;
+  Family<C> u, d_r, d_x, d_leak, d_threshold;
+
+  template <bool binary, class At, class Give>
+  SRF_HD void run(const At& at, Give give) const {
+    const auto to = at(d_x);
+    const auto sums =
+        recurrence_backward<binary>(at, raf, at(u), at(d_r), [&](index_t s, const auto& d) {
+          to.set(s, d);
+          give(s, d);
+        });
+    at(d_leak).set(0, sums.first), at(d_threshold).set(0, sums.second);
+  }
+};
+
+/// dP_s and dG from dZ_s, of Z_s = clamp(G + sum P) - clamp(P_s).
+template <class On, class G, class C>
+void combine_backward(On& on, const G& x, const RecurrentScratch<C>& m, const Family<C>& d_z) {
+  on.cells([o = x.in.options.product, p = m.p, z = d_z, to = m.d_p, g = m.g,
+            d_g = m.d_g](const auto& at) {
+    const auto sum = combine_products_backward(at, o, at(p), stored_from_last(at, at(z)), at(z),
+                                               at(to), at(g)[0]);
+    at(d_g).set(0, sum);
+  });
+}
+
+/// dP_s and dG from dR_s, and dW, dleak, dthreshold.
+template <class On, class G, class C, class Gradients>
+void make_states_backward(On& on, const G& x, const RecurrentScratch<C>& m, const Gradients& d) {
+  const auto& in = x.in;
+  const index_t H = in.heads();
+  const RecurrenceBackward<C> back{in.raf(), m.u, m.d_r, m.d_x, m.d_leak, m.d_threshold};
+  const KvProductOptions o = in.options.product;
+  if (in.folded()) {  // R_s = RAF(Z_s)
+    with_firing(in.raf(), [&](auto binary) {
+      on.cells(
+          [back, o, p = m.p, g = m.g, z = m.d_x, to = m.d_p, d_g = m.d_g](const auto& at) {
+            const auto from_last = [&](auto give) {
+              back.template run<decltype(binary)::value>(at, give);
+            };
+            const auto sum =
+                combine_products_backward(at, o, at(p), from_last, at(z), at(to), at(g)[0]);
+            at(d_g).set(0, sum);
+          },
+          binary);
+    });
+  } else if (in.options.recurrence) {  // R_s = RAF(X_s)
+    with_firing(in.raf(), [&](auto binary) {
+      on.cells(
+          [back](const auto& at) {
+            back.template run<decltype(binary)::value>(at, [](index_t, const auto&) {});
+          },
+          binary);
+    });
+    // X_s = Z_s W^T
+    on.add_sum(d.d_weight(H, in.head_size()), transposed(m.d_x), m.z);
+    on.multiply(m.d_z, m.d_x, x.w);
+  }
+  if (in.options.recurrence) {
+    on.add_total(d.d_scalar(H, 0), m.d_leak);
+    on.add_total(d.d_scalar(H, 1), m.d_threshold);
+  }
+  if (!in.folded()) combine_backward(on, x, m, m.d_z);
+}
+
+/// f(Y), the values of the products: V, or V W^T where W is folded.
+template <class On, class G, class C, class F>
+void with_values(On& on, const G& x, const RecurrentScratch<C>& m, F f) {
+  if (!x.in.folded()) return f(x.v);
+  on.multiply(m.y.uncut(), x.v.uncut(), transposed(x.w));
+  f(Family<const C>(m.y));
+}
+
+// ------------------------------------------------------------------------------- the part of the other segments
+
+/// inverse_c = 1 / n_c,  n_c = sqrt(sum_t K_tc^2); 0 for a dead feature, 1 without normalisation.
+template <class On, class G, class C>
+void invert_norms(On& on, const G& x, const RecurrentScratch<C>& m) {
+  const auto k = x.k.uncut();
+  const bool normalize = x.in.options.normalize;
+  if (normalize) on.column_sums(m.inverse, k, [k](const auto& at) { return at(k) * at(k); });
+  on.row(m.inverse, [normalize](const C& sum) {
+    return !normalize ? C(1) : primal(sum) > 0 ? C(C(1) / math::sqrt(sum)) : C(0);
+  });
+}
+
+/// dR_s, dq and rest again, of rest_i = q_i R_s.
+template <class On, class G, class T, class Space, class C>
+void read_states_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
+                          const RecurrentScratch<C>& m, RowBlock rows) {
+  const auto q = x.q.cut_by(Cut::step_queries).columns_of(rows);
+  const auto dq = family(d.d_q, Cut::step_queries).columns_of(rows);
+  on.by_segments([&] {
+    on.add(m.rest, q, m.r);
+    on.add(dq, m.d_rest, transposed(m.r));
+    on.multiply(m.d_r, transposed(q), m.d_rest);
+  });
+}
+
+/// dP_s, dG, dq and rest again from drest, and dW, dleak, dthreshold.
+template <class On, class G, class Y, class T, class Space, class C>
+void states_backward(On& on, const G& x, const Y& y, const RecurrentGradients<T, Space>& d,
+                     const RecurrentScratch<C>& m, RowBlock rows) {
+  const index_t H = x.in.heads();
+  const StripGradients<T, C> strips{m.d_rest, m.rest, family(d.d_q, Cut::whole), d.d_scalar(H, 0),
+                                    d.d_scalar(H, 1)};
+  make_products(on, x, y, m, rows, [] {});
+  if (read_states_backward_in_strips(on, x.in, m.p, m.g, strips, rows)) return;
+  recur(on, x, m, true);
+  read_states_backward(on, x, d, m, rows);
+  make_states_backward(on, x, m, d);
+}
+
+/// dK_s += Y_s dP_s^T and dY_s += K_s dP_s, of P_s = K_s^T Y_s; and the same of the keys that no query sees.
+template <class On, class G, class Y, class K, class V, class C>
+void products_backward(On& on, const G& x, const Y& y, const Family<K>& dk, const Family<V>& dy,
+                       const RecurrentScratch<C>& m, RowBlock rows) {
+  const auto add = [&](Cut cut, const Family<C>& d_p) {
+    on.add(dk.columns_of(rows).cut_by(cut), y.cut_by(cut), transposed(d_p));
+    on.add(dy.cut_by(cut), x.k.columns_of(rows).cut_by(cut), d_p);
+  };
+  add(Cut::keys, m.d_p);
+  if (x.adds_unseen()) add(Cut::unseen_keys, m.d_g);
+}
+
+/// dV and dW from dY, of Y = V W^T where W is folded.
+template <class On, class G, class T, class Space, class C>
+void values_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
+                     const RecurrentScratch<C>& m) {
+  const auto dv = family(d.d_v, Cut::whole).uncut();
+  if (x.in.folded()) {
+    on.add(dv, m.d_y.uncut(), x.w);
+    on.multiply(d.d_weight(x.in.heads(), x.in.head_size()), transposed(m.d_y.uncut()), x.v.uncut());
+  } else if (m.sums_values(on, x.in)) {
+    on.elements(dv, [dv, dy = m.d_y](const auto& at) { at.set(dv, at(dv) + at(dy)); });
+  }
+}
+
+/// dK_tc -= norm_factor_c K_tc, of n_c = sqrt(sum_t K_tc^2).
+template <class On, class G, class T, class Space, class C>
+void norms_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
+                    const RecurrentScratch<C>& m) {
+  if (!x.in.options.normalize) return;
+  const auto dk = family(d.d_k, Cut::every_key);
+  on.elements(dk, [dk, k = x.k, factor = m.norm_factor](const auto& at) {
+    at.set(dk, at(dk) - at(factor) * at(k));
+  });
+}
+
+// ------------------------------------------------------------------------------- the part of the own segment
+
+/// The scores of a segment, as attention/attend.hpp takes them.
+template <class T, class Space>
+SRF_HD ScoreBlock block_of(const RecurrentInputs<T, Space>& in, const Lane& lane, index_t s) {
+  const SeenSegment& x = lane.segments[s];
+  const index_t n = x.end_key - x.first_key, L = in.options.segments.segment_size;
+  const bool zeros = in.options.segments.padding == Padding::upstream;
+  return {lane.b,         lane.h,    in.head_size(),   in.heads(),
+          in.q.extent(2), in.keys(), x.first_query,    x.end_query - x.first_query,
+          x.first_key,    n,         zeros ? L - n : 0};
+}
+
+/// A_i = alpha softmax(q_i K_s^T + b_i) V_s
+template <class On, class G, class T, class C>
+void attend(On& on, const G& x, const Family<T>& a, const RecurrentScratch<C>& m) {
+  on.multiply(m.scores, x.q, transposed(x.k));
+  on.queries(
+      [in = x.in, scores = m.scores](const auto& team, const Lane& lane, index_t s, index_t i) {
+        const ScoreBlock block = block_of(in, lane, s);
+        const index_t r = i - block.first_query;
+        C* p = scores.at(lane, 0, i, 0);
+        weigh_row(team, in.context, block, r, p);
+        if (in.context.dropout.active()) drop_row(team, in.context.dropout, block, r, p);
+        const C alpha = in.share_of_local();
+        if (in.weighted()) team.for_each(block.key_count, [=](index_t c) { p[c] = alpha * p[c]; });
+      });
+  on.multiply(a, m.scores, x.v);
+}
+
+/// dq, dK, dV from dO, and along_local_i = dO_i A_i / alpha.
+template <class On, class G, class T, class Space, class C>
+void attend_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
+                     const RecurrentScratch<C>& m) {
+  const auto d_o = family(d.d_out, Cut::queries);
+  // p_i = softmax(q_i K_s^T + b_i),  dp_i = dA_i V_s^T
+  on.multiply(m.scores, x.q, transposed(x.k));
+  on.multiply(m.d_scores, d_o, transposed(x.v));
+  on.queries([&in = x.in, scores = m.scores, d_scores = m.d_scores, along = m.along_local](
+                 const auto& team, const Lane& lane, index_t s, index_t i) {
+    const ScoreBlock block = block_of(in, lane, s);
+    const index_t r = i - block.first_query;
+    const C alpha = in.share_of_local();
+    C *p = scores.at(lane, 0, i, 0), *d_p = d_scores.at(lane, 0, i, 0);
+    weigh_row(team, in.context, block, r, p);
+    *along.at(lane, 0, i, 0) = weigh_row_backward(team, in.context, block, r, alpha, p, d_p);
+    if (in.weighted()) team.for_each(block.key_count, [=](index_t c) { p[c] = alpha * p[c]; });
+  });
+  // A_i = p_i V_s
+  on.add(family(d.d_v, Cut::keys), transposed(m.scores), d_o);
+  on.add(family(d.d_q, Cut::queries), m.d_scores, x.k);
+  on.add(family(d.d_k, Cut::keys), transposed(m.d_scores), x.q);
+}
+
+// ------------------------------------------------------------------------------- the programs
+
+/// O_i = A_i + share rest_i / n,  rest_i = q_i R_seg(i)
+template <class On, class T, class Space>
+void recurrent_forward(On& on, const RecurrentInputs<T, Space>& in, View<T, 4, Space> out) {
+  const RecurrentGiven<T, Space> x(in);
+  const RecurrentScratch<compute_t<T>> m(on, in, Pass::forward);
+  const auto o = family(out, Cut::queries);
+  const bool local = in.options.local;
+  on.clear(m.rest);
+  with_values(on, x, m, [&](const auto& y) {
+    on.row_blocks([&](RowBlock rows) {
+      const auto attend_once = [&] {
+        if (local && rows.first == 0) attend(on, x, o, m);
+      };
+      make_products(on, x, y, m, rows, attend_once);
+      if (read_states_in_strips(on, in, m.p, m.g, m.rest, rows)) return;
+      recur(on, x, m, false);
+      on.add(m.rest, x.q.cut_by(Cut::step_queries).columns_of(rows), m.r);
+    });
+  });
+  invert_norms(on, x, m);
+  on.elements(o.cut_by(Cut::whole), [=, rest = m.rest, inverse = m.inverse](const auto& at) {
+    const auto c = x.share(at.lane.h) * at(rest) * at(inverse);
+    at.set(o, local ? at(o) + c : c);
+  });
+}
+
+/// dq, dK, dV += the gradients through recurrent_forward; the lane's shares of dW, dleak, dthreshold, dsigma, dgate.
+template <class On, class T, class Space>
+void recurrent_backward(On& on, const RecurrentInputs<T, Space>& in,
+                        const RecurrentGradients<T, Space>& d) {
+  const RecurrentGiven<T, Space> x(in);
+  const RecurrentScratch<compute_t<T>> m(on, in, Pass::backward);
+  const auto d_o = family(d.d_out, Cut::whole);
+  const bool summed = m.sums_values(on, in);
+  on.clear(d.d_weight(in.heads(), in.head_size()));
+  for (index_t which = 0; which < 4; ++which) on.clear(d.d_scalar(in.heads(), which));
+  on.clear(m.rest);
+  if (summed) on.clear(m.d_y.uncut());
+  // O_i = alpha A_i + share rest_i / n
+  invert_norms(on, x, m);
+  on.elements(d_o, [=, d_rest = m.d_rest, inverse = m.inverse](const auto& at) {
+    at.set(d_rest, x.share(at.lane.h) * at(d_o) * at(inverse));
+  });
+  with_values(on, x, m, [&](const auto& y) {
+    on.row_blocks([&](RowBlock rows) {
+      states_backward(on, x, y, d, m, rows);
+      const bool last = rows.first + rows.count == in.head_size();
+      if (last) sum_along_rest(on, x, d_o, m);
+      on.by_segments([&] {
+        const auto dk = family(d.d_k, Cut::keys), dv = family(d.d_v, Cut::keys);
+        summed ? products_backward(on, x, y, dk, m.d_y, m, rows)
+               : products_backward(on, x, y, dk, dv, m, rows);
+        if (!last) return;
+        if (in.options.local) attend_backward(on, x, d, m);
+        norms_backward(on, x, d, m);
+      });
+    });
+  });
+  values_backward(on, x, d, m);
+  weight_gradients(on, in, d, m);
+}
+
+/// along_c = sum_i dO_ic rest_ic / n_c,  and  norm_factor_c = -dn_c / n_c  with  dn_c = -share along_c / n_c
+template <class On, class G, class O, class C>
+void sum_along_rest(On& on, const G& x, const O& d_o, const RecurrentScratch<C>& m) {
+  on.column_sums(m.along_rest, d_o, [d_o, rest = m.rest, inverse = m.inverse](const auto& at) {
+    return at(d_o) * at(rest) * at(inverse);
+  });
+  on.elements(m.norm_factor, [&x, along = m.along_rest, inverse = m.inverse,
+                              factor = m.norm_factor](const auto& at) {
+    at.set(factor, x.share(at.lane.h) * at(along) * at(inverse) * at(inverse));
+  });
+}
+
+/// dsigma = sum_i dO_i (A_i - gate C_i),  dgate = beta sum_i dO_i C_i,  from the sums along_local and along_rest
+template <class On, class T, class Space, class C>
+void weight_gradients(On& on, const RecurrentInputs<T, Space>& in,
+                      const RecurrentGradients<T, Space>& d, const RecurrentScratch<C>& m) {
+  const auto d_sigma = d.d_scalar(in.heads(), 2), d_gate = d.d_scalar(in.heads(), 3);
+  on.add_total(d_gate, m.along_rest);
+  if (in.weighted()) on.add_total(d_sigma, m.along_local);
+  on.lane([=](const auto& team, const Lane& lane) {
+    C *sigma = d_sigma.at(lane, 0, 0, 0), *gate = d_gate.at(lane, 0, 0, 0);
+    if (!team.leader()) return;
+    if (in.weighted()) *sigma = *sigma - in.gate(lane.h) * *gate;
+    *gate = in.share_of_rest() * *gate;
+  });
+}
+
+/// E = share R / n, which decoding reads: for every step its place in states [B,H,count,D,D].
+template <class On, class T, class Space>
+void recurrent_prepare(On& on, const RecurrentInputs<T, Space>& in,
+                       View<compute_t<T>, 5, Space> states) {
+  const RecurrentGiven<T, Space> x(in);
+  const RecurrentScratch<compute_t<T>> m(on, in, Pass::prepare);
+  const index_t D = in.head_size();
+  const Family<compute_t<T>> e{
+      states.data, states.stride(0), states.stride(1), states.stride(2), D, D, D, Cut::states};
+  invert_norms(on, x, m);
+  with_values(on, x, m, [&](const auto& y) {
+    on.row_blocks([&](RowBlock rows) {
+      make_products(on, x, y, m, rows, [] {});
+      recur(on, x, m, false);
+      const auto to = e.rows_of(rows);
+      on.elements(to, [x, to, r = m.r, inverse = m.inverse](const auto& at) {
+        at.set(to, x.share(at.lane.h) * at(r) * at(inverse));
+      });
+    });
+  });
+}
+
+/// Runs a program for every source and head of `in`, in parallel.
+template <class B, class T, class Space, class Program>
+void run_recurrent(B& be, const RecurrentInputs<T, Space>& in, Pass pass, Program program) {
+  const index_t H = in.heads(), M = in.q.extent(2), N = in.keys();
+  const index_t seen = most_visited(in.options.segments, M, N);
+  const LaneLimits limits{N, M, seen, in.stepwise() ? M : seen, in.head_size()};
+  const auto lane = [in, H, M](index_t i, SeenSegment* segments) {
+    const SegmentRule rule =
+        segment_rule(in.options.segments, in.context.mask, i / H, M, in.keys());
+    return make_lane(rule, i / H, i % H, M, in.stepwise(), segments);
+  };
+  const auto measure = [&](auto& on) { RecurrentScratch<compute_t<T>>(on, in, pass); };
+  run_lanes<compute_t<T>>(be, in.k.extent(0) * H, limits, lane, measure, program);
+}
 
 }  // namespace detail
 
@@ -428,15 +533,14 @@ void segmented_recurrent_forward(
   detail::check_attention("segmented_recurrent_forward", q, k, v, out);
   const detail::RecurrentInputs<T, Space> in{q, k, v, parameters, context, options};
   detail::check_recurrent("segmented_recurrent_forward", in);
-  const index_t lanes = q.extent(0) * q.extent(1);
   if constexpr (HasBatchedGemm<B>) {
     if (options.local) {
       detail::segmented_batched_forward<B, T>(be, q, k, v, in.segment_rows(), in.sigma(), out);
     }
     detail::recurrent_batched_forward(be, in, out);
   } else {
-    const auto lane = detail::SegmentedRecurrentForward<T, Space>::with(in, out);
-    be.for_each_row(lanes, lane.scratch_size() * static_cast<index_t>(sizeof(compute_t<T>)), lane);
+    detail::run_recurrent(be, in, detail::Pass::forward,
+                          [in, out](auto& on) { detail::recurrent_forward(on, in, out); });
   }
 }
 
@@ -468,9 +572,9 @@ void segmented_recurrent_backward(
     }
     detail::recurrent_batched_backward(be, in, d_out, d_q, d_k, d_v, along, partials);
   } else {
-    const auto lane =
-        detail::SegmentedRecurrentBackward<T, Space>::with(in, d_out, d_q, d_k, d_v, partials);
-    be.for_each_row(lanes, lane.scratch_size() * static_cast<index_t>(sizeof(C)), lane);
+    const detail::RecurrentGradients<T, Space> d{d_out, d_q, d_k, d_v, partials};
+    detail::run_recurrent(be, in, detail::Pass::backward,
+                          [in, d](auto& on) { detail::recurrent_backward(on, in, d); });
   }
   be.for_each(D * D + 3 + H, detail::AddLanePartials<T>{partials, d_parameters, batch, H});
 }

@@ -250,6 +250,15 @@ SRF_HD inline bool finite(const T& x) {
 
 }  // namespace math
 
+namespace detail {
+/// yes where x > bound, otherwise no. Packs of scalars have an overload of their own.
+template <class V, class C>
+SRF_IN_LOOP V where_above(const V& x, const C& bound, const V& yes, const V& no) {
+  return math::select(primal(x) > primal(bound), yes, no);
+}
+
+}  // namespace detail
+
 /// Below every score: the start of a running maximum.
 template <class T>
 SRF_HD constexpr T lowest_score() {
