@@ -168,8 +168,7 @@ def main():
         for row in needed:
             for build in builds:
                 row.measure(build)
-    products = product_rows(builds, args.rounds) if args.only in "product," or args.only.startswith("product") else []
-    products = [row for row in products if args.only in row.name]
+    products = [row for row in product_rows(builds, args.rounds) if args.only in row.name]
 
     print(f"{processor()}, {args.threads} threads, {args.rounds} rounds\n")
     if wanted:

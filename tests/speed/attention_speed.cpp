@@ -16,10 +16,10 @@ struct Limit {
   double of_full;
 };
 
-constexpr Limit limits[] = {{"segmented", 64, 0.4},
+constexpr Limit limits[] = {{"segmented", 64, 0.2},
                             {"segmented_recurrent", 64, 1.6},
                             {"segmented_recurrent", 8, 2.3},
-                            {"linear", 64, 1.0}};
+                            {"linear", 64, 0.7}};
 
 double seconds(srformer::EigenBackend& be, const char* variant, srformer::index_t segment_size) {
   srformer::bench::AttentionSizes sizes;
