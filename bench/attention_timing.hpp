@@ -2,11 +2,13 @@
 // Times one cross-attention on a backend, forward and backward together, float32.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <srformer/attention/cross_attention.hpp>
 #include <string>
+#include <vector>
 
 namespace srformer::bench {
 
@@ -49,26 +51,30 @@ std::vector<double> attention_seconds(Backend& be, const AttentionSizes& s) {
     for (float& value : x) value *= scale;
     return from_host<float, 4>(be, shape, x);
   };
-  CrossAttentionOptions options;
-  options.variant = variant_from_name(s.variant);
-  options.segment_size = s.L;
+  auto options = PaperVariants::Options::named(s.variant);
+  options.set("segment_size", s.L);
   const std::array queries{s.B, s.H, s.M, s.D}, keys{s.B, s.H, s.N, s.D};
-  const auto q = made(queries, 1), k = made(keys, 2), v = made(keys, 3), d_out = made(queries, 4),
-             weight = made({1, 1, s.D, s.D}, 5, 0.25f);
-  const auto scalars = from_host<float, 1>(be, {2}, {0.125f, 0.125f});  // leak, threshold
+  const auto q = made(queries, 1), k = made(keys, 2), v = made(keys, 3), d_out = made(queries, 4);
   auto out = zeros<float, 4>(be, queries), d_q = zeros<float, 4>(be, queries),
-       d_k = zeros<float, 4>(be, keys), d_v = zeros<float, 4>(be, keys),
-       d_weight = zeros<float, 4>(be, weight.view().extents);
-  auto d_scalars = zeros<float, 1>(be, {2});
-  const RecurrentParameters<const float> p{weight.data(), scalars.data(), scalars.data() + 1};
-  const RecurrentParameters<float> d_p{d_weight.data(), d_scalars.data(), d_scalars.data() + 1};
+       d_k = zeros<float, 4>(be, keys), d_v = zeros<float, 4>(be, keys);
+  std::vector<Tensor<Backend, float, 1>> learned, d_learned;
+  LearnedPointers<float> p, d_p;
+  PaperVariants::visit_learned(options, {s.H, s.D}, [&](const LearnedInfo& info) {
+    const index_t count = info.rows * std::max<index_t>(info.columns, 1);
+    auto values = made_numbers(count, 5);
+    for (float& value : values) value = info.role == Role::scalar ? 0.125f : value * 0.25f;
+    p.add(learned.emplace_back(from_host<float, 1>(be, {count}, values)).data());
+    d_p.add(d_learned.emplace_back(zeros<float, 1>(be, {count})).data());
+  });
+  const AttentionInputs<Backend, float> in{q, k, v};
+  const AttentionGradients<Backend, float> d{d_out, d_q.view(), d_k.view(), d_v.view()};
+  PaperVariants::Saved<Backend, float> saved;
   std::vector<double> seconds;
   for (index_t i = 0; i <= s.repetitions; ++i) {
     be.synchronize();
     const auto start = std::chrono::steady_clock::now();
-    cross_attention_forward(be, q, k, v, p, {}, options, out.view());
-    cross_attention_backward(be, q, k, v, p, {}, options, d_out, d_q.view(), d_k.view(), d_v.view(),
-                             d_p);
+    PaperVariants::forward(be, in, p, options, saved, out.view());
+    PaperVariants::backward(be, in, p, options, saved, d, d_p);
     be.synchronize();
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
     if (i > 0) seconds.push_back(taken.count());
@@ -80,7 +86,7 @@ std::vector<double> attention_seconds(Backend& be, const AttentionSizes& s) {
                  static_cast<std::streamsize>(values.size() * sizeof(float)));
     };
     write(out), write(d_q), write(d_k), write(d_v);
-    if (options.has_recurrent_parameters()) write(d_weight), write(d_scalars);
+    for (const auto& x : d_learned) write(x);
     if (!file.flush()) throw io_error(s.write + ": cannot be written");
   }
   return seconds;

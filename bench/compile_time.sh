@@ -39,14 +39,17 @@ cat >everything.cpp <<'END'
 using namespace srformer;
 using In4 = View<const float, 4>;
 using Out4 = View<float, 4>;
-void forward(EigenBackend& be, In4 q, In4 k, In4 v, const CrossAttentionParameters<const float>& p,
-             const CrossAttentionOptions& options, Out4 out) {
-  cross_attention_forward(be, q, k, v, p, {}, options, out);
+using Inputs = AttentionInputs<EigenBackend, float>;
+using Gradients = AttentionGradients<EigenBackend, float>;
+using Saved = PaperVariants::Saved<EigenBackend, float>;
+void forward(EigenBackend& be, const Inputs& in, const LearnedPointers<const float>& p,
+             const PaperVariants::Options& options, Saved& saved, Out4 out) {
+  PaperVariants::forward(be, in, p, options, saved, out);
 }
-void backward(EigenBackend& be, In4 q, In4 k, In4 v, const CrossAttentionParameters<const float>& p,
-              const CrossAttentionOptions& options, In4 d_out, Out4 d_q, Out4 d_k, Out4 d_v,
-              const CrossAttentionParameters<float>& d_p) {
-  cross_attention_backward(be, q, k, v, p, {}, options, d_out, d_q, d_k, d_v, d_p);
+void backward(EigenBackend& be, const Inputs& in, const LearnedPointers<const float>& p,
+              const PaperVariants::Options& options, const Saved& saved, const Gradients& d,
+              const LearnedPointers<float>& d_p) {
+  PaperVariants::backward(be, in, p, options, saved, d, d_p);
 }
 END
 

@@ -40,7 +40,7 @@ class MeasuringBackend : public EigenBackend {
 };
 
 struct Size {
-  Variant variant;
+  std::string_view variant;
   index_t N, L;
   std::vector<double> seconds{};
   index_t scratch = 0;
@@ -68,15 +68,20 @@ struct Bench {
     auto out = random(M, 5), d_q = random(M, 6), d_k = random(size.N, 7), d_v = random(size.N, 8);
     std::vector<float> weight(static_cast<std::size_t>(D * D), 0.01f), d_weight(weight.size());
     float leak = 0.1f, threshold = 0.1f, d_leak = 0, d_threshold = 0;
-    const RecurrentParameters<float> p{weight.data(), &leak, &threshold};
-    const RecurrentParameters<float> d_p{d_weight.data(), &d_leak, &d_threshold};
-    CrossAttentionOptions options;
-    options.variant = size.variant, options.segment_size = size.L;
+    auto options = PaperVariants::Options::named(size.variant);
+    options.set("segment_size", size.L);
+    LearnedPointers<float> p, d_p;
+    if (options.is<SegmentedRecurrent>()) {
+      for (float* x : {weight.data(), &leak, &threshold}) p.add(x);
+      for (float* x : {d_weight.data(), &d_leak, &d_threshold}) d_p.add(x);
+    }
+    const AttentionInputs<std::remove_reference_t<decltype(be)>, float> in{q, k, v};
+    PaperVariants::Saved<std::remove_reference_t<decltype(be)>, float> saved;
     be.scratch = 0;
     const double start = cpu_seconds();
-    cross_attention_forward(be, q, k, v, p, {}, options, out.view());
-    cross_attention_backward(be, q, k, v, p, {}, options, d_out, d_q.view(), d_k.view(), d_v.view(),
-                             d_p);
+    PaperVariants::forward(be, in, p, options, saved, out.view());
+    PaperVariants::backward(be, in, p, options, saved, {d_out, d_q.view(), d_k.view(), d_v.view()},
+                            d_p);
     size.seconds.push_back(cpu_seconds() - start);
     size.scratch = be.scratch;
   }
@@ -108,12 +113,12 @@ int main(int argc, char** argv) try {
   CLI11_PARSE(app, argc, argv);
 
   std::vector<Size> sizes;
-  for (const Variant v : {Variant::full, Variant::segmented, Variant::segmented_recurrent}) {
+  for (const std::string_view v : {Full::name, Segmented::name, SegmentedRecurrent::name}) {
     for (index_t N = 1024; N <= longest; N *= 2) sizes.push_back({v, N, 64});
   }
   const std::size_t by_segment = sizes.size();
   for (const index_t L : {64, 32, 16, 8}) {
-    sizes.push_back({Variant::segmented_recurrent, 1024, L});
+    sizes.push_back({SegmentedRecurrent::name, 1024, L});
   }
   Bench bench{H, D, M, {}};
   for (index_t round = 0; round <= rounds; ++round) {
@@ -151,7 +156,7 @@ int main(int argc, char** argv) try {
     std::ofstream file(json);
     file << "[";
     for (std::size_t i = 0; i < sizes.size(); ++i) {
-      file << (i > 0 ? ",\n " : "") << "{\"variant\": \"" << variant_name(sizes[i].variant)
+      file << (i > 0 ? ",\n " : "") << "{\"variant\": \"" << sizes[i].variant
            << "\", \"N\": " << sizes[i].N << ", \"L\": " << sizes[i].L
            << ", \"milliseconds\": " << ms(sizes[i]) << ", \"scratch_bytes\": " << sizes[i].scratch
            << ", \"saved_bytes\": 0}";

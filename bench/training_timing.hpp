@@ -51,26 +51,22 @@ struct Widths {
 
 /// Multiply-adds of one head's cross-attention, forward, as docs/cost.md counts them; none for a variant
 /// that is not counted there.
-inline std::optional<index_t> cross_attention_products(const CrossAttentionOptions& o, index_t D,
+inline std::optional<index_t> cross_attention_products(const PaperVariants::Options& o, index_t D,
                                                        index_t N, index_t M) {
-  const index_t L = std::min(o.segment_size, N), S = (N + L - 1) / L;
-  switch (o.variant) {
-    case Variant::full:
-      return 2 * M * N * D;
-    case Variant::segmented:
-      return 2 * M * L * D;
-    case Variant::segmented_recurrent:
-      return 2 * M * L * D + M * D * D + N * D * D + (L < D ? N : std::min(M, S) * D) * D * D;
-    default:
-      return std::nullopt;
-  }
+  const index_t L = std::min(o.value_or<index_t>("segment_size", N), N), S = (N + L - 1) / L;
+  if (o.is<Full>()) return 2 * M * N * D;
+  if (o.is<Segmented>()) return 2 * M * L * D;
+  if (o.is<SegmentedRecurrent>())
+    return 2 * M * L * D + M * D * D + N * D * D + (L < D ? N : std::min(M, S) * D) * D * D;
+  return std::nullopt;
 }
 
 /// FLOP of forward and backward of one source, N and M tokens: products alone, nothing computed again.
 template <class Config>
 std::optional<double> step_flop(const Config& config, index_t N, index_t M) {
   const Widths w(config);
-  const auto attention = cross_attention_products(config.cross_attention, w.D, N, M);
+  const auto attention = cross_attention_products(
+      cross_attention_options<PaperVariants>(config.cross_attention), w.D, N, M);
   if (!attention) return std::nullopt;
   const auto self = [&](index_t n) {
     return n * 4 * w.E * w.H * w.D + 2 * n * n * w.H * w.D +

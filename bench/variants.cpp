@@ -20,91 +20,79 @@ struct Work {
   double forward, backward_over_forward;
 };
 
-Work work_of(const CrossAttentionOptions& o) {
-  const double L = static_cast<double>(o.segment_size), S = N / L, heads = B * H;
-  const double m = M, n = N, d = D;
-  switch (o.variant) {
-    case Variant::full:
-      return {heads * 4 * m * n * d, 2.5};
-    case Variant::segmented:
-      return {heads * 4 * m * L * d, 2.5};
-    case Variant::segmented_recurrent: {
-      const double local = 4 * m * L * d,
-                   rest = 2 * d * d * (m + n + (L < d ? n : std::min(m, S) * d));
-      return {heads * (local + rest), (2.5 * local + 3 * rest) / (local + rest)};
-    }
-    case Variant::transformer_xl: {
-      const double local = heads * 8 * m * L * d, rnn = B * 8 * n * (H * d) * (H * d);
-      return {local + rnn, (2.5 * local + 2 * rnn) / (local + rnn)};
-    }
-    case Variant::global_tokens: {
-      const double local = 4 * m * (L + S) * d, means = 2 * n * d;
-      return {heads * (local + means), (2.5 * local + 3 * means) / (local + means)};
-    }
-    case Variant::linear:
-      return {heads * 2 * (m + n) * d * d, 3};
+Work work_of(const PaperVariants::Options& o) {
+  const double L = static_cast<double>(o.value_or<index_t>("segment_size", N)), S = N / L;
+  const double m = M, n = N, d = D, heads = B * H;
+  if (o.is<Full>()) return {heads * 4 * m * n * d, 2.5};
+  if (o.is<Segmented>()) return {heads * 4 * m * L * d, 2.5};
+  if (o.is<SegmentedRecurrent>()) {
+    const double local = 4 * m * L * d,
+                 rest = 2 * d * d * (m + n + (L < d ? n : std::min(m, S) * d));
+    return {heads * (local + rest), (2.5 * local + 3 * rest) / (local + rest)};
   }
-  return {};
+  if (o.is<TransformerXl>()) {
+    const double local = heads * 8 * m * L * d, rnn = B * 8 * n * (H * d) * (H * d);
+    return {local + rnn, (2.5 * local + 2 * rnn) / (local + rnn)};
+  }
+  if (o.is<GlobalTokens>()) {
+    const double local = 4 * m * (L + S) * d, means = 2 * n * d;
+    return {heads * (local + means), (2.5 * local + 3 * means) / (local + means)};
+  }
+  return {heads * 2 * (m + n) * d * d, 3};  // linear
 }
 
 /// What a cross-attention reads and writes.
 struct Arguments {
-  using Heads = Tensor<EigenBackend, float, 4>;
-  using Matrix = Tensor<EigenBackend, float, 2>;
-  Heads q, k, v, out, d_q, d_k, d_v, memory;
-  Matrix weight, d_weight, rnn, d_rnn;
-  float scalars[2] = {0.125f, 0.125f}, d_scalars[2] = {};
+  using Numbers = Tensor<EigenBackend, float, 1>;
+  Tensor<EigenBackend, float, 4> q, k, v, out, d_q, d_k, d_v;
+  std::vector<Numbers> learned, d_learned;
+  LearnedPointers<float> p, d_p;
+  PaperVariants::Saved<EigenBackend, float> saved;
 
-  Arguments(const Timing& t, const CrossAttentionOptions& options)
+  Arguments(const Timing& t, const PaperVariants::Options& options)
       : q(t.made<4>({B, H, M, D})),
         k(t.made<4>({B, H, N, D})),
         v(t.made<4>({B, H, N, D})),
         out(t.made<4>({B, H, M, D})),
         d_q(t.made<4>({B, H, M, D})),
         d_k(t.made<4>({B, H, N, D})),
-        d_v(t.made<4>({B, H, N, D})),
-        memory(options.has_memory() ? t.made<4>(memory_shape(options, k.view())) : Heads()),
-        weight(t.made<2>({D, D})),
-        d_weight(t.made<2>({D, D})),
-        rnn(t.made<2>({2 * H * D + 2, H * D})),
-        d_rnn(t.made<2>({2 * H * D + 2, H * D})) {
-    t.be.for_each(rnn.size(), [x = rnn.data()](index_t i) { x[i] *= 0.02f; });
+        d_v(t.made<4>({B, H, N, D})) {
+    PaperVariants::visit_learned(options, {H, D}, [&](const LearnedInfo& info) {
+      const index_t count = info.rows * std::max<index_t>(info.columns, 1);
+      const float factor = info.rows > D ? 0.02f : 1;  // those of the RNNs
+      p.add(learned.emplace_back(t.made<1>({count})).data());
+      d_p.add(d_learned.emplace_back(t.made<1>({count})).data());
+      t.be.for_each(count, [x = learned.back().data(), role = info.role, factor](index_t i) {
+        x[i] = role == Role::scalar ? 0.125f : x[i] * factor;
+      });
+    });
   }
 
-  template <class T>
-  static CrossAttentionParameters<T> parameters(T* weight, T* scalars, T* rnn) {
-    constexpr index_t E = H * D;
-    const RnnParameters<T> one{rnn, rnn + E * E, rnn + 2 * E * E, rnn + 2 * E * E + E};
-    return {RecurrentParameters<T>{weight, scalars, scalars + 1}, one, one};
+  void forward(EigenBackend& be, const PaperVariants::Options& options) {
+    PaperVariants::forward<EigenBackend, float>(be, {q, k, v}, p, options, saved, out.view());
   }
-  auto parameters() { return parameters<const float>(weight.data(), scalars, rnn.data()); }
-  auto d_parameters() { return parameters<float>(d_weight.data(), d_scalars, d_rnn.data()); }
+  void backward(EigenBackend& be, const PaperVariants::Options& options) {
+    PaperVariants::backward<EigenBackend, float>(be, {q, k, v}, p, options, saved,
+                                                 {out, d_q.view(), d_k.view(), d_v.view()}, d_p);
+  }
 };
 
-void add(bench::BenchmarkRun& run, Variant variant, index_t segment_size) {
-  CrossAttentionOptions options;
-  options.variant = variant, options.segment_size = segment_size;
-  const bool segments = variant != Variant::full && variant != Variant::linear;
+void add(bench::BenchmarkRun& run, std::string_view variant, index_t segment_size) {
+  auto options = PaperVariants::Options::named(variant);
+  const bool segments = options.set("segment_size", segment_size);
   const std::string name =
-      variant_name(variant) + (segments ? " L " + std::to_string(segment_size) : "");
+      std::string(variant) + (segments ? " L " + std::to_string(segment_size) : "");
   const Work work = work_of(options);
   constexpr double query_bytes = 4.0 * B * H * M * D, key_bytes = 4.0 * B * H * N * D;
   run.add(name + " forward", [=](const Timing& t) {
     Arguments a(t, options);
-    t.of(work.forward, 2 * query_bytes + 2 * key_bytes, [&] {
-      cross_attention_forward(t.be, a.q, a.k, a.v, a.parameters(), {}, options, a.out.view(),
-                              a.memory.view());
-    });
+    t.of(work.forward, 2 * query_bytes + 2 * key_bytes, [&] { a.forward(t.be, options); });
   });
   run.add(name + " backward", [=](const Timing& t) {
     Arguments a(t, options);
-    cross_attention_forward(t.be, a.q, a.k, a.v, a.parameters(), {}, options, a.out.view(),
-                            a.memory.view());
-    t.of(work.forward * work.backward_over_forward, 4 * query_bytes + 6 * key_bytes, [&] {
-      cross_attention_backward(t.be, a.q, a.k, a.v, a.parameters(), {}, options, a.out,
-                               a.d_q.view(), a.d_k.view(), a.d_v.view(), a.d_parameters(),
-                               a.memory);
-    });
+    a.forward(t.be, options);
+    t.of(work.forward * work.backward_over_forward, 4 * query_bytes + 6 * key_bytes,
+         [&] { a.backward(t.be, options); });
   });
 }
 
@@ -112,8 +100,8 @@ void add(bench::BenchmarkRun& run, Variant variant, index_t segment_size) {
 
 int main(int argc, char** argv) {
   bench::BenchmarkRun run("The rates of every cross-attention", argc, argv);
-  for (const Variant variant : all_variants) add(run, variant, 64);
-  add(run, Variant::segmented, 8);
-  add(run, Variant::segmented_recurrent, 8);
+  for (const VariantDescription& variant : PaperVariants::describe()) add(run, variant.name, 64);
+  add(run, Segmented::name, 8);
+  add(run, SegmentedRecurrent::name, 8);
   run.run();
 }

@@ -1,45 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
-// The flags that say which cross-attention a model has; they go over what config.json says.
+// The flags that say which cross-attention a model has; they go over what config.json says. There is a flag for every
+// option of every variant that the programs offer.
 #pragma once
 
 #include <cmath>
 #include <cstdlib>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
-#include <srformer/models/config.hpp>
+#include <srformer/models/cross_attention_config.hpp>
 
 #include "program.hpp"
+#include "variants.hpp"
 
 namespace srformer::program {
 
+/// Whether some variant of the programs has an option of this name.
+inline bool offers_option(std::string_view name) {
+  for (const VariantDescription& variant : ProgramVariants::describe())
+    if (variant.has_option(name)) return true;
+  return false;
+}
+
 /// What the command line said; what it did not say stays as it was.
 struct CrossAttentionFlags {
-  std::optional<std::string> variant, clamp, padding;
-  std::optional<index_t> segment_size, horizon, generation_horizon;
-  std::optional<bool> gate, sigma, binary_firing;
+  std::optional<std::string> variant;
+  std::map<std::string, nlohmann::json, std::less<>> options;  ///< by name, as config.json has them
   double recurrence_init_scale = 0.1;
 
+  bool given(std::string_view option) const { return options.contains(option); }
+
   void add_to(CLI::App& app) {
-    const auto at_least_one = CLI::Range(index_t{1}, index_t{1} << 40);
+    const std::vector<VariantDescription> all = ProgramVariants::describe();
     std::vector<std::string> names;
-    for (const Variant v : all_variants) names.emplace_back(variant_name(v));
+    for (const VariantDescription& v : all) names.emplace_back(v.name);
     app.add_option("--cross_attention", variant, "Cross-attention of the decoder")
         ->check(CLI::IsMember(names));
-    app.add_option("--segment_size", segment_size, "Keys in a segment")->check(at_least_one);
-    app.add_option("--horizon", horizon, "Decoder steps over the source in training")
-        ->check(at_least_one);
-    app.add_option("--generation_horizon", generation_horizon, "The same in decoding")
-        ->check(at_least_one);
-    app.add_option("--clamp", clamp, "Bound of the key-value products, or none");
-    app.add_option("--padding", padding, "How padded sources are treated")
-        ->check(CLI::IsMember({"masked", "upstream"}));
-    app.add_option("--gate", gate,
-                   "A learned factor per head on the recurrent part: true or false");
-    app.add_option("--sigma", sigma, "A learned weighted sum of both parts: true or false");
-    app.add_option("--binary_firing", binary_firing,
-                   "What fires is 1, with a surrogate gradient: true or false");
+    std::vector<std::string_view> added;
+    for (const VariantDescription& v : all)
+      for (const OptionEntry& option : v.options) {
+        if (std::ranges::find(added, option.info.name) != added.end()) continue;
+        added.push_back(option.info.name);
+        add_option(app, option);
+      }
     app.add_option("--recurrence_init_scale", recurrence_init_scale,
                    "Factor on the initial weights of the recurrence; 1 is the authors'")
         ->capture_default_str();
@@ -47,26 +52,80 @@ struct CrossAttentionFlags {
 
   /// Puts what was said into config.json's object "cross_attention", and checks it there.
   void apply(nlohmann::json& config) const {
-    nlohmann::json o = to_json(cross_attention_from_json(config, "config.json"));
-    if (variant) o["variant"] = *variant;
-    if (segment_size) o["segment_size"] = *segment_size;
-    if (horizon) o["horizon"] = *horizon;
-    if (generation_horizon) o["generation_horizon"] = *generation_horizon;
-    if (padding) o["padding"] = *padding;
-    if (gate) o["gate"] = *gate;
-    if (sigma) o["sigma"] = *sigma;
-    if (binary_firing) o["binary_firing"] = *binary_firing;
-    if (clamp) o["clamp"] = *clamp == "none" ? nlohmann::json() : nlohmann::json(number(*clamp));
-    config["cross_attention"] = std::move(o);
-    cross_attention_from_json(config, "the flags of the cross-attention");
+    CrossAttentionConfig cross = cross_attention_from_json(config, "config.json");
+    cross_attention_options<ProgramVariants>(cross);
+    if (variant) cross.variant = *variant;
+    for (const auto& [name, value] : options) cross.options[name] = value;
+    cross.path = "the flags of the cross-attention";
+    cross_attention_options<ProgramVariants>(cross);
+    config["cross_attention"] = to_json(cross);
   }
 
  private:
-  static double number(const std::string& text) {
+  void add_option(CLI::App& app, const OptionEntry& option) {
+    const std::string name(option.info.name), flag = "--" + name;
+    CLI::Option* added = app.add_option_function<std::string>(
+        flag,
+        [this, name, flag, option](const std::string& text) {
+          options[name] = value_of(flag, option, text);
+        },
+        std::string(option.info.help));
+    switch (option.kind) {
+      case OptionKind::flag:
+        added->type_name("BOOLEAN");
+        break;
+      case OptionKind::integer:
+        added->type_name("INT");
+        if (option.info.range != OptionRange::any)
+          added->check(CLI::Range(index_t{1}, index_t{1} << 40));
+        break;
+      case OptionKind::number:
+        added->type_name(option.info.range == OptionRange::positive_or_none ? "NUMBER or none"
+                                                                            : "NUMBER");
+        break;
+      case OptionKind::choice:
+        added->check(
+            CLI::IsMember(std::vector<std::string>(option.choices.begin(), option.choices.end())));
+        break;
+    }
+  }
+
+  static nlohmann::json value_of(const std::string& flag, const OptionEntry& option,
+                                 const std::string& text) {
+    switch (option.kind) {
+      case OptionKind::flag:
+        return truth(flag, text);
+      case OptionKind::integer:
+        return integer(flag, text);
+      case OptionKind::number:
+        if (option.info.range == OptionRange::positive_or_none && text == "none") return nullptr;
+        return number(flag, option, text);
+      case OptionKind::choice:
+        break;
+    }
+    return text;
+  }
+  static bool truth(const std::string& flag, const std::string& text) {
+    bool value = false;
+    if (!CLI::detail::lexical_cast(text, value))
+      throw usage_error(flag + " " + text + " is neither true nor false");
+    return value;
+  }
+  static index_t integer(const std::string& flag, const std::string& text) {
+    char* end = nullptr;
+    const long long value = std::strtoll(text.c_str(), &end, 10);
+    if (text.empty() || *end != '\0') throw usage_error(flag + " " + text + " is no integer");
+    return static_cast<index_t>(value);
+  }
+  static double number(const std::string& flag, const OptionEntry& option,
+                       const std::string& text) {
     char* end = nullptr;
     const double value = std::strtod(text.c_str(), &end);
-    if (text.empty() || *end != '\0' || !(value > 0) || !std::isfinite(value))
-      throw usage_error("--clamp " + text + " is neither a positive number nor none");
+    const bool positive = option.info.range != OptionRange::any;
+    if (text.empty() || *end != '\0' || !std::isfinite(value) || (positive && !(value > 0)))
+      throw usage_error(flag + " " + text +
+                        (positive ? " is neither a positive number" : " is no number") +
+                        (option.info.range == OptionRange::positive_or_none ? " nor none" : ""));
     return value;
   }
 };

@@ -94,8 +94,8 @@ void add_recurrence(ordered_json& entry, AnyModel& model) {
 void set_defaults_of_bart(nlohmann::json& config) {
   nlohmann::json& cross = config["cross_attention"];
   if (!cross.is_null() && cross.value("variant", "full") != "full") return;
-  cross["segment_size"] = 16;
-  cross["clamp"] = 2;
+  if (program::offers_option("segment_size")) cross["segment_size"] = 16;
+  if (program::offers_option("clamp")) cross["clamp"] = 2;
 }
 
 /// The configuration to train with: that of the checkpoint under the flags.
@@ -107,19 +107,20 @@ ModelConfig trained_config(const HfCheckpoint& checkpoint, const FinetuneOptions
   options.cross_attention.apply(json);
   ModelConfig config = before;
   const auto set = [&](auto& c, double& dropout) {
-    CrossAttentionOptions& cross = c.cross_attention;
-    const CrossAttentionOptions stored = cross;
-    cross = cross_attention_from_json(json, checkpoint.config_path());
-    options.check_variant(cross.variant);
+    using List = ProgramVariants;
+    const CrossAttentionConfig stored = cross_attention_options<List>(c.cross_attention);
+    auto cross =
+        cross_attention_options<List>(cross_attention_from_json(json, checkpoint.config_path()));
+    options.check_variant(cross.name());
     if (resumed) {
-      if (to_json(cross) != to_json(stored))
+      if (to_json(CrossAttentionConfig(cross)) != to_json(stored))
         throw usage_error("the flags of the cross-attention differ from those in " +
                           checkpoint.config_path() + "; leave them out to resume");
-    } else if (cross.variant != Variant::full) {
-      if (!options.cross_attention.horizon) cross.horizon = options.max_target_length;
-      if (!options.cross_attention.generation_horizon)
-        cross.generation_horizon = options.max_target_length;
+    } else {
+      for (const char* name : {"horizon", "generation_horizon"})
+        if (!options.cross_attention.given(name)) cross.set(name, options.max_target_length);
     }
+    c.cross_attention = cross;
     if (options.dropout_rate) dropout = *options.dropout_rate;
   };
   if (auto* t5 = std::get_if<T5Config>(&config)) set(*t5, t5->dropout_rate);
@@ -147,11 +148,11 @@ void load(AnyModel& model, const HfCheckpoint& checkpoint, const FinetuneOptions
   for (const auto& p : parameters) {
     bool stored = checkpoint.contains(p.name);
     for (const std::string& alias : p.aliases) stored = stored || checkpoint.contains(alias);
-    if (!stored && is_variant_parameter(p.name)) fresh.push_back(p.name);
+    if (!stored && is_variant_parameter<ProgramVariants>(p.name)) fresh.push_back(p.name);
   }
   for (const std::string& name : checkpoint.names()) {
     const auto is_it = [&](const auto& p) { return p.name == name; };
-    if (is_variant_parameter(name) && std::ranges::none_of(parameters, is_it))
+    if (is_variant_parameter<ProgramVariants>(name) && std::ranges::none_of(parameters, is_it))
       dropped.push_back(name);
   }
   if (fresh.empty() && options.recurrence_scale_given)
@@ -159,7 +160,7 @@ void load(AnyModel& model, const HfCheckpoint& checkpoint, const FinetuneOptions
                       " holds the recurrence already");
   model.initialize_recurrence({options.seed, 2}, options.cross_attention.recurrence_init_scale);
   model.load(checkpoint, true);
-  const std::string variant = variant_name(model.config().cross_attention.variant);
+  const std::string variant = model.config().cross_attention.variant;
   if (!fresh.empty())
     console.line("notice: " + std::to_string(fresh.size()) + " parameters of " + variant +
                  " are new and initialised: " + fresh.front() + ", ...");
@@ -398,11 +399,11 @@ class Finetuning {
         config.value("/task_specific_params/summarization/prefix"_json_pointer, nlohmann::json());
     if (prefix.is_string() && !options_.source_prefix)
       console_.line("notice: this checkpoint expects --source_prefix " + prefix.dump());
-    const CrossAttentionOptions& cross = model_->config().cross_attention;
-    std::string variant = variant_name(cross.variant);
-    if (cross.variant != Variant::full)
-      variant += " (segments of " + std::to_string(cross.segment_size) + ", horizon " +
-                 std::to_string(cross.horizon) + ")";
+    const auto cross = cross_attention_options<ProgramVariants>(model_->config().cross_attention);
+    std::string variant(cross.name());
+    if (const auto L = cross.value_or<index_t>("segment_size", 0); L > 0)
+      variant += " (segments of " + std::to_string(L) + ", horizon " +
+                 std::to_string(cross.value_or<index_t>("horizon", 0)) + ")";
     console_.line(std::to_string(model_->size()) + " parameters, " + variant + ", " +
                   std::to_string(train_->examples.size()) + " examples, " +
                   std::to_string(trainer_->total_steps()) + " steps of up to " +

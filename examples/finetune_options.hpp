@@ -134,24 +134,17 @@ struct FinetuneOptions {
   }
 
   /// Throws usage_error for flags that the variant has no use for.
-  void check_variant(Variant variant) const {
-    const CrossAttentionFlags& f = cross_attention;
-    const auto refuse = [&](bool given, const char* name) {
-      if (given)
-        throw usage_error(std::string(name) + " does not apply to cross-attention " +
-                          variant_name(variant));
+  void check_variant(std::string_view variant) const {
+    const auto refuse = [&](const std::string& flag) {
+      throw usage_error(flag + " does not apply to cross-attention " + std::string(variant));
     };
-    if (variant == Variant::full) {
-      refuse(f.segment_size.has_value(), "--segment_size");
-      refuse(f.horizon.has_value(), "--horizon");
-      refuse(f.generation_horizon.has_value(), "--generation_horizon");
-      refuse(f.padding.has_value(), "--padding");
-    }
-    if (variant != Variant::segmented_recurrent) {
-      refuse(f.clamp.has_value(), "--clamp");
-      refuse(f.gate.has_value(), "--gate");
-      refuse(f.sigma.has_value(), "--sigma");
-      refuse(recurrence_scale_given, "--recurrence_init_scale");
+    for (const VariantDescription& v : ProgramVariants::describe()) {
+      if (v.name != variant) continue;
+      for (const auto& [name, value] : cross_attention.options)
+        if (!v.has_option(name)) refuse("--" + name);
+      if (recurrence_scale_given &&
+          std::ranges::find(v.learned, "SNN_kv.weight") == v.learned.end())
+        refuse("--recurrence_init_scale");
     }
   }
 

@@ -310,7 +310,9 @@ int main(int argc, char** argv) {
     std::visit(
         [&](const auto& c) {
           using Config = std::remove_cvref_t<decltype(c)>;
-          srformer::model_of_t<srformer::EigenBackend, float, Config> model(be, c);
+          srformer::model_of_t<srformer::EigenBackend, float, Config,
+                               srformer::program::ProgramVariants>
+              model(be, c);
           model.initialize({seed, 0}, cross_attention.recurrence_init_scale);
           srformer::save_model(model, folder.path(), srformer::DType::f32, generation);
           parameters = model.parameters().size();
@@ -319,6 +321,6 @@ int main(int argc, char** argv) {
     folder.commit();
     std::printf("%s: %td parameters, vocabulary %td, tokenizer %s, cross-attention %s\n",
                 output.c_str(), parameters, facts.vocab_size, tokenizer_text_shown.c_str(),
-                srformer::variant_name(facts.cross_attention.variant));
+                facts.cross_attention.variant.c_str());
   });
 }

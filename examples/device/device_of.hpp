@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "../program.hpp"
+#include "../variants.hpp"
 #include "any_model.hpp"
 #include "replay_attention.hpp"
 #include "replay_model.hpp"
@@ -113,7 +114,8 @@ class DeviceOf final : public Device {
     return std::visit(
         [&](const auto& c) -> std::unique_ptr<AnyModel> {
           using Config = std::remove_cvref_t<decltype(c)>;
-          return std::make_unique<ModelOf<model_of_t<B, T, Config>>>(be_, c, eight_bits_);
+          return std::make_unique<ModelOf<model_of_t<B, T, Config, ProgramVariants>>>(be_, c,
+                                                                                      eight_bits_);
         },
         config);
   }

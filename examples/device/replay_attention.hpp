@@ -5,53 +5,41 @@
 #include <algorithm>
 #include <filesystem>
 #include <map>
-#include <srformer/attention/cross_attention.hpp>
-#include <srformer/io/hf_checkpoint.hpp>
+#include <srformer/models/cross_attention_config.hpp>
 
 #include "replay_results.hpp"
 
 namespace srformer {
 
-/// The options of an attention file: the keyword arguments of the reference functions.
-inline CrossAttentionOptions reference_options(const SafetensorsFile& file) {
+/// The options of an attention file: the keyword arguments of the reference functions, under our names.
+inline PaperVariants::Options reference_options(const SafetensorsFile& file) {
   const auto& metadata = file.metadata();
   if (!metadata.contains("variant") || !metadata.contains("options")) {
     throw io_error(file.path() +
                    ": has no \"variant\" and \"options\" in its metadata; give an attention "
                    "file of the reference values");
   }
-  CrossAttentionOptions options;
-  options.variant = variant_from_name(metadata.at("variant"));
-  options.padding = Padding::upstream;
+  const std::map<std::string, std::string> ours{
+      {"size", "segment_size"}, {"use_raf", "recurrence"}, {"use_segment", "local"}};
   const nlohmann::json stored = nlohmann::json::parse(metadata.at("options"));
+  nlohmann::json options{{"padding", "upstream"}};
   for (const auto& [key, value] : stored.items()) {
-    if (key == "size") {
-      options.segment_size = value.get<index_t>();
-    } else if (key == "horizon") {
-      options.horizon = value.get<index_t>();
-    } else if (key == "mask_tail") {
-      options.padding = value.get<bool>() ? Padding::masked : Padding::upstream;
-    } else if (key == "clamp") {
-      options.clamp = value.get<double>();
-    } else if (key == "normalize") {
-      options.normalize = value.get<bool>();
-    } else if (key == "use_raf") {
-      options.recurrence = value.get<bool>();
-    } else if (key == "use_segment") {
-      options.local = value.get<bool>();
-    } else if (key == "product") {
-      options.product = value == "segment" ? Product::segment : Product::complement;
-    } else if (key == "advance") {
-      options.advance = value == "token" ? Advance::token : Advance::segment;
-    } else if (key == "sigma") {
-      options.sigma = value.get<bool>();
-    } else if (key == "gate") {
-      options.gate = value.get<bool>();
+    if (key == "mask_tail") {
+      options["padding"] = value.get<bool>() ? "masked" : "upstream";
     } else {
-      throw io_error(file.path() + ": option \"" + key + "\" is not known; update this program");
+      options[ours.contains(key) ? ours.at(key) : key] = value;
     }
   }
-  return options;
+  return cross_attention_options<PaperVariants>({metadata.at("variant"), options, file.path()});
+}
+
+/// What a reference file calls a learned parameter: "SNN_kv.weight" is "weight", "RNN_key.bias_ih_l0" is
+/// "rnn_key.bias_ih".
+inline std::string reference_name(std::string_view learned) {
+  if (learned == "SNN_kv.weight") return "weight";
+  std::string name(learned);
+  if (name.starts_with("RNN_")) name = "rnn_" + name.substr(4, name.size() - 4 - 3);
+  return name;
 }
 
 /// Runs the attention of `path` and writes out and the gradient of every input.
@@ -60,7 +48,7 @@ void replay_attention(B& be, const std::filesystem::path& path,
                       const std::filesystem::path& out_path) {
   using Space = typename B::space;
   const SafetensorsFile file(path);
-  const CrossAttentionOptions options = reference_options(file);
+  const PaperVariants::Options options = reference_options(file);
 
   struct Input {
     Tensor<B, T, 1> value, gradient;
@@ -85,23 +73,13 @@ void replay_attention(B& be, const std::filesystem::path& path,
   const auto gradient = [&](const std::string& name) {
     return shaped(name, inputs[name].gradient.data());
   };
-  const auto parameter = [&](const std::string& name, bool of_gradient) -> T* {
-    const auto found = inputs.find(name);
-    if (found == inputs.end()) return nullptr;
-    return of_gradient ? found->second.gradient.data() : found->second.value.data();
-  };
-  const auto parameters = [&](bool of_gradient) {
-    const auto rnn = [&](const std::string& name) {
-      return RnnParameters<T>{
-          parameter(name + ".weight_ih", of_gradient), parameter(name + ".weight_hh", of_gradient),
-          parameter(name + ".bias_ih", of_gradient), parameter(name + ".bias_hh", of_gradient)};
-    };
-    return CrossAttentionParameters<T>(
-        RecurrentParameters<T>{parameter("weight", of_gradient), parameter("leak", of_gradient),
-                               parameter("threshold", of_gradient), parameter("sigma", of_gradient),
-                               parameter("gate", of_gradient)},
-        rnn("rnn_key"), rnn("rnn_value"));
-  };
+  LearnedPointers<T> learned, d_learned;
+  PaperVariants::visit_learned(options, {}, [&](const LearnedInfo& info) {
+    const auto found = inputs.find(reference_name(info.name));
+    const bool there = found != inputs.end();
+    learned.add(there ? found->second.value.data() : nullptr);
+    d_learned.add(there ? found->second.gradient.data() : nullptr);
+  });
 
   const auto q = value("q"), k = value("k"), v = value("v");
   using C = compute_t<T>;
@@ -114,10 +92,12 @@ void replay_attention(B& be, const std::filesystem::path& path,
     context.mask.dense.strides[0] = 0;  // [1,H,M,N] for every source
   }
   Tensor<B, T, 4> out(be, q.extents);
-  cross_attention_forward(be, q, k, v, parameters(false), context, options, out.view());
+  const AttentionInputs<B, T> in{q, k, v, context};
+  PaperVariants::Saved<B, T> saved;
+  PaperVariants::forward(be, in, learned, options, saved, out.view());
   const auto d_out = from_host<T, 4>(be, q.extents, file.read<T>("grad_out"));
-  cross_attention_backward(be, q, k, v, parameters(false), context, options, d_out, gradient("q"),
-                           gradient("k"), gradient("v"), parameters(true));
+  PaperVariants::backward(be, in, learned, options, saved,
+                          {d_out, gradient("q"), gradient("k"), gradient("v")}, d_learned);
 
   detail::ReplayResults<T> results;
   const auto shape = [&](const std::string& name) { return file.info(name).shape; };

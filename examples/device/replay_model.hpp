@@ -9,6 +9,7 @@
 #include <srformer/train/optimizer.hpp>
 #include <srformer/train/schedule.hpp>
 
+#include "../variants.hpp"
 #include "replay_results.hpp"
 
 namespace srformer {
@@ -130,7 +131,7 @@ void replay_model(B& be, const std::filesystem::path& folder, const std::filesys
     t5->transformers_statistics = std::is_same_v<T, double>;
   std::visit(
       [&](const auto& c) {
-        model_of_t<B, T, std::remove_cvref_t<decltype(c)>> model(be, c);
+        model_of_t<B, T, std::remove_cvref_t<decltype(c)>, program::ProgramVariants> model(be, c);
         replay_model(model, checkpoint, out_path, eight_bits);
       },
       config);

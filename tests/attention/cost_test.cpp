@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the cross-attentions cost, counted while they run: docs/cost.md quotes the numbers.
-#include <srformer/attention/cross_attention.hpp>
 #include <srformer/backend/eigen.hpp>
 
 #include "support/catch.hpp"
+#include "support/paper_options.hpp"
 
 using namespace srformer;
 

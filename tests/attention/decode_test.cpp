@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // One query at a time, every variant gives what all queries together give.
-#include <srformer/attention/decode.hpp>
 
 #include "attention/variant_case.hpp"
 #include "support/backends.hpp"
@@ -23,8 +22,8 @@ Values steps_on(B& be, const AttentionCase& c, const AttentionValues& x, index_t
   Values out(x.q.size(), std::nan(""));
   const View<double, 4> rows(out.data(), in.q.extents);
   for (index_t i = 0; i < c.M; ++i) {
-    cross_attention_step<B, double>(be, in.q.slice(2, i, 1), in.k, in.v, learned.parameters(),
-                                    context, c.options, horizon, i, prepared, rows.slice(2, i, 1));
+    cross_attention_step<B, double>(be, in.q.slice(2, i, 1), learned.parameters(), context,
+                                    c.options, i, prepared, rows.slice(2, i, 1));
   }
   return out;
 }
@@ -148,13 +147,13 @@ TEMPLATE_TEST_CASE("the queries of a group are at one step, and are given what e
       Values together(q.size(), std::nan("")), apart(q.size(), std::nan(""));
       const View<double, 4> out(together.data(), queries.extents);
       const View<double, 4> expected(apart.data(), queries.extents);
-      cross_attention_step<TestType, double>(be, queries, in.k, in.v, learned.parameters(), context,
-                                             c.options, 0, step, prepared, out, sources.data());
+      cross_attention_step<TestType, double>(be, queries, learned.parameters(), context, c.options,
+                                             step, prepared, out, sources.data());
       for (index_t g = 0; g < groups; ++g) {
         for (index_t r = 0; r < K; ++r) {
           cross_attention_step<TestType, double>(
-              be, queries.slice(0, g, 1).slice(2, r, 1), in.k, in.v, learned.parameters(), context,
-              c.options, 0, step, prepared, expected.slice(0, g, 1).slice(2, r, 1), &sources[g]);
+              be, queries.slice(0, g, 1).slice(2, r, 1), learned.parameters(), context, c.options,
+              step, prepared, expected.slice(0, g, 1).slice(2, r, 1), &sources[g]);
         }
       }
       CHECK(relative_error(together, apart) < 1e-12);
@@ -214,8 +213,10 @@ TEST_CASE("a step refuses groups without sources, and shapes that do not go toge
   const CaseViews in(c, x);
   EigenBackend be(1);
   auto out = zeros<double, 4>(be, {1, 1, 2, 3});
+  const auto prepared =
+      prepare_cross_attention<EigenBackend, double>(be, in.k, in.v, {}, {}, c.options, 0, 1);
   const auto step = [&](const auto& q, const auto& to) {
-    cross_attention_step<EigenBackend, double>(be, q, in.k, in.v, {}, {}, c.options, 0, 0, {}, to);
+    cross_attention_step<EigenBackend, double>(be, q, {}, {}, c.options, 0, prepared, to);
   };
   CHECK_THROWS_WITH(step(in.q.slice(0, 0, 1), out.view()),
                     ContainsSubstring("1 groups for 2 sources"));

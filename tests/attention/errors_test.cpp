@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a user reads who hands an attention something that does not fit: one sentence, word for word.
-#include <srformer/attention/cross_attention.hpp>
 #include <srformer/backend/eigen.hpp>
 
 #include "support/catch.hpp"
+#include "support/paper_options.hpp"
 
 using namespace srformer;
 
@@ -205,7 +205,7 @@ TEST_CASE("parameters that are missing or out of range are refused") {
   recurrent("the recurrence needs weight, leak and threshold", [](Call& c) { c.weight = false; });
   recurrent("the threshold is exactly zero", [](Call& c) { c.threshold = 0; });
   recurrent("clamp must be positive, or 0 for none", [](Call& c) { c.options.clamp = -1; });
-  recurrent("the recurrence starts at the first query; decode with cross_attention_step",
+  recurrent("the recurrence starts at the first query; decode with SegmentedRecurrent::step",
             [](Call& c) { c.context.mask.query_offset = 2; });
   const std::string words = ": the RNN needs weight_ih, weight_hh, bias_ih and bias_hh";
   require_of(Variant::transformer_xl, "transformer_xl_memory" + words,
@@ -221,16 +221,19 @@ TEST_CASE(
                             const CrossAttentionParameters<const double>& parameters) {
     const View<const double, 4> q(p, {2, 3, 5, 4}), k(p, key);
     const View<double, 4> out(numbers.data() + 2048, {2, 3, 5, 4}), d_k(numbers.data(), key);
-    const auto of = [&](const char* direction, auto call) {
-      const std::string words = Call::sentence(call), start = direction + std::string(": ");
+    const auto of = [&](const std::string& direction, auto call) {
+      const std::string words = Call::sentence(call), start = direction + ": ";
       CHECK(words.substr(0, start.size()) == start);
       return words.substr(std::min(words.size(), start.size()));
     };
-    const std::string forward = of("cross_attention_forward", [&] {
-      cross_attention_forward(be, q, k, k, parameters, {}, options, out);
+    const std::string name = variant_name(options.variant);
+    PaperSaved<EigenBackend, double> saved;
+    const std::string forward = of(name + "_forward", [&] {
+      cross_attention_forward(be, q, k, k, parameters, {}, options, out, &saved);
     });
-    CHECK(forward == of("cross_attention_backward", [&] {
-            cross_attention_backward(be, q, k, k, parameters, {}, options, q, out, d_k, d_k, {});
+    CHECK(forward == of(name + "_backward", [&] {
+            cross_attention_backward(be, q, k, k, parameters, {}, options, q, out, d_k, d_k, {},
+                                     &saved);
           }));
     return forward;
   };
@@ -265,7 +268,7 @@ TEST_CASE("dropout out of range is refused") {
 }
 
 TEST_CASE("the name of no variant is refused with those that are") {
-  CHECK(Call::sentence([] { variant_from_name("fulll"); }) ==
+  CHECK(Call::sentence([] { PaperVariants::Options::named("fulll"); }) ==
         "cross attention: \"fulll\" is not one of full, segmented, segmented_recurrent, "
         "transformer_xl, global_tokens, linear");
 }

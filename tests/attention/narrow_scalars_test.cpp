@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention stored as half or bfloat16, computed and summed in float, against the same rounded inputs in
 // double: forward, backward and decoding of every variant.
-#include <srformer/attention/decode.hpp>
 #if defined(SRF_HAS_THRUST)
 #include <srformer/backend/thrust.hpp>
 #endif
 
 #include "support/attention_case.hpp"
+#include "support/paper_options.hpp"
 
 using namespace srformer;
 using namespace srformer::testing;
@@ -132,8 +132,7 @@ std::vector<Values> run(const AttentionCase& c, const std::vector<Values>& input
     const auto prepared =
         prepare_cross_attention<B, T>(be, k, v, parameters, context, c.options, horizon, c.M);
     for (index_t i = 0; i < c.M; ++i) {
-      cross_attention_step<B, T>(be, q.slice(2, i, 1), k, v, parameters, context, c.options,
-                                 horizon, i, prepared,
+      cross_attention_step<B, T>(be, q.slice(2, i, 1), parameters, context, c.options, i, prepared,
                                  View<T, 4>(steps.data(), of_q).slice(2, i, 1));
     }
   } else {

@@ -3,7 +3,6 @@
 // source does not feel its batch, layouts, threads and scalars do not matter, and misuse is refused.
 #include <limits>
 
-#include <srformer/attention/cross_attention.hpp>
 #include <srformer/ops/linear.hpp>
 
 #include "support/attention_case.hpp"
@@ -377,10 +376,10 @@ TEST_CASE("errors of segmented recurrent attention") {
 }
 
 TEST_CASE("variants have the names that configurations write") {
-  for (const char* name : {"full", "segmented", "segmented_recurrent"}) {
-    CHECK(std::string(variant_name(variant_from_name(name))) == name);
-  }
+  using Options = PaperVariants::Options;
+  for (const Variant variant : all_variants)
+    CHECK(Options::named(variant_name(variant)).name() == variant_name(variant));
   CHECK_THROWS_WITH(
-      variant_from_name("recurrent"),
+      Options::named("recurrent"),
       ContainsSubstring("\"recurrent\" is not one of full, segmented, segmented_recurrent"));
 }

@@ -60,9 +60,9 @@ GradReport report_of(const AttentionCase& c, const GradOptions& grad, bool swapp
     const Biases<double> biases(c, x);
     const RnnParameters<const double> key{ih_k.data, hh_k.data, b_ih_k.data, b_hh_k.data},
         value{ih_v.data, hh_v.data, b_ih_v.data, b_hh_v.data};
-    Tensor<EigenBackend, double, 4> memory(be, memory_shape(c.options, k));
     const auto context = biases.context(c);
     const SegmentedOptions options = c.options.segments();
+    Tensor<EigenBackend, double, 4> memory(be, {2, c.B, memory_rows(options, c.N), c.H * c.D});
     transformer_xl_memory(be, k, v, key, value, context.mask, options, memory.view());
     transformer_xl_backward(
         be, q, k, v, memory, swapped ? value : key, swapped ? key : value, context, options, d_out,
@@ -169,20 +169,23 @@ TEST_CASE("memory that was saved gives the same bits as memory computed again") 
   const Biases<double> biases(c, x);
   const CaseViews in(c, x);
   EigenBackend be(1);
-  auto memory = zeros<double, 4>(be, memory_shape(c.options, in.k));
-  CHECK(memory.extent(2) == (c.options.padding == Padding::masked ? 13 : 16));
+  PaperSaved<EigenBackend, double> saved;
   Values out(x.q.size());
-  cross_attention_forward<EigenBackend, double>(
-      be, in.q, in.k, in.v, learned.parameters(), biases.context(c), c.options,
-      View<double, 4>(out.data(), in.q.extents), memory.view());
+  cross_attention_forward<EigenBackend, double>(be, in.q, in.k, in.v, learned.parameters(),
+                                                biases.context(c), c.options,
+                                                View<double, 4>(out.data(), in.q.extents), &saved);
   CHECK(out == variant_output(c, x));
+  const auto& memory =
+      std::get<detail::Belonging<TransformerXl, TransformerXl::Saved<EigenBackend, double>>>(saved)
+          .of.memory;
+  CHECK(memory.extent(2) == (c.options.padding == Padding::masked ? 13 : 16));
   const Values d_out = draw(c.B * c.H * c.M * c.D, {1, 99});
   std::array<Values, 3> d{Values(x.q.size()), Values(x.k.size()), Values(x.v.size())};
   cross_attention_backward<EigenBackend, double>(
       be, in.q, in.k, in.v, learned.parameters(), biases.context(c), c.options,
       View<const double, 4>(d_out.data(), in.q.extents), View<double, 4>(d[0].data(), in.q.extents),
       View<double, 4>(d[1].data(), in.k.extents), View<double, 4>(d[2].data(), in.k.extents), {},
-      memory.view());
+      &saved);
   CHECK(d == variant_gradients(c, x, d_out));
 }
 

@@ -6,7 +6,6 @@
 #include <array>
 #include <limits>
 
-#include <srformer/attention/decode.hpp>
 
 #include "support/attention_case.hpp"
 

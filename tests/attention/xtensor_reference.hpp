@@ -28,7 +28,8 @@
 #include <string_view>
 #include <vector>
 
-#include <srformer/attention/cross_attention.hpp>
+#include "support/paper_options.hpp"
+
 
 namespace srformer::reference {
 

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every attention on random shapes and options, forward and backward: all host backends agree to rounding with one
 // thread of the Eigen backend.
-#include <srformer/attention/cross_attention.hpp>
 #include <srformer/core/random.hpp>
 
 #include "support/backends.hpp"
 #include "support/catch.hpp"
+#include "support/paper_options.hpp"
 
 using namespace srformer;
 

@@ -48,12 +48,6 @@ GenerationConfig with_beams(index_t beams, index_t max_length) {
   return c;
 }
 
-/// The configuration of a model whose training sees the horizon that decoding has.
-T5Config with_horizon(T5Config config, index_t horizon) {
-  config.cross_attention.horizon = config.cross_attention.generation_horizon = horizon;
-  return config;
-}
-
 /// The log-probabilities that teacher forcing gives to the tokens after the start token.
 template <class Model>
 std::vector<double> forced_log_probs(Model& model, const Batch& source, const TokenIds& tokens) {
@@ -215,7 +209,7 @@ TEST_CASE("the scores of beams are those of teacher forcing, for every variant")
       CAPTURE(horizon);
       T5<EigenBackend, double> model(be, with_horizon(base, horizon));
       randomize(model, 9);
-      const bool upstream = base.cross_attention.padding == Padding::upstream;
+      const bool upstream = cross_of(base).padding == Padding::upstream;
       const std::vector<index_t> lengths =
           upstream ? std::vector<index_t>{19, 19, 19} : std::vector<index_t>{19, 1, 7};
       const Batch batch = random_batch(base, lengths, {1, 1, 1}, 41, upstream ? 0 : 2, 4);
@@ -245,7 +239,7 @@ TEST_CASE("the scores of beams are those of teacher forcing, for every variant")
 TEST_CASE("a batch gives with beams what each source gives alone") {
   EigenBackend be(1);
   for (const auto& [name, config] : variant_configs()) {
-    if (config.cross_attention.padding == Padding::upstream) continue;
+    if (cross_of(config).padding == Padding::upstream) continue;
     CAPTURE(name);
     T5<EigenBackend, double> model(be, config);
     randomize(model, 11);

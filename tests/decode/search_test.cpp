@@ -15,12 +15,6 @@ namespace {
 using Model = T5<EigenBackend, double>;
 using Ids = std::vector<std::int32_t>;
 
-/// The configuration of a model whose training sees the horizon that decoding has.
-T5Config with_horizon(T5Config config, index_t horizon) {
-  config.cross_attention.horizon = config.cross_attention.generation_horizon = horizon;
-  return config;
-}
-
 /// The batch whose labels are what a decoder that wrote `outputs` has to predict; -100 is padding.
 Batch teacher(const Batch& sources, const std::vector<Ids>& outputs, std::int32_t pad) {
   Batch batch = sources;
@@ -72,8 +66,8 @@ std::vector<Ids> greedy(Model& model, const Batch& batch, const GenerationConfig
 
 /// Upstream padding makes a source see its padding: then only batches without any are comparable.
 std::vector<index_t> lengths_for(const T5Config& config) {
-  return config.cross_attention.padding == Padding::upstream ? std::vector<index_t>{19, 19, 19}
-                                                             : std::vector<index_t>{19, 1, 7, 12};
+  return cross_of(config).padding == Padding::upstream ? std::vector<index_t>{19, 19, 19}
+                                                       : std::vector<index_t>{19, 1, 7, 12};
 }
 
 }  // namespace
@@ -118,7 +112,7 @@ TEST_CASE("greedy search takes the best token of teacher forcing at every step")
       randomize(model, 9);
       const auto lengths = lengths_for(base);
       const Batch batch = random_batch(base, lengths, std::vector<index_t>(lengths.size(), 1), 32,
-                                       2 * (base.cross_attention.padding == Padding::masked), 4);
+                                       2 * (cross_of(base).padding == Padding::masked), 4);
       const auto expected = greedy_by_teacher_forcing(model, batch, 12);
       CHECK(greedy(model, batch, up_to(12)) == expected);
       for (const Ids& row : expected) {
@@ -154,7 +148,7 @@ TEST_CASE("every token that search chose is the best after those before it") {
 TEST_CASE("a source in a batch is given the tokens that it is given alone") {
   EigenBackend be(1);
   for (const auto& [name, config] : variant_configs()) {
-    if (config.cross_attention.padding == Padding::upstream) continue;
+    if (cross_of(config).padding == Padding::upstream) continue;
     CAPTURE(name);
     Model model(be, config);
     randomize(model, 11);
@@ -225,7 +219,7 @@ TEST_CASE("rows that go on are a state's own, with the sources that they are sai
     CAPTURE(name);
     Model model(be, with_horizon(config, 6));
     randomize(model, 11);
-    const bool upstream = config.cross_attention.padding == Padding::upstream;
+    const bool upstream = cross_of(config).padding == Padding::upstream;
     const Batch batch =
         random_batch(config, {upstream ? 17 : 9, upstream ? 17 : 5, 17}, {1, 1, 1}, 36);
     auto state = model.start_decoding(batch.source_ids, batch.source_lengths, 4, 0, 2);

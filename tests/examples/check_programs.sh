@@ -62,7 +62,7 @@ for variant in full segmented segmented_recurrent transformer_xl global_tokens l
   run 1 check_gradient --cross_attention $variant --break v
   check "a broken gradient of $variant" test "$(grep -c REFUSED out.txt)" -eq 1
 done
-for name in q k weight leak threshold sigma gate; do
+for name in q k SNN_kv.weight leak threshold sigma gate; do
   run 1 check_gradient --gate true --sigma true --clamp 0.8 --break $name
   check "a broken gradient of $name" grep -q "^$name .*1.0e-03  REFUSED" out.txt
 done

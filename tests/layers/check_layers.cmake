@@ -14,7 +14,7 @@ set(may_train core backend ops attention models decode text io)
 set(may_text core backend/tensor.hpp io/file.hpp)
 set(may_io core backend/tensor.hpp)
 set(may_interop core backend)
-set(may_testing core backend)
+set(may_testing core backend ops attention)
 set(may_root core backend ops attention)
 
 get_filename_component(ROOT "${ROOT}" ABSOLUTE)

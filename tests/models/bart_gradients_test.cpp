@@ -29,7 +29,7 @@ GradientsFound check(const BartConfig& config, const Batch& batch, const LossOpt
     bias("decoder", l, "self_attn");
     if (!cross_keys) bias("decoder", l, "encoder_attn");
   }
-  if (!config.cross_attention.recurrence) {
+  if (!cross_of(config).recurrence) {
     for (index_t l = 0; l < config.decoder_layers; ++l) {
       for (const char* unused : {".SNN_kv.weight", ".leak", ".threshold"})
         expected.push_back("model.decoder.layers." + std::to_string(l) + ".encoder_attn" + unused);
@@ -54,7 +54,7 @@ Batch padded_with_words(const BartConfig& config, const std::vector<index_t>& so
 TEST_CASE("gradients of a whole BART agree with dual numbers in every variant") {
   for (const auto& [name, config] : bart_variant_configs()) {
     CAPTURE(name);
-    const CrossAttentionOptions& o = config.cross_attention;
+    const CrossAttentionOptions o = cross_of(config);
     // keys that the authors' code adds at the end are zero, without a bias
     const bool softmax_alone =
         o.variant == Variant::full ||

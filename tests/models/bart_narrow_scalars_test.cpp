@@ -29,8 +29,7 @@ TEMPLATE_TEST_CASE("logits, loss and gradients of a BART in narrow scalars", "",
                    Eigen::bfloat16) {
   for (const auto& [name, config] : moderate_configs()) {
     CAPTURE(name);
-    const bool kinks =
-        config.cross_attention.has_recurrent_parameters() && config.cross_attention.recurrence;
+    const bool kinks = cross_of(config).has_recurrent_parameters() && cross_of(config).recurrence;
     const index_t compared = check_narrow_training<Narrow<TestType>, Wide>(
         config, random_batch(config, {13, 6}, {5, 7}, 11, 0, 9), kinks, room);
     CHECK((kinks || compared > 60));

@@ -69,9 +69,11 @@ void check_model(const Config& config, const std::string& name) {
   REQUIRE(relative_difference(got, same_weights) > 0);
   REQUIRE(relative_difference(got, doubles(logits_of(exact, batch))) < 0.15);
   REQUIRE(model.parameters().bytes() < before);
-  if (config.cross_attention.padding == Padding::masked) {
+  if (cross_of(config).padding == Padding::masked) {
+    CrossAttentionOptions options = cross_of(config);
+    options.horizon = batch.target_width;
     Config at_once = config;
-    at_once.cross_attention.horizon = batch.target_width;
+    set_cross(at_once, options);
     Model same(be, at_once);
     randomize(same, 5);
     same.parameters().quantize_weights();

@@ -27,7 +27,7 @@ TEST_CASE("gradients of a whole T5 agree with dual numbers in every variant") {
     CAPTURE(found.worst_name);
     CHECK(found.worst < 1e-10);
     CHECK(found.compared > 30);
-    if (config.cross_attention.recurrence) {
+    if (cross_of(config).recurrence) {
       CHECK(found.zero == none);
     } else {
       for (const std::string& unused : found.zero) {

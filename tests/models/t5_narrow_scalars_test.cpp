@@ -26,8 +26,7 @@ TEMPLATE_TEST_CASE("logits, loss and gradients of a T5 in narrow scalars", "", E
                    Eigen::bfloat16) {
   for (const auto& [name, config] : variant_configs()) {
     CAPTURE(name);
-    const bool kinks =
-        config.cross_attention.has_recurrent_parameters() && config.cross_attention.recurrence;
+    const bool kinks = cross_of(config).has_recurrent_parameters() && cross_of(config).recurrence;
     const index_t compared = check_narrow_training<Narrow<TestType>, Wide>(
         smooth(config), random_batch(config, {13, 6}, {5, 7}, 11), kinks);
     CHECK((kinks || compared > 30));

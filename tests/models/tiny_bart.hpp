@@ -18,7 +18,7 @@ inline BartConfig tiny_bart_config(const CrossAttentionOptions& cross = {}) {
   c.encoder_ffn_dim = 10, c.decoder_ffn_dim = 7;
   c.max_position_embeddings = 30;
   c.init_std = 0.3;
-  c.cross_attention = cross;
+  set_cross(c, cross);
   return c;
 }
 

@@ -8,8 +8,9 @@
 #include <string>
 #include <vector>
 
-#include <srformer/attention/cross_attention.hpp>
 #include <srformer/models/seq2seq.hpp>
+
+#include "support/paper_config.hpp"
 
 namespace srformer::testing {
 
@@ -173,9 +174,12 @@ inline std::vector<double> rows_of(const std::vector<double>& logits, const Batc
 /// Of a list, the configurations whose results do not depend on what else is in a batch.
 template <class Config>
 std::vector<Named<Config>> with_masked_padding(std::vector<Named<Config>> list) {
-  std::erase_if(list,
-                [](const auto& c) { return c.config.cross_attention.padding != Padding::masked; });
-  for (auto& c : list) c.config.cross_attention.horizon = 6;
+  std::erase_if(list, [](const auto& c) { return cross_of(c.config).padding != Padding::masked; });
+  for (auto& c : list) {
+    CrossAttentionOptions options = cross_of(c.config);
+    options.horizon = 6;
+    set_cross(c.config, options);
+  }
   return list;
 }
 

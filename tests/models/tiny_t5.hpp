@@ -16,7 +16,7 @@ inline T5Config tiny_config(const CrossAttentionOptions& cross = {}) {
   c.vocab_size = 23, c.d_model = 12, c.d_kv = 4, c.d_ff = 10;
   c.num_layers = 2, c.num_decoder_layers = 2, c.num_heads = 2;  // the heads are 8 wide, not 12
   c.relative_attention_num_buckets = 6, c.relative_attention_max_distance = 9;
-  c.cross_attention = cross;
+  set_cross(c, cross);
   return c;
 }
 

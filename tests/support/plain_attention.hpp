@@ -15,7 +15,7 @@
 #include <cstdint>
 #include <vector>
 
-#include <srformer/attention/cross_attention.hpp>
+#include "support/paper_options.hpp"
 
 namespace srformer::plain {
 

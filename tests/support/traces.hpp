@@ -8,7 +8,6 @@
 #include <string>
 #include <vector>
 
-#include <srformer/attention/decode.hpp>
 #include <srformer/ops/activation.hpp>
 #include <srformer/ops/cross_entropy.hpp>
 #include <srformer/ops/dropout.hpp>
@@ -18,6 +17,7 @@
 #include <srformer/ops/softmax.hpp>
 
 #include "support/catch.hpp"
+#include "support/paper_options.hpp"
 
 namespace tests {
 
@@ -427,8 +427,7 @@ std::vector<double> trace_variant(B& be, const CrossAttentionOptions& options) {
   const auto prepared =
       prepare_cross_attention<B, T>(be, step.k(), step.v(), parameters, context, options, 0, M);
   for (index_t i = 0; i < M; ++i) {
-    cross_attention_step<B, T>(be, step.q(), step.k(), step.v(), parameters, context, options, 0, i,
-                               prepared, step.out());
+    cross_attention_step<B, T>(be, step.q(), parameters, context, options, i, prepared, step.out());
     run.record(step.out_rows);
   }
   return run.take();

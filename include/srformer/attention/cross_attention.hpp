@@ -1,5 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every cross-attention behind one call: the options say which.
+// A list of cross-attentions behind one call, of which options choose one at run time.
+//
+//   using Mine = Variants<Full, SegmentedRecurrent, SlidingWindow>;
+//   const auto options = Mine::Options::of<SlidingWindow>({.window = 64});
+//   Mine::forward(be, {q, k, v, context}, learned, options, saved, out);
+//
+// attention/variant.hpp says what a variant is. PaperVariants are the six of the paper:
 //
 //   full                 attention/full.hpp
 //   segmented            attention/segmented.hpp
@@ -9,6 +15,8 @@
 //   linear               attention/linear.hpp
 #pragma once
 
+#include <variant>
+
 #include <srformer/attention/global_tokens.hpp>
 #include <srformer/attention/linear.hpp>
 #include <srformer/attention/segmented_recurrent.hpp>
@@ -16,192 +24,382 @@
 
 namespace srformer {
 
-enum class Variant { full, segmented, segmented_recurrent, transformer_xl, global_tokens, linear };
-
-inline constexpr Variant all_variants[] = {
-    Variant::full,           Variant::segmented,     Variant::segmented_recurrent,
-    Variant::transformer_xl, Variant::global_tokens, Variant::linear};
-
-/// The name as config.json writes it.
-inline const char* variant_name(Variant variant) {
-  switch (variant) {
-    case Variant::full:
-      return "full";
-    case Variant::segmented:
-      return "segmented";
-    case Variant::segmented_recurrent:
-      return "segmented_recurrent";
-    case Variant::transformer_xl:
-      return "transformer_xl";
-    case Variant::global_tokens:
-      return "global_tokens";
-    case Variant::linear:
-      return "linear";
-  }
-  return "";
-}
-
-/// Throws for a name that is no variant, with those that are.
-inline Variant variant_from_name(const std::string& name) {
-  std::string names;
-  for (const Variant v : all_variants) {
-    if (name == variant_name(v)) return v;
-    names += (names.empty() ? "" : ", ") + std::string(variant_name(v));
-  }
-  throw shape_error("cross attention: \"" + name + "\" is not one of " + names);
-}
-
-/// What config.json holds under "cross_attention".
-struct CrossAttentionOptions {
-  Variant variant = Variant::full;
-  index_t segment_size = 64;
-  index_t horizon = 0;  ///< decoder steps over the source in training; 0: as many as queries
-  index_t generation_horizon = 128;  ///< the same in decoding
-  double clamp = 0;                  ///< 0: none
-  bool normalize = true;
-  bool recurrence = true;
-  bool local = true;
-  Product product = Product::complement;
-  Advance advance = Advance::segment;
-  Padding padding = Padding::masked;
-  bool sigma = false;
-  bool gate = false;
-  bool binary_firing = false;
-
-  SRF_HD SegmentedOptions segments() const { return {segment_size, horizon, padding}; }
-  SRF_HD SegmentedRecurrentOptions recurrent() const {
-    return {segments(), {product, clamp}, normalize, recurrence, local, advance, binary_firing};
-  }
-  bool has_recurrent_parameters() const { return variant == Variant::segmented_recurrent; }
-  bool has_memory() const { return variant == Variant::transformer_xl; }
-};
-
-/// The learned parameters that a variant adds; null where it has none of them.
-template <class T>
-struct CrossAttentionParameters {
-  RecurrentParameters<T> recurrent{};
-  RnnParameters<T> rnn_key{}, rnn_value{};
-
-  CrossAttentionParameters() = default;
-  template <class U>
-  requires std::is_convertible_v<RecurrentParameters<U>, RecurrentParameters<T>>
-  CrossAttentionParameters(const RecurrentParameters<U>& r,  // NOLINT: most variants have no more
-                           const RnnParameters<U>& key = {}, const RnnParameters<U>& value = {})
-      : recurrent(r), rnn_key(key), rnn_value(value) {}
-  template <class U>
-  requires(!std::is_same_v<U, T> &&
-           std::is_convertible_v<RecurrentParameters<U>, RecurrentParameters<T>>)
-      CrossAttentionParameters(
-          const CrossAttentionParameters<U>& other)  // NOLINT: as pointers convert
-      : recurrent(other.recurrent), rnn_key(other.rnn_key), rnn_value(other.rnn_value) {}
-};
-
-/// The shape of transformer_xl's memory for keys k [B,H,N,D].
-template <class Keys>
-std::array<index_t, 4> memory_shape(const CrossAttentionOptions& options, const Keys& k) {
-  return {2, k.extent(0), memory_rows(options.segments(), k.extent(2)), k.extent(1) * k.extent(3)};
-}
-
 namespace detail {
 
-/// What the variants themselves cannot see: that the options and the parameters go together, and that
-/// transformer_xl's memory can be made.
-template <class T, class Q, class K>
-void check_cross_attention(const char* function, const CrossAttentionOptions& options,
-                           const CrossAttentionParameters<const T>& parameters, const Q& q,
-                           const K& k, const K& v, const auto& out) {
-  if (options.has_recurrent_parameters()) {
-    require(!options.sigma || parameters.recurrent.sigma != nullptr, function,
-            "the options have sigma, the parameters have none");
-    require(!options.gate || parameters.recurrent.gate != nullptr, function,
-            "the options have gate, the parameters have none");
-  }
-  if (options.has_memory()) {
-    check_segments(function, options.segments());
-    check_attention(function, q, k, v, out);
-  }
+// What the compiler says of a struct that is no variant: one sentence for each thing that is missing.
+
+struct VisitNothing {
+  constexpr void operator()(const auto&, auto&) const {}
+};
+
+template <class V>
+concept HasName = requires {
+  { V::name } -> std::convertible_to<std::string_view>;
+};
+template <class V>
+concept HasOptions = requires(typename V::Options& options) {
+  V::Options::visit(options, VisitNothing{});
+};
+template <class V>
+concept HasParameters = requires(typename V::template Parameters<double>& p,
+                                 const typename V::Options& o) {
+  V::template Parameters<double>::visit(p, o, HeadSizes{}, VisitNothing{});
+};
+
+template <class V>
+struct IsVariant {
+  static_assert(HasName<V>, "a variant has a static constexpr std::string_view name");
+  static_assert(
+      HasOptions<V>,
+      "a variant has Options, an aggregate with a static constexpr visit(options, f); NoOptions "
+      "where it has none");
+  static_assert(HasParameters<V>,
+                "a variant has Parameters<T> with a static visit(parameters, options, sizes, f); "
+                "NothingLearned<T> where it learns nothing");
+  static constexpr bool value = true;
+};
+
+// The same of what it computes, for one backend and scalar.
+
+template <class V, class B, class T>
+concept HasForward = requires(B& be, const AttentionInputs<B, T>& in,
+                              const typename V::template Parameters<const T>& p,
+                              const typename V::Options& o, typename V::template Saved<B, T>& saved,
+                              Out<B, T, 4> out) {
+  V::template forward<B, T>(be, in, p, o, saved, out);
+};
+template <class V, class B, class T>
+concept HasBackward = requires(B& be, const AttentionInputs<B, T>& in,
+                               const typename V::template Parameters<const T>& p,
+                               const typename V::Options& o,
+                               const typename V::template Saved<B, T>& saved,
+                               const AttentionGradients<B, T>& d,
+                               const typename V::template Parameters<T>& d_p) {
+  V::template backward<B, T>(be, in, p, o, saved, d, d_p);
+};
+template <class V, class B, class T>
+concept HasSteps = requires(B& be, const AttentionInputs<B, T>& in,
+                            const AttentionStep<T, typename B::space>& step,
+                            const typename V::template Parameters<const T>& p,
+                            const typename V::Options& o,
+                            const typename V::template Prepared<B, T>& prepared) {
+  { V::template prepare<B, T>(be, in, p, o) } -> std::same_as<typename V::template Prepared<B, T>>;
+  V::template step<B, T>(be, step, p, o, prepared);
+};
+
+constexpr bool same_names(std::span<const std::string_view> a,
+                          std::span<const std::string_view> b) {
+  if (a.size() != b.size()) return false;
+  for (std::size_t i = 0; i < a.size(); ++i)
+    if (a[i] != b[i]) return false;
+  return true;
 }
+
+/// Whether options of the same name are the same option.
+template <class V, class W>
+constexpr bool options_agree() {
+  for (const OptionEntry& a : option_entries<V>)
+    for (const OptionEntry& b : option_entries<W>)
+      if (a.info.name == b.info.name &&
+          (a.kind != b.kind || a.info.range != b.info.range || a.info.help != b.info.help ||
+           !same_names(a.choices, b.choices)))
+        return false;
+  return true;
+}
+
+template <class V, class... Vs>
+constexpr bool agrees_with = (options_agree<V, Vs>() && ...);
+
+template <class V, class... Vs>
+constexpr bool named_once = ((V::name == Vs::name ? 1 : 0) + ...) == 1;
+
+template <class K>
+void check_step(const char* function, const K& q, const K& k, const K& v,
+                const std::int32_t* sources, const auto& out) {
+  require(q.size() > 0 && k.size() > 0, function, "q and k may not be empty");
+  check_shape(function, "k", "[B,H,N,D]", k.extents,
+              std::array{k.extent(0), q.extent(1), k.extent(2), q.extent(3)});
+  check_shape(function, "v", "[B,H,N,D]", v.extents, k.extents);
+  check_shape(function, "out", "[G,H,K,D]", out.extents, q.extents);
+  require(sources != nullptr || q.extent(0) == k.extent(0), function,
+          std::to_string(q.extent(0)) + " groups for " + std::to_string(k.extent(0)) +
+              " sources, and nothing says which belongs to which");
+  require(q.stride(3) == 1 && k.stride(3) == 1 && v.stride(3) == 1 && out.stride(3) == 1, function,
+          "the last axis of q, k, v and out must be contiguous");
+}
+
+/// What belongs to a variant, as a type of its own for each variant.
+template <class V, class Of>
+struct Belonging {
+  using variant = V;
+  Of of{};
+};
 
 }  // namespace detail
 
-/// out = the cross-attention that `options` names.
-///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; scores are not scaled
-///   memory  of transformer_xl, saved for backward: [2,B,R,H*D] with R = memory_rows; none: not kept
-/// The other variants save nothing. Errors and cost are those of the variant.
-template <class B, class T>
-requires BackendFor<B, T>
-void cross_attention_forward(
-    B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-    const std::type_identity_t<CrossAttentionParameters<const T>>& parameters,
-    const AttendContext<compute_t<T>, typename B::space>& context,
-    const CrossAttentionOptions& options, View<T, 4, typename B::space> out,
-    Out<B, T, 4> memory = {}) {
-  detail::check_cross_attention<T>("cross_attention_forward", options, parameters, q, k, v, out);
-  switch (options.variant) {
-    case Variant::full:
-      return full_attention_forward(be, q, k, v, context, out);
-    case Variant::segmented:
-      return segmented_attention_forward(be, q, k, v, context, options.segments(), out);
-    case Variant::segmented_recurrent:
-      return segmented_recurrent_forward(be, q, k, v, parameters.recurrent, context,
-                                         options.recurrent(), out);
-    case Variant::global_tokens:
-      return global_tokens_forward(be, q, k, v, context, options.segments(), out);
-    case Variant::linear:
-      return linear_attention_forward(be, q, k, v, context.mask, out);
-    case Variant::transformer_xl:
-      break;
-  }
-  Tensor<B, T, 4> own;
-  if (memory.data == nullptr) {
-    own = Tensor<B, T, 4>(be, memory_shape(options, k));
-    memory = own.view();
-  }
-  transformer_xl_memory(be, k, v, parameters.rnn_key, parameters.rnn_value, context.mask,
-                        options.segments(), memory);
-  transformer_xl_forward(be, q, k, v, memory, context, options.segments(), out);
-}
+/// A variant as run-time code sees it: for flags, configurations and documents.
+struct VariantDescription {
+  std::string_view name;
+  std::span<const OptionEntry> options;
+  std::vector<std::string> learned;  ///< names of the parameters that some options have
 
-/// d_q, d_k, d_v and the gradients in d_parameters += those through cross_attention_forward.
-///   memory  as forward saved it; none: computed again
-template <class B, class T>
-requires BackendFor<B, T>
-void cross_attention_backward(
-    B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-    const std::type_identity_t<CrossAttentionParameters<const T>>& parameters,
-    const AttendContext<compute_t<T>, typename B::space>& context,
-    const CrossAttentionOptions& options, In<B, T, 4> d_out, View<T, 4, typename B::space> d_q,
-    View<T, 4, typename B::space> d_k, View<T, 4, typename B::space> d_v,
-    const std::type_identity_t<CrossAttentionParameters<T>>& d_parameters,
-    In<B, T, 4> memory = {}) {
-  detail::check_cross_attention<T>("cross_attention_backward", options, parameters, q, k, v, d_out);
-  switch (options.variant) {
-    case Variant::full:
-      return full_attention_backward(be, q, k, v, context, d_out, d_q, d_k, d_v);
-    case Variant::segmented:
-      return segmented_attention_backward(be, q, k, v, context, options.segments(), d_out, d_q, d_k,
-                                          d_v);
-    case Variant::segmented_recurrent:
-      return segmented_recurrent_backward(be, q, k, v, parameters.recurrent, context,
-                                          options.recurrent(), d_out, d_q, d_k, d_v,
-                                          d_parameters.recurrent);
-    case Variant::global_tokens:
-      return global_tokens_backward(be, q, k, v, context, options.segments(), d_out, d_q, d_k, d_v);
-    case Variant::linear:
-      return linear_attention_backward(be, q, k, v, context.mask, d_out, d_q, d_k, d_v);
-    case Variant::transformer_xl:
-      break;
+  bool has_option(std::string_view option) const {
+    for (const OptionEntry& o : options)
+      if (o.info.name == option) return true;
+    return false;
   }
-  Tensor<B, T, 4> own;
-  if (memory.data == nullptr) {
-    own = Tensor<B, T, 4>(be, memory_shape(options, k));
-    transformer_xl_memory(be, k, v, parameters.rnn_key, parameters.rnn_value, context.mask,
-                          options.segments(), own.view());
-    memory = own.view();
+};
+
+template <class... Vs>
+struct Variants {
+  static_assert(sizeof...(Vs) > 0, "a list of variants has one at least");
+  static_assert((detail::IsVariant<Vs>::value && ...));
+  static_assert((detail::named_once<Vs, Vs...> && ...),
+                "every variant of a list has a name of its own");
+  static_assert(
+      (detail::agrees_with<Vs, Vs...> && ...),
+      "options of the same name in several variants of a list must have the same type, range, "
+      "choices and help");
+
+  template <class V>
+  static constexpr bool has = (std::is_same_v<V, Vs> || ...);
+
+  /// One variant and its options; by default the first of the list.
+  class Options {
+   public:
+    using variants = Variants;
+
+    Options() = default;
+
+    /// The variant V with these options.
+    template <class V>
+    requires has<V>
+    static Options of(const typename V::Options& options = {}) {
+      Options chosen;
+      chosen.chosen_ = detail::Belonging<V, typename V::Options>{options};
+      return chosen;
+    }
+
+    /// The variant of this name with its own defaults; shape_error for one that is not in the list.
+    static Options named(std::string_view name) {
+      Options chosen;
+      if (!((name == Vs::name && (chosen = of<Vs>(), true)) || ...))
+        throw shape_error("cross attention: \"" + std::string(name) + "\" is not one of " +
+                          names());
+      return chosen;
+    }
+
+    std::string_view name() const {
+      return visit([](auto variant, const auto&) { return decltype(variant)::name; });
+    }
+    template <class V>
+    bool is() const {
+      return get_if<V>() != nullptr;
+    }
+    /// The options of V, or null where another variant is chosen.
+    template <class V>
+    const typename V::Options* get_if() const {
+      const auto* found = std::get_if<detail::Belonging<V, typename V::Options>>(&chosen_);
+      return found == nullptr ? nullptr : &found->of;
+    }
+
+    /// f(V{}, options) of the chosen variant.
+    template <class F>
+    decltype(auto) visit(F&& f) const {
+      return std::visit(
+          [&]<class V, class O>(const detail::Belonging<V, O>& c) -> decltype(auto) {
+            return f(V{}, c.of);
+          },
+          chosen_);
+    }
+
+    /// f(OptionInfo, member) of every option of the chosen variant.
+    template <class F>
+    void visit_options(F&& f) {
+      std::visit([&](auto& c) { decltype(c.of)::visit(c.of, f); }, chosen_);
+    }
+    template <class F>
+    void visit_options(F&& f) const {
+      std::visit([&](const auto& c) { std::remove_cvref_t<decltype(c.of)>::visit(c.of, f); },
+                 chosen_);
+    }
+
+    /// The option of this name and type, or `otherwise` where the chosen variant has none.
+    template <class M>
+    M value_or(std::string_view option, M otherwise) const {
+      visit_options([&]<class N>(const OptionInfo& info, const N& member) {
+        if constexpr (std::is_same_v<M, N>)
+          if (info.name == option) otherwise = member;
+      });
+      return otherwise;
+    }
+    /// Sets the option of this name and type where the chosen variant has it; whether it has.
+    template <class M>
+    bool set(std::string_view option, M value) {
+      bool found = false;
+      visit_options([&]<class N>(const OptionInfo& info, N& member) {
+        if constexpr (std::is_same_v<M, N>)
+          if (info.name == option) member = value, found = true;
+      });
+      return found;
+    }
+
+    /// The same with the horizon of decoding: `horizon`, or where that is 0 the option generation_horizon.
+    Options for_generation(index_t horizon) const {
+      Options o = *this;
+      if (horizon <= 0) horizon = value_or<index_t>("generation_horizon", 0);
+      o.set("horizon", horizon);
+      return o;
+    }
+
+   private:
+    std::variant<detail::Belonging<Vs, typename Vs::Options>...> chosen_;
+  };
+
+  /// What forward keeps for backward.
+  template <class B, class T>
+  using Saved = std::variant<detail::Belonging<Vs, typename Vs::template Saved<B, T>>...>;
+
+  /// What decoding needs of a batch of sources: keys and values, the options with the horizon of decoding,
+  /// and what the variant computed from them.
+  template <class B, class T>
+  struct Prepared {
+    Tensor<B, T, 4> keys, values;  ///< [B,H,N,D]
+    Options options;
+    std::variant<detail::Belonging<Vs, typename Vs::template Prepared<B, T>>...> of;
+  };
+
+  /// "full, segmented, ..."
+  static std::string names() {
+    std::string all;
+    ((all += (all.empty() ? "" : ", ") + std::string(Vs::name)), ...);
+    return all;
   }
-  transformer_xl_backward(be, q, k, v, memory, parameters.rnn_key, parameters.rnn_value, context,
-                          options.segments(), d_out, d_q, d_k, d_v, d_parameters.rnn_key,
-                          d_parameters.rnn_value);
-}
+
+  static std::vector<VariantDescription> describe() { return {description<Vs>()...}; }
+
+  /// f(LearnedInfo) for every parameter that a layer of these options learns.
+  template <class F>
+  static void visit_learned(const Options& options, const HeadSizes& sizes, F&& f) {
+    options.visit([&]<class V>(V, const typename V::Options& o) {
+      typename V::template Parameters<double> none{};
+      V::template Parameters<double>::visit(none, o, sizes, [&](const LearnedInfo& info, auto&) {
+        if (info.present) f(info);
+      });
+    });
+  }
+
+  /// out = the cross-attention that `options` choose, and what its backward needs. Errors and cost are those
+  /// of the variant.
+  ///   learned  the parameters in the order of visit_learned
+  template <class B, class T>
+  static void forward(B& be, const AttentionInputs<B, T>& in,
+                      const std::type_identity_t<LearnedPointers<const T>>& learned,
+                      const Options& options, Saved<B, T>& saved, Out<B, T, 4> out) {
+    options.visit([&]<class V>(V, const typename V::Options& o) {
+      static_assert(
+          detail::HasForward<V, B, T>,
+          "a variant has a static forward<B, T>(be, in, parameters, options, saved, out)");
+      using S = detail::Belonging<V, typename V::template Saved<B, T>>;
+      if constexpr (detail::HasForward<V, B, T>)
+        V::template forward<B, T>(be, in, parameters<V>(o, learned), o,
+                                  saved.template emplace<S>().of, out);
+    });
+  }
+
+  /// Adds to the gradients of q, k, v and of the learned parameters, of which those that are null, or all
+  /// where d_learned is empty, are left out.
+  template <class B, class T>
+  static void backward(B& be, const AttentionInputs<B, T>& in,
+                       const std::type_identity_t<LearnedPointers<const T>>& learned,
+                       const Options& options, const Saved<B, T>& saved,
+                       const AttentionGradients<B, T>& d,
+                       const std::type_identity_t<LearnedPointers<T>>& d_learned) {
+    options.visit([&]<class V>(V, const typename V::Options& o) {
+      static_assert(detail::HasBackward<V, B, T>,
+                    "a variant has a static backward<B, T>(be, in, parameters, options, saved, d, "
+                    "d_parameters)");
+      using S = detail::Belonging<V, typename V::template Saved<B, T>>;
+      require(std::holds_alternative<S>(saved), "Variants::backward",
+              "what was saved is of another variant than the options choose");
+      if constexpr (detail::HasBackward<V, B, T>)
+        V::template backward<B, T>(be, in, parameters<V>(o, learned), o, std::get<S>(saved).of, d,
+                                   parameters<V>(o, d_learned));
+    });
+  }
+
+  /// Prepares decoder steps over sources.
+  ///   keys, values  [B,H,N,D], which the result keeps
+  /// Cost that of the source's part of the forward.
+  template <class B, class T>
+  static Prepared<B, T> prepare(B& be, Tensor<B, T, 4> keys, Tensor<B, T, 4> values,
+                                const AttendContext<compute_t<T>, typename B::space>& context,
+                                const std::type_identity_t<LearnedPointers<const T>>& learned,
+                                const Options& options, const DecodePlan& plan) {
+    Prepared<B, T> prepared{
+        std::move(keys), std::move(values), options.for_generation(plan.horizon), {}};
+    const View<const T, 4, typename B::space> k = prepared.keys, v = prepared.values;
+    const AttentionInputs<B, T> in{
+        {nullptr, {k.extent(0), k.extent(1), plan.steps, k.extent(3)}}, k, v, context};
+    prepared.options.visit([&]<class V>(V, const typename V::Options& o) {
+      static_assert(
+          detail::HasSteps<V, B, T>,
+          "a variant has a static prepare<B, T>(be, in, parameters, options) that returns "
+          "Prepared<B, T>, and a static step<B, T>(be, step, parameters, options, prepared)");
+      using P = detail::Belonging<V, typename V::template Prepared<B, T>>;
+      if constexpr (detail::HasSteps<V, B, T>)
+        prepared.of.template emplace<P>(
+            P{V::template prepare<B, T>(be, in, parameters<V>(o, learned), o)});
+    });
+    return prepared;
+  }
+
+  /// out = the cross-attention of a decoder step: K rows of each of G groups.
+  ///   q, out   [G,H,K,D], last axes contiguous
+  template <class B, class T>
+  static void step(B& be, In<B, T, 4> q,
+                   const AttendContext<compute_t<T>, typename B::space>& context,
+                   const std::type_identity_t<LearnedPointers<const T>>& learned,
+                   const Prepared<B, T>& prepared, const DecodeAt& at, Out<B, T, 4> out) {
+    const View<const T, 4, typename B::space> k = prepared.keys, v = prepared.values;
+    detail::check_step("Variants::step", q, k, v, at.sources, out);
+    AttentionStep<T, typename B::space> in{q, k, v, out, context, at.sources, at.step};
+    in.context.mask.query_offset = at.step;
+    in.context.mask.dense.strides[2] = 0;  // all queries are at the row of the first
+    prepared.options.visit([&]<class V>(V, const typename V::Options& o) {
+      using P = detail::Belonging<V, typename V::template Prepared<B, T>>;
+      if constexpr (detail::HasSteps<V, B, T>)
+        V::template step<B, T>(be, in, parameters<V>(o, learned), o, std::get<P>(prepared.of).of);
+    });
+  }
+
+ private:
+  template <class V>
+  static VariantDescription description() {
+    VariantDescription d{V::name, option_entries<V>, {}};
+    typename V::template Parameters<double> none{};
+    V::template Parameters<double>::visit(
+        none, typename V::Options{}, HeadSizes{},
+        [&](const LearnedInfo& info, auto&) { d.learned.emplace_back(info.name); });
+    return d;
+  }
+
+  /// The pointers as the variant has them.
+  template <class V, class T>
+  static typename V::template Parameters<T> parameters(const typename V::Options& options,
+                                                       const LearnedPointers<T>& learned) {
+    typename V::template Parameters<T> p{};
+    std::size_t i = 0;
+    V::template Parameters<T>::visit(
+        p, options, HeadSizes{}, [&](const LearnedInfo& info, T*& member) {
+          member = info.present && i < learned.count ? learned.at[i++] : nullptr;
+        });
+    return p;
+  }
+};
+
+/// The variants of the paper, of which config.json names one.
+using PaperVariants =
+    Variants<Full, Segmented, SegmentedRecurrent, TransformerXl, GlobalTokens, Linear>;
 
 }  // namespace srformer

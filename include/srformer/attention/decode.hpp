@@ -1,22 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention one decoder step at a time. A row is a hypothesis: rows go in groups of equal size, one
-// group per source, and the rows of a group share all that belongs to the source.
+// The rows of decoding, and self-attention one step at a time. A row is a hypothesis: rows go in groups of equal
+// size, one group per source, and the rows of a group share all that belongs to the source.
 //
-// Cross-attention: what does not depend on the query is computed once per source, then a step costs
-// 4 L D + 2 D^2 per row and head where full attention costs 4 N D.
+// Every step writes q, k and v of its rows once, and no later step moves them. Which row of step s a row of step
+// t >= s goes back to is in a table: places[r, s], as beams change rows. The cache and the table are the only state.
 //
-//   segmented_recurrent  E_j = beta gate R_j / n  for every segment (or step) that `steps` queries visit
-//                        O_i = alpha softmax(q_i K_j^T) V_j + q_i E_j,   j = seg(i)
-//   linear               KV and z, see attention/linear.hpp
-//   transformer_xl       the memory of both RNNs
-//   global_tokens        the means of the segments
-//   the others           nothing
-//
-// Self-attention: every step writes q, k and v of its rows once, and no later step moves them. Which row
-// of step s a row of step t >= s goes back to is in a table: places[r, s], as beams change rows.
-//
-// The horizon is the one of the options' generation_horizon and a parameter of each call. What is
-// prepared, the cache and the table are the only state.
+// The steps of cross-attention are with their variants: prepare and step of attention/cross_attention.hpp.
 #pragma once
 
 #include <algorithm>
@@ -24,207 +13,12 @@
 #include <span>
 #include <vector>
 
-#include <srformer/attention/cross_attention.hpp>
+#include <srformer/attention/full.hpp>
 #include <srformer/backend/device_loops.hpp>
 
 namespace srformer {
 
-/// The shape [B,H,count,rows,D] of the states that `steps` queries on keys k [B,H,N,D] need; count
-/// is 0 where a variant has none.
-template <class Keys>
-std::array<index_t, 5> decode_state_shape(const CrossAttentionOptions& options, const Keys& k,
-                                          index_t steps) {
-  const index_t D = k.extent(3),
-                S = (k.extent(2) + options.segment_size - 1) / options.segment_size;
-  const bool linear = options.variant == Variant::linear;
-  const index_t count = linear                                                    ? 1
-                        : options.variant != Variant::segmented_recurrent         ? 0
-                        : options.recurrence && options.advance == Advance::token ? steps
-                                                                                  : S;
-  return {k.extent(0), k.extent(1), count, linear ? D + 1 : D, D};
-}
-
 namespace detail {
-
-/// The means of the segments' keys and values, [2,B*H,S,D].
-template <class T, class Space>
-struct PrepareMeans {
-  GlobalTokensInputs<T, Space> in;
-  View<T, 4, Space> means;
-  index_t steps;
-
-  template <class Team>
-  SRF_HD void operator()(const Team& team, index_t lane, void*) const {
-    const index_t H = in.k.extent(1), b = lane / H, h = lane % H;
-    const SegmentRule rule = segment_rule(in.options, in.context.mask, b, steps, in.k.extent(2));
-    in.means(team, rule, head_rows(in.k, b, h), &means(0, lane, 0, 0));
-    in.means(team, rule, head_rows(in.v, b, h), &means(1, lane, 0, 0));
-  }
-};
-
-/// What a step of any variant reads: K queries of a group, the keys and values of its source.
-template <class T, class Space>
-struct StepInputs {
-  using C = compute_t<T>;
-  View<const T, 4, Space> q, k, v;  // [G,H,K,D], [B,H,N,D]
-  View<T, 4, Space> out;            // [G,H,K,D]
-  AttendContext<C, Space> context;
-  const std::int32_t* sources;  // [G], or null: group g has source g
-  index_t step;
-
-  SRF_HD index_t heads() const { return q.extent(1); }
-  SRF_HD index_t queries() const { return q.extent(2); }
-  SRF_HD index_t head_size() const { return q.extent(3); }
-  SRF_HD index_t keys() const { return k.extent(2); }
-  SRF_HD index_t source(index_t group) const {
-    return sources == nullptr ? group : static_cast<index_t>(sources[group]);
-  }
-  /// One query in place of K, all of which are at the same step.
-  SRF_HD View<const T, 4, Space> one_query() const { return q.slice(2, 0, 1); }
-};
-
-template <class T, class Space>
-struct FullStep {
-  using C = compute_t<T>;
-  StepInputs<T, Space> in;
-
-  /// One row is one group and head.
-  template <class Team>
-  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
-    const index_t H = in.heads(), N = in.keys(), K = in.queries(), g = lane / H, h = lane % H;
-    const index_t b = in.source(g);
-    const ScoreBlock block{b, h, in.head_size(), H, K, N, 0, K, 0, in.context.mask.keys(b, N)};
-    attend_forward<Team, T, C, Space>(team, in.context, block, head_rows(in.q, g, h),
-                                      head_rows(in.k, b, h), head_rows(in.v, b, h), C(1),
-                                      head_rows(in.out, g, h), static_cast<C*>(scratch));
-  }
-};
-
-/// The segment that the step sees, and where there are states, what the recurrence adds.
-template <class T, class Space>
-struct SegmentedStep {
-  using C = compute_t<T>;
-  StepInputs<T, Space> in;
-  RecurrentInputs<T, Space> recurrent;
-  View<const C, 5, Space> states;  // null: the segment alone
-
-  template <class Team>
-  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
-    const index_t H = in.heads(), N = in.keys(), D = in.head_size(), K = in.queries();
-    const index_t g = lane / H, h = lane % H, b = in.source(g);
-    const SegmentedRecurrentOptions& options = recurrent.options;
-    const SegmentRule rule = segment_rule(options.segments, in.context.mask, b, in.step + 1, N);
-    const index_t j = rule.of(in.step);
-    const Rows<const T> q = head_rows(in.q, g, h);
-    const Rows<T> o = head_rows(in.out, g, h);
-    C* weights = static_cast<C*>(scratch);
-    const bool local = states.data == nullptr || options.local;
-    if (local) {
-      const index_t real = rule.keys(j);
-      const bool upstream = options.segments.padding == Padding::upstream;
-      const ScoreBlock block{
-          b, h, D, H, K, N, 0, K, rule.first_key(j), real, upstream ? rule.size - real : 0};
-      attend_forward<Team, T, C, Space>(
-          team, in.context, block, q, head_rows(in.k, b, h).from(block.first_key),
-          head_rows(in.v, b, h).from(block.first_key),
-          states.data == nullptr ? C(1) : recurrent.share_of_local(), o, weights);
-    }
-    if (states.data == nullptr) return;
-    C* rest = weights + K * options.segments.segment_size;
-    const index_t state = recurrent.stepwise() ? in.step : j;
-    team.gemm(Op::none, Op::none, K, D, D, C(1), q.data, q.stride, &states(b, h, state, 0, 0), D,
-              C(0), rest, D);
-    for (index_t r = 0; r < K; ++r) {
-      T* to = o.row(r);
-      const C* add = rest + r * D;
-      team.for_each(D, [=](index_t c) { to[c] = T(local ? C(to[c]) + add[c] : add[c]); });
-    }
-  }
-};
-
-template <class T, class Space>
-struct GlobalTokensStep {
-  using C = compute_t<T>;
-  StepInputs<T, Space> in;
-  SegmentedOptions options;
-  View<const T, 4, Space> means;  // [2,B*H,S,D]
-
-  template <class Team>
-  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
-    const index_t H = in.heads(), D = in.head_size(), K = in.queries();
-    const index_t g = lane / H, h = lane % H, b = in.source(g);
-    const GlobalTokensInputs<T, Space> one{in.one_query(), in.k, in.v, in.context, options};
-    const SegmentRule rule = segment_rule(options, in.context.mask, b, in.step + 1, in.keys());
-    const index_t columns = one.most_columns();
-    C* weights = static_cast<C*>(scratch);
-    T *keys = reinterpret_cast<T*>(weights + K * columns), *values = keys + columns * D;
-    one.for_each_segment(
-        rule, b, h, [&](const auto& context, const ScoreBlock& segment, ScoreBlock block) {
-          block.queries = block.query_count = K;
-          one.gather(team, segment, head_rows(in.k, b, h), &means(0, b * H + h, 0, 0), rule.count(),
-                     keys);
-          one.gather(team, segment, head_rows(in.v, b, h), &means(1, b * H + h, 0, 0), rule.count(),
-                     values);
-          attend_forward<Team, T, C, Space>(team, context, block, head_rows(in.q, g, h),
-                                            Rows<const T>{keys, D}, Rows<const T>{values, D}, C(1),
-                                            head_rows(in.out, g, h), weights);
-        });
-  }
-};
-
-template <class T, class Space>
-struct XlStep {
-  using C = compute_t<T>;
-  StepInputs<T, Space> in;
-  SegmentedOptions options;
-  View<const T, 4, Space> memory;
-
-  template <class Team>
-  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
-    const index_t H = in.heads(), D = in.head_size(), K = in.queries();
-    const index_t g = lane / H, h = lane % H, b = in.source(g);
-    const XlInputs<T, Space> one{in.one_query(), in.k, in.v, memory, in.context, options};
-    const SegmentRule rule = segment_rule(options, in.context.mask, b, in.step + 1, in.keys());
-    const index_t columns = one.most_columns();
-    C* weights = static_cast<C*>(scratch);
-    T *keys = reinterpret_cast<T*>(weights + K * columns), *values = keys + columns * D;
-    one.for_each_segment(rule, b, h,
-                         [&](const auto& context, const ScoreBlock& segment, ScoreBlock block,
-                             index_t first, index_t rows) {
-                           block.queries = block.query_count = K;
-                           one.gather(team, 0, segment, first, rows, head_rows(in.k, b, h), keys);
-                           one.gather(team, 1, segment, first, rows, head_rows(in.v, b, h), values);
-                           attend_forward<Team, T, C, Space>(
-                               team, context, block, head_rows(in.q, g, h), Rows<const T>{keys, D},
-                               Rows<const T>{values, D}, C(1), head_rows(in.out, g, h), weights);
-                         });
-  }
-};
-
-template <class T, class Space>
-struct LinearRowsStep {
-  using C = compute_t<T>;
-  StepInputs<T, Space> in;
-  View<const C, 5, Space> states;
-
-  template <class Team>
-  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
-    const index_t H = in.heads(), D = in.head_size(), K = in.queries();
-    const index_t g = lane / H, h = lane % H, b = in.source(g);
-    const LinearInputs<T, Space> features{in.q, in.k, in.v, in.context.mask};
-    const C *kv = &states(b, h, 0, 0, 0), *z = kv + D * D;
-    C *f = static_cast<C*>(scratch), *n = f + K * D;
-    features.features(team, head_rows(in.q, g, h), 0, K, f);
-    team.gemm(Op::none, Op::none, K, D, D, C(1), f, D, kv, D, C(0), n, D);
-    for (index_t r = 0; r < K; ++r) {
-      const C *f_r = f + r * D, *n_r = n + r * D;
-      const C d =
-          team.template sum<C>(D, [=](index_t c) { return f_r[c] * z[c]; }) + C(linear_epsilon);
-      T* to = head_rows(in.out, g, h).row(r);
-      team.for_each(D, [=](index_t c) { to[c] = T(n_r[c] / d); });
-    }
-  }
-};
 
 /// places[r, s] for every step s up to this one.
 struct FollowParents {
@@ -328,12 +122,6 @@ struct SelfStep {
   }
 };
 
-/// Options with the horizon of decoding in place of that of training.
-inline CrossAttentionOptions for_generation(CrossAttentionOptions options, index_t horizon) {
-  options.horizon = horizon > 0 ? horizon : options.generation_horizon;
-  return options;
-}
-
 template <class T, class Space>
 struct GatherHeads {
   static constexpr index_t keys_each = 16;
@@ -363,125 +151,6 @@ requires BackendFor<B, T> Tensor<B, T, 4> gather_heads(B& be, In<B, T, 4> x) {
   const index_t parts = (x.extent(2) + Gather::keys_each - 1) / Gather::keys_each;
   be.for_each_row(x.extent(0) * x.extent(1) * parts, 0, Gather{x, out.data()});
   return out;
-}
-
-/// What does not depend on the query, for `steps` decoder steps over a batch of sources.
-template <class B, class T>
-struct DecodeStates {
-  Tensor<B, compute_t<T>, 5> states;  ///< of segmented_recurrent and linear
-  Tensor<B, T, 4> memory;             ///< of transformer_xl; of global_tokens the means
-};
-
-/// Prepares the steps to come.
-///   k, v [B,H,N,D], which must stay; `horizon` 0 takes the options' generation_horizon
-/// States that no query visits are not written. Cost that of the source's part of the forward.
-template <class B, class T>
-requires BackendFor<B, T> DecodeStates<B, T> prepare_cross_attention(
-    B& be, View<const T, 4, typename B::space> k, In<B, T, 4> v,
-    const std::type_identity_t<CrossAttentionParameters<const T>>& parameters,
-    const AttendContext<compute_t<T>, typename B::space>& context,
-    const CrossAttentionOptions& options, index_t horizon, index_t steps) {
-  using Space = typename B::space;
-  using C = compute_t<T>;
-  const index_t D = k.extent(3), lanes = k.extent(0) * k.extent(1);
-  DecodeStates<B, T> prepared;
-  const auto shape = decode_state_shape(options, k, steps);
-  if (shape[2] > 0) prepared.states = Tensor<B, C, 5>(be, shape);
-  if (options.variant == Variant::segmented_recurrent) {
-    const View<const T, 4, Space> queries(nullptr, {k.extent(0), k.extent(1), steps, D});
-    const detail::RecurrentInputs<T, Space> in{
-        queries, k,
-        v,       parameters.recurrent,
-        context, detail::for_generation(options, horizon).recurrent()};
-    detail::check_recurrent("prepare_cross_attention", in);
-    if constexpr (HasBatchedGemm<B>) {
-      detail::recurrent_batched_states<B, T>(be, in, prepared.states.view());
-    } else {
-      const auto states = prepared.states.view();
-      detail::run_recurrent(be, in, detail::Pass::prepare,
-                            [in, states](auto& on) { detail::recurrent_prepare(on, in, states); });
-    }
-  } else if (options.variant == Variant::linear) {
-    be.for_each_row(
-        lanes, detail::linear_rows * D * static_cast<index_t>(sizeof(C)),
-        detail::LinearPrepare<T, Space>{{k, k, v, context.mask}, prepared.states.view()});
-  } else if (options.variant == Variant::transformer_xl) {
-    prepared.memory = Tensor<B, T, 4>(be, memory_shape(options, k));
-    transformer_xl_memory(be, k, v, parameters.rnn_key, parameters.rnn_value, context.mask,
-                          options.segments(), prepared.memory.view());
-  } else if (options.variant == Variant::global_tokens) {
-    const auto segments = detail::for_generation(options, horizon).segments();
-    detail::check_segments("prepare_cross_attention", segments);
-    const detail::GlobalTokensInputs<T, Space> in{k, k, v, context, segments};
-    prepared.memory = Tensor<B, T, 4>(be, {2, lanes, in.most_segments(), D});
-    be.for_each_row(lanes, 0, detail::PrepareMeans<T, Space>{in, prepared.memory.view(), steps});
-  }
-  return prepared;
-}
-
-/// out = the cross-attention of decoder step `step`: K rows of each of G groups.
-///   q, out   [G,H,K,D], k, v [B,H,N,D], `prepared` for them with the same horizon
-///   sources  [G] on the backend, the source of each group; null: group g has source g
-template <class B, class T>
-requires BackendFor<B, T>
-void cross_attention_step(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                          const std::type_identity_t<CrossAttentionParameters<const T>>& parameters,
-                          const AttendContext<compute_t<T>, typename B::space>& context,
-                          const CrossAttentionOptions& options, index_t horizon, index_t step,
-                          const DecodeStates<B, T>& prepared, View<T, 4, typename B::space> out,
-                          const std::int32_t* sources = nullptr) {
-  using Space = typename B::space;
-  using C = compute_t<T>;
-  constexpr auto name = "cross_attention_step";
-  require(q.size() > 0 && k.size() > 0, name, "q and k may not be empty");
-  check_shape(name, "k", "[B,H,N,D]", k.extents,
-              std::array{k.extent(0), q.extent(1), k.extent(2), q.extent(3)});
-  check_shape(name, "v", "[B,H,N,D]", v.extents, k.extents);
-  check_shape(name, "out", "[G,H,K,D]", out.extents, q.extents);
-  require(sources != nullptr || q.extent(0) == k.extent(0), name,
-          std::to_string(q.extent(0)) + " groups for " + std::to_string(k.extent(0)) +
-              " sources, and nothing says which belongs to which");
-  require(q.stride(3) == 1 && k.stride(3) == 1 && v.stride(3) == 1 && out.stride(3) == 1, name,
-          "the last axis of q, k, v and out must be contiguous");
-  const CrossAttentionOptions spread = detail::for_generation(options, horizon);
-  detail::check_segments(name, spread.segments());
-  const index_t K = q.extent(2), N = k.extent(2), D = q.extent(3), L = options.segment_size;
-  const index_t lanes = q.extent(0) * q.extent(1);
-  detail::StepInputs<T, Space> in{q, k, v, out, context, sources, step};
-  in.context.mask.query_offset = step;
-  in.context.mask.dense.strides[2] = 0;  // all queries are at the row of the first
-  const auto run = [&](index_t of_c, index_t of_t, const auto& functor) {
-    be.for_each_row(lanes,
-                    of_c * static_cast<index_t>(sizeof(C)) + of_t * static_cast<index_t>(sizeof(T)),
-                    functor);
-  };
-  const index_t S = (N + L - 1) / L, gathered = std::min(L, N) + S;
-  switch (options.variant) {
-    case Variant::full:
-      if constexpr (HasBatchedGemm<B>) {
-        return detail::full_attention_batched_forward<B, T>(be, q, k, v, in.context, out, sources);
-      } else {
-        return run(K * N, 0, detail::FullStep<T, Space>{in});
-      }
-    case Variant::segmented:
-      return run(
-          K * std::min(L, N), 0,
-          detail::SegmentedStep<T, Space>{in, {q, k, v, {}, context, spread.recurrent()}, {}});
-    case Variant::segmented_recurrent:
-      return run(K * (L + D), 0,
-                 detail::SegmentedStep<T, Space>{
-                     in,
-                     {q, k, v, parameters.recurrent, context, spread.recurrent()},
-                     prepared.states.view()});
-    case Variant::global_tokens:
-      return run(K * gathered, 2 * gathered * D,
-                 detail::GlobalTokensStep<T, Space>{in, spread.segments(), prepared.memory.view()});
-    case Variant::transformer_xl:
-      return run(K * 2 * L, 4 * L * D,
-                 detail::XlStep<T, Space>{in, spread.segments(), prepared.memory.view()});
-    case Variant::linear:
-      return run(2 * K * D, 0, detail::LinearRowsStep<T, Space>{in, prepared.states.view()});
-  }
 }
 
 /// How the rows of a decoder step go on from those of the step before: row r continues row parents[r],

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <srformer/attention/full_batched.hpp>
+#include <srformer/attention/variant.hpp>
 
 namespace srformer {
 
@@ -111,6 +112,23 @@ struct FullBackward {
   }
 };
 
+template <class T, class Space>
+struct FullStep {
+  using C = compute_t<T>;
+  AttentionStep<T, Space> in;
+
+  /// One row is one group and head.
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = in.heads(), N = in.keys(), K = in.queries(), g = lane / H, h = lane % H;
+    const index_t b = in.source(g);
+    const ScoreBlock block{b, h, in.head_size(), H, K, N, 0, K, 0, in.context.mask.keys(b, N)};
+    attend_forward<Team, T, C, Space>(team, in.context, block, head_rows(in.q, g, h),
+                                      head_rows(in.k, b, h), head_rows(in.v, b, h), C(1),
+                                      head_rows(in.out, g, h), static_cast<C*>(scratch));
+  }
+};
+
 /// total[i] += sum over b of partial[b, i], in order.
 template <class C>
 struct AddOverBatch {
@@ -147,6 +165,12 @@ void check_attention_gradients(const char* function, const auto& q, const auto& 
 }
 
 }  // namespace detail
+
+/// Throws shape_error where q, k, v and out do not fit each other; `function` is named in the message.
+template <class B, class T>
+void check_attention(const char* function, const AttentionInputs<B, T>& in, Out<B, T, 4> out) {
+  detail::check_attention(function, in.q, in.k, in.v, out);
+}
 
 /// out = softmax(q k^T + bias) v.
 ///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; scores are not scaled
@@ -200,5 +224,45 @@ void full_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
     }
   }
 }
+
+/// Ordinary attention as a variant.
+struct Full {
+  static constexpr std::string_view name = "full";
+  using Options = NoOptions;
+  template <class T>
+  using Parameters = NothingLearned<T>;
+  template <class B, class T>
+  using Saved = Nothing<B, T>;
+  template <class B, class T>
+  using Prepared = Nothing<B, T>;
+
+  template <class B, class T>
+  static void forward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
+                      const Options&, Saved<B, T>&, Out<B, T, 4> out) {
+    full_attention_forward<B, T>(be, in.q, in.k, in.v, in.context, out);
+  }
+  template <class B, class T>
+  static void backward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
+                       const Options&, const Saved<B, T>&, const AttentionGradients<B, T>& d,
+                       const Parameters<T>&) {
+    full_attention_backward<B, T>(be, in.q, in.k, in.v, in.context, d.d_out, d.d_q, d.d_k, d.d_v);
+  }
+  template <class B, class T>
+  static Prepared<B, T> prepare(B&, const AttentionInputs<B, T>&, const Parameters<const T>&,
+                                const Options&) {
+    return {};
+  }
+  template <class B, class T>
+  static void step(B& be, const AttentionStep<T, typename B::space>& in, const Parameters<const T>&,
+                   const Options&, const Prepared<B, T>&) {
+    if constexpr (HasBatchedGemm<B>) {
+      detail::full_attention_batched_forward<B, T>(be, in.q, in.k, in.v, in.context, in.out,
+                                                   in.sources);
+    } else {
+      for_each_lane<B, T>(be, in, in.queries() * in.keys(), 0,
+                          detail::FullStep<T, typename B::space>{in});
+    }
+  }
+};
 
 }  // namespace srformer

@@ -196,6 +196,52 @@ struct GlobalTokensBackward {
   }
 };
 
+/// The means of the segments' keys and values, [2,B*H,S,D].
+template <class T, class Space>
+struct PrepareMeans {
+  GlobalTokensInputs<T, Space> in;
+  View<T, 4, Space> means;
+  index_t steps;
+
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void*) const {
+    const index_t H = in.k.extent(1), b = lane / H, h = lane % H;
+    const SegmentRule rule = segment_rule(in.options, in.context.mask, b, steps, in.k.extent(2));
+    in.means(team, rule, head_rows(in.k, b, h), &means(0, lane, 0, 0));
+    in.means(team, rule, head_rows(in.v, b, h), &means(1, lane, 0, 0));
+  }
+};
+
+template <class T, class Space>
+struct GlobalTokensStep {
+  using C = compute_t<T>;
+  AttentionStep<T, Space> in;
+  SegmentedOptions options;
+  View<const T, 4, Space> means;  // [2,B*H,S,D]
+
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = in.heads(), D = in.head_size(), K = in.queries();
+    const index_t g = lane / H, h = lane % H, b = in.source(g);
+    const GlobalTokensInputs<T, Space> one{in.one_query(), in.k, in.v, in.context, options};
+    const SegmentRule rule = segment_rule(options, in.context.mask, b, in.step + 1, in.keys());
+    const index_t columns = one.most_columns();
+    C* weights = static_cast<C*>(scratch);
+    T *keys = reinterpret_cast<T*>(weights + K * columns), *values = keys + columns * D;
+    one.for_each_segment(
+        rule, b, h, [&](const auto& context, const ScoreBlock& segment, ScoreBlock block) {
+          block.queries = block.query_count = K;
+          one.gather(team, segment, head_rows(in.k, b, h), &means(0, b * H + h, 0, 0), rule.count(),
+                     keys);
+          one.gather(team, segment, head_rows(in.v, b, h), &means(1, b * H + h, 0, 0), rule.count(),
+                     values);
+          attend_forward<Team, T, C, Space>(team, context, block, head_rows(in.q, g, h),
+                                            Rows<const T>{keys, D}, Rows<const T>{values, D}, C(1),
+                                            head_rows(in.out, g, h), weights);
+        });
+  }
+};
+
 }  // namespace detail
 
 /// Segmented attention with the means of all segments behind each (paper, section 4: "LongT5").
@@ -239,5 +285,55 @@ void global_tokens_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
       of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
       detail::GlobalTokensBackward<T, typename B::space>{in, d_out, d_q, d_k, d_v});
 }
+
+/// Segmented attention with global tokens as a variant.
+struct GlobalTokens {
+  static constexpr std::string_view name = "global_tokens";
+  using Options = Segmented::Options;
+  template <class T>
+  using Parameters = NothingLearned<T>;
+  template <class B, class T>
+  using Saved = Nothing<B, T>;
+  template <class B, class T>
+  struct Prepared {
+    Tensor<B, T, 4> means;  ///< of keys and of values, [2,B*H,S,D]
+  };
+
+  template <class B, class T>
+  static void forward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
+                      const Options& options, Saved<B, T>&, Out<B, T, 4> out) {
+    global_tokens_forward<B, T>(be, in.q, in.k, in.v, in.context, options.segments(), out);
+  }
+  template <class B, class T>
+  static void backward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
+                       const Options& options, const Saved<B, T>&,
+                       const AttentionGradients<B, T>& d, const Parameters<T>&) {
+    global_tokens_backward<B, T>(be, in.q, in.k, in.v, in.context, options.segments(), d.d_out,
+                                 d.d_q, d.d_k, d.d_v);
+  }
+  template <class B, class T>
+  static Prepared<B, T> prepare(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
+                                const Options& options) {
+    using Space = typename B::space;
+    detail::check_segments("GlobalTokens::prepare", options.segments());
+    const detail::GlobalTokensInputs<T, Space> of{in.k, in.k, in.v, in.context, options.segments()};
+    const index_t lanes = in.k.extent(0) * in.k.extent(1);
+    Prepared<B, T> prepared{Tensor<B, T, 4>(be, {2, lanes, of.most_segments(), in.k.extent(3)})};
+    be.for_each_row(lanes, 0,
+                    detail::PrepareMeans<T, Space>{of, prepared.means.view(), in.q.extent(2)});
+    return prepared;
+  }
+  template <class B, class T>
+  static void step(B& be, const AttentionStep<T, typename B::space>& in, const Parameters<const T>&,
+                   const Options& options, const Prepared<B, T>& prepared) {
+    const SegmentedOptions segments = options.segments();
+    detail::check_segments("GlobalTokens::step", segments);
+    const index_t N = in.keys(), L = segments.segment_size;
+    const index_t columns = std::min(L, N) + (N + L - 1) / L;
+    for_each_lane<B, T>(
+        be, in, in.queries() * columns, 2 * columns * in.head_size(),
+        detail::GlobalTokensStep<T, typename B::space>{in, segments, prepared.means.view()});
+  }
+};
 
 }  // namespace srformer

@@ -20,6 +20,10 @@ namespace srformer {
 
 enum class Product { complement, segment };
 
+constexpr std::array<std::string_view, 2> option_names(Product) {
+  return {"complement", "segment"};
+}
+
 struct KvProductOptions {
   Product product = Product::complement;
   double clamp = 0;  ///< symmetric bound on P and every P_j; 0: none

@@ -12,6 +12,7 @@
 #pragma once
 
 #include <srformer/attention/full.hpp>
+#include <srformer/attention/segment.hpp>
 
 namespace srformer {
 
@@ -110,19 +111,25 @@ struct LinearPrepare {
 template <class T, class Space>
 struct LinearStep {
   using C = compute_t<T>;
-  LinearInputs<T, Space> in;
+  AttentionStep<T, Space> in;
   View<const C, 5, Space> states;
-  View<T, 4, Space> out;
+
   template <class Team>
   SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
-    const index_t H = in.q.extent(1), D = in.q.extent(3), b = lane / H, h = lane % H;
+    const index_t H = in.heads(), D = in.head_size(), K = in.queries();
+    const index_t g = lane / H, h = lane % H, b = in.source(g);
+    const LinearInputs<T, Space> features{in.q, in.k, in.v, in.context.mask};
     const C *kv = &states(b, h, 0, 0, 0), *z = kv + D * D;
-    C *f = static_cast<C*>(scratch), *n = f + D;
-    in.features(team, head_rows(in.q, b, h), 0, 1, f);
-    team.gemm(Op::none, Op::none, 1, D, D, C(1), f, D, kv, D, C(0), n, D);
-    const C d = team.template sum<C>(D, [=](index_t c) { return f[c] * z[c]; }) + C(linear_epsilon);
-    T* to = head_rows(out, b, h).row(0);
-    team.for_each(D, [=](index_t c) { to[c] = T(n[c] / d); });
+    C *f = static_cast<C*>(scratch), *n = f + K * D;
+    features.features(team, head_rows(in.q, g, h), 0, K, f);
+    team.gemm(Op::none, Op::none, K, D, D, C(1), f, D, kv, D, C(0), n, D);
+    for (index_t r = 0; r < K; ++r) {
+      const C *f_r = f + r * D, *n_r = n + r * D;
+      const C d =
+          team.template sum<C>(D, [=](index_t c) { return f_r[c] * z[c]; }) + C(linear_epsilon);
+      T* to = head_rows(in.out, g, h).row(r);
+      team.for_each(D, [=](index_t c) { to[c] = T(n_r[c] / d); });
+    }
   }
 };
 
@@ -236,5 +243,54 @@ void linear_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> 
       q.extent(0) * q.extent(1), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
       detail::LinearBackward<T, typename B::space>{{q, k, v, mask}, d_out, d_q, d_k, d_v});
 }
+
+/// Linear attention as a variant.
+struct Linear {
+  static constexpr std::string_view name = "linear";
+
+  struct Options {
+    Padding padding = Padding::masked;  ///< of a model with "upstream" the padded keys count
+
+    static constexpr void visit(auto& o, auto&& f) { f(option::padding, o.padding); }
+  };
+  template <class T>
+  using Parameters = NothingLearned<T>;
+  template <class B, class T>
+  using Saved = Nothing<B, T>;
+  template <class B, class T>
+  struct Prepared {
+    Tensor<B, compute_t<T>, 5> states;  ///< [KV; z], [B,H,1,D+1,D]
+  };
+
+  template <class B, class T>
+  static void forward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
+                      const Options&, Saved<B, T>&, Out<B, T, 4> out) {
+    linear_attention_forward<B, T>(be, in.q, in.k, in.v, in.context.mask, out);
+  }
+  template <class B, class T>
+  static void backward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
+                       const Options&, const Saved<B, T>&, const AttentionGradients<B, T>& d,
+                       const Parameters<T>&) {
+    linear_attention_backward<B, T>(be, in.q, in.k, in.v, in.context.mask, d.d_out, d.d_q, d.d_k,
+                                    d.d_v);
+  }
+  template <class B, class T>
+  static Prepared<B, T> prepare(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
+                                const Options&) {
+    using C = compute_t<T>;
+    const index_t batch = in.k.extent(0), H = in.k.extent(1), D = in.k.extent(3);
+    Prepared<B, T> prepared{Tensor<B, C, 5>(be, {batch, H, 1, D + 1, D})};
+    be.for_each_row(batch * H, detail::linear_rows * D * static_cast<index_t>(sizeof(C)),
+                    detail::LinearPrepare<T, typename B::space>{{in.k, in.k, in.v, in.context.mask},
+                                                                prepared.states.view()});
+    return prepared;
+  }
+  template <class B, class T>
+  static void step(B& be, const AttentionStep<T, typename B::space>& in, const Parameters<const T>&,
+                   const Options&, const Prepared<B, T>& prepared) {
+    for_each_lane<B, T>(be, in, 2 * in.queries() * in.head_size(), 0,
+                        detail::LinearStep<T, typename B::space>{in, prepared.states.view()});
+  }
+};
 
 }  // namespace srformer

@@ -11,6 +11,8 @@ namespace srformer {
 /// When the recurrence takes a step: as the segment changes, or at every query.
 enum class Advance { segment, token };
 
+constexpr std::array<std::string_view, 2> option_names(Advance) { return {"segment", "token"}; }
+
 struct SegmentedRecurrentOptions {
   SegmentedOptions segments{};
   KvProductOptions product{};
@@ -119,7 +121,7 @@ void check_recurrent(const char* function, const RecurrentInputs<T, Space>& in) 
   check_segments(function, in.options.segments);
   check_dropout(function, in.context.dropout);
   require(in.context.mask.query_offset == 0, function,
-          "the recurrence starts at the first query; decode with cross_attention_step");
+          "the recurrence starts at the first query; decode with SegmentedRecurrent::step");
   require(in.options.product.clamp >= 0, function, "clamp must be positive, or 0 for none");
   if (!in.options.recurrence) return;
   require(in.parameters.weight != nullptr && in.parameters.leak != nullptr &&

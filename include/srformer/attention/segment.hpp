@@ -6,6 +6,9 @@
 // Queries of one segment are consecutive; some segments may be seen by no query.
 #pragma once
 
+#include <array>
+#include <string_view>
+
 #include <srformer/core/error.hpp>
 
 namespace srformer {
@@ -79,5 +82,7 @@ struct SegmentRule {
 ///   masked    every source behaves as if it stood alone and unpadded (the default)
 ///   upstream  padded positions enter products, norms and the softmax, as in the authors' code
 enum class Padding { masked, upstream };
+
+constexpr std::array<std::string_view, 2> option_names(Padding) { return {"masked", "upstream"}; }
 
 }  // namespace srformer

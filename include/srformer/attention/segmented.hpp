@@ -71,6 +71,50 @@ struct SegmentedBackward {
   }
 };
 
+/// The segment that the step sees.
+///   out = alpha a
+template <class T, class Space>
+struct SegmentedStep {
+  using C = compute_t<T>;
+  AttentionStep<T, Space> in;
+  SegmentedOptions options;
+  const T* alpha = nullptr;  ///< null: 1
+
+  index_t scratch_size() const { return in.queries() * std::min(options.segment_size, in.keys()); }
+
+  /// One row is one group and head.
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    attend(team, lane, static_cast<C*>(scratch));
+  }
+
+  /// Returns the segment; weights: scratch of scratch_size() elements.
+  template <class Team>
+  SRF_HD index_t attend(const Team& team, index_t lane, C* weights) const {
+    const index_t H = in.heads(), N = in.keys(), K = in.queries();
+    const index_t g = lane / H, h = lane % H, b = in.source(g);
+    const SegmentRule rule = segment_rule(options, in.context.mask, b, in.step + 1, N);
+    const index_t j = rule.of(in.step), real = rule.keys(j);
+    const bool upstream = options.padding == Padding::upstream;
+    const ScoreBlock block{b,
+                           h,
+                           in.head_size(),
+                           H,
+                           K,
+                           N,
+                           0,
+                           K,
+                           rule.first_key(j),
+                           real,
+                           upstream ? rule.size - real : 0};
+    attend_forward<Team, T, C, Space>(
+        team, in.context, block, head_rows(in.q, g, h), head_rows(in.k, b, h).from(block.first_key),
+        head_rows(in.v, b, h).from(block.first_key), alpha == nullptr ? C(1) : C(alpha[0]),
+        head_rows(in.out, g, h), weights);
+    return j;
+  }
+};
+
 }  // namespace detail
 
 /// out_i = softmax(q_i K_j^T + bias) V_j with j = seg(i) (paper, section 3.1).
@@ -120,5 +164,59 @@ void segmented_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 
                     f.scratch_size() * static_cast<index_t>(sizeof(compute_t<T>)), f);
   }
 }
+
+/// Segmented attention as a variant.
+struct Segmented {
+  static constexpr std::string_view name = "segmented";
+
+  struct Options {
+    index_t segment_size = 64;          ///< L
+    index_t horizon = 0;                ///< decoder steps over the source; 0: as many as queries
+    index_t generation_horizon = 128;   ///< the same in decoding
+    Padding padding = Padding::masked;  ///< what the tail of the last segment and padded keys do
+
+    static constexpr void visit(auto& o, auto&& f) {
+      f(option::segment_size, o.segment_size);
+      f(option::horizon, o.horizon);
+      f(option::generation_horizon, o.generation_horizon);
+      f(option::padding, o.padding);
+    }
+    SegmentedOptions segments() const {
+      return {.segment_size = segment_size, .horizon = horizon, .padding = padding};
+    }
+  };
+  template <class T>
+  using Parameters = NothingLearned<T>;
+  template <class B, class T>
+  using Saved = Nothing<B, T>;
+  template <class B, class T>
+  using Prepared = Nothing<B, T>;
+
+  template <class B, class T>
+  static void forward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
+                      const Options& options, Saved<B, T>&, Out<B, T, 4> out) {
+    segmented_attention_forward<B, T>(be, in.q, in.k, in.v, in.context, options.segments(), out);
+  }
+  template <class B, class T>
+  static void backward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
+                       const Options& options, const Saved<B, T>&,
+                       const AttentionGradients<B, T>& d, const Parameters<T>&) {
+    segmented_attention_backward<B, T>(be, in.q, in.k, in.v, in.context, options.segments(),
+                                       d.d_out, d.d_q, d.d_k, d.d_v);
+  }
+  template <class B, class T>
+  static Prepared<B, T> prepare(B&, const AttentionInputs<B, T>&, const Parameters<const T>&,
+                                const Options& options) {
+    detail::check_segments("Segmented::prepare", options.segments());
+    return {};
+  }
+  template <class B, class T>
+  static void step(B& be, const AttentionStep<T, typename B::space>& in, const Parameters<const T>&,
+                   const Options& options, const Prepared<B, T>&) {
+    detail::check_segments("Segmented::step", options.segments());
+    const detail::SegmentedStep<T, typename B::space> f{in, options.segments()};
+    for_each_lane<B, T>(be, in, f.scratch_size(), 0, f);
+  }
+};
 
 }  // namespace srformer

@@ -514,6 +514,42 @@ void run_recurrent(B& be, const RecurrentInputs<T, Space>& in, Pass pass, Progra
   run_lanes<compute_t<T>>(be, in.k.extent(0) * H, limits, lane, measure, program);
 }
 
+/// The segment that the step sees, and what the recurrence adds.
+template <class T, class Space>
+struct RecurrentStep {
+  using C = compute_t<T>;
+  SegmentedStep<T, Space> local;
+  RecurrentInputs<T, Space> recurrent;
+  View<const C, 5, Space> states;
+
+  index_t scratch_size() const {
+    return local.scratch_size() + local.in.queries() * local.in.head_size();
+  }
+
+  /// One row is one group and head.
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const AttentionStep<T, Space>& in = local.in;
+    const index_t H = in.heads(), D = in.head_size(), K = in.queries();
+    const index_t g = lane / H, h = lane % H, b = in.source(g);
+    const SegmentRule rule =
+        segment_rule(local.options, in.context.mask, b, in.step + 1, in.keys());
+    const Rows<const T> q = head_rows(in.q, g, h);
+    const Rows<T> o = head_rows(in.out, g, h);
+    C *rest = static_cast<C*>(scratch), *weights = rest + K * D;
+    const bool with_local = recurrent.options.local;
+    if (with_local) local.attend(team, lane, weights);
+    const index_t state = recurrent.stepwise() ? in.step : rule.of(in.step);
+    team.gemm(Op::none, Op::none, K, D, D, C(1), q.data, q.stride, &states(b, h, state, 0, 0), D,
+              C(0), rest, D);
+    for (index_t r = 0; r < K; ++r) {
+      T* to = o.row(r);
+      const C* add = rest + r * D;
+      team.for_each(D, [=](index_t c) { to[c] = T(with_local ? C(to[c]) + add[c] : add[c]); });
+    }
+  }
+};
+
 }  // namespace detail
 
 /// The cross-attention of SRformer (paper, Algorithm 1).
@@ -578,5 +614,142 @@ void segmented_recurrent_backward(
   }
   be.for_each(D * D + 3 + H, detail::AddLanePartials<T>{partials, d_parameters, batch, H});
 }
+
+/// Segmented recurrent attention, with its ablations, as a variant.
+struct SegmentedRecurrent {
+  static constexpr std::string_view name = "segmented_recurrent";
+
+  struct Options {
+    index_t segment_size = 64;         ///< L
+    index_t horizon = 0;               ///< decoder steps over the source; 0: as many as queries
+    index_t generation_horizon = 128;  ///< the same in decoding
+    double clamp = 0;                  ///< bound of the key-value products; 0: none
+    bool normalize = true;             ///< divide by the norms of the key features
+    bool recurrence = true;            ///< pass the products through W and RAF; false: R_j = Z_j
+    bool local = true;                 ///< the softmax part; false: O = gate C
+    Product product = Product::complement;
+    Advance advance = Advance::segment;
+    Padding padding = Padding::masked;  ///< what the tail of the last segment and padded keys do
+    bool sigma = false;                 ///< a learned weighted sum of both parts
+    bool gate = false;                  ///< a learned factor per head on the recurrent part
+    bool binary_firing = false;  ///< R_j = [u > 0] with a surrogate gradient, see attention/raf.hpp
+
+    static constexpr void visit(auto& o, auto&& f) {
+      f(option::segment_size, o.segment_size);
+      f(option::horizon, o.horizon);
+      f(option::generation_horizon, o.generation_horizon);
+      f(OptionInfo{"clamp", "Bound of the key-value products, or none",
+                   OptionRange::positive_or_none},
+        o.clamp);
+      f(OptionInfo{"normalize", "Divide by the norms of the key features"}, o.normalize);
+      f(OptionInfo{"recurrence", "Pass the products through the recurrence"}, o.recurrence);
+      f(OptionInfo{"local", "Attend to the segment as well"}, o.local);
+      f(OptionInfo{"product", "Products of the other segments, or of the segment"}, o.product);
+      f(OptionInfo{"advance", "When the recurrence takes a step"}, o.advance);
+      f(option::padding, o.padding);
+      f(OptionInfo{"sigma", "A learned weighted sum of both parts"}, o.sigma);
+      f(OptionInfo{"gate", "A learned factor per head on the recurrent part"}, o.gate);
+      f(OptionInfo{"binary_firing", "What fires is 1, with a surrogate gradient", OptionRange::any,
+                   false},
+        o.binary_firing);
+    }
+    SegmentedOptions segments() const {
+      return {.segment_size = segment_size, .horizon = horizon, .padding = padding};
+    }
+    SegmentedRecurrentOptions recurrent() const {
+      return {.segments = segments(),
+              .product = {product, clamp},
+              .normalize = normalize,
+              .recurrence = recurrence,
+              .local = local,
+              .advance = advance,
+              .binary_firing = binary_firing};
+    }
+  };
+
+  template <class T>
+  struct Parameters : RecurrentParameters<T> {
+    Parameters() = default;
+    Parameters(const RecurrentParameters<T>& p) : RecurrentParameters<T>(p) {}  // NOLINT
+
+    static void visit(auto& p, const Options& options, const HeadSizes& sizes, auto&& f) {
+      const index_t D = sizes.head_size;
+      f(LearnedInfo{"SNN_kv.weight", Role::weight, D, D, InitialValues::uniform()}, p.weight);
+      f(LearnedInfo{"leak", Role::scalar, 1, 0, InitialValues::constant(0.5)}, p.leak);
+      f(LearnedInfo{"threshold", Role::scalar, 1, 0, InitialValues::constant(0.1)}, p.threshold);
+      f(LearnedInfo{"sigma", Role::scalar, 1, 0, InitialValues::constant(0.5), options.sigma},
+        p.sigma);
+      f(LearnedInfo{"gate", Role::scalar, sizes.heads, 0, InitialValues::constant(0), options.gate},
+        p.gate);
+    }
+  };
+  template <class B, class T>
+  using Saved = Nothing<B, T>;
+  /// E = share R / n of every segment, or of every step of the recurrence, [B,H,count,D,D].
+  template <class B, class T>
+  struct Prepared {
+    Tensor<B, compute_t<T>, 5> states;
+  };
+
+  template <class B, class T>
+  static void forward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>& parameters,
+                      const Options& options, Saved<B, T>&, Out<B, T, 4> out) {
+    check_learned("segmented_recurrent_forward", options, parameters);
+    segmented_recurrent_forward<B, T>(be, in.q, in.k, in.v, parameters, in.context,
+                                      options.recurrent(), out);
+  }
+  template <class B, class T>
+  static void backward(B& be, const AttentionInputs<B, T>& in,
+                       const Parameters<const T>& parameters, const Options& options,
+                       const Saved<B, T>&, const AttentionGradients<B, T>& d,
+                       const Parameters<T>& d_parameters) {
+    check_learned("segmented_recurrent_backward", options, parameters);
+    segmented_recurrent_backward<B, T>(be, in.q, in.k, in.v, parameters, in.context,
+                                       options.recurrent(), d.d_out, d.d_q, d.d_k, d.d_v,
+                                       d_parameters);
+  }
+  /// States that no query visits are not written.
+  template <class B, class T>
+  static Prepared<B, T> prepare(B& be, const AttentionInputs<B, T>& in,
+                                const Parameters<const T>& parameters, const Options& options) {
+    const detail::RecurrentInputs<T, typename B::space> of{
+        in.q, in.k, in.v, parameters, in.context, options.recurrent()};
+    detail::check_recurrent("SegmentedRecurrent::prepare", of);
+    const index_t N = in.k.extent(2), D = in.k.extent(3), L = options.segment_size;
+    const index_t count = of.stepwise() ? in.q.extent(2) : (N + L - 1) / L;
+    Prepared<B, T> prepared{
+        Tensor<B, compute_t<T>, 5>(be, {in.k.extent(0), in.k.extent(1), count, D, D})};
+    const auto states = prepared.states.view();
+    if constexpr (HasBatchedGemm<B>) {
+      detail::recurrent_batched_states<B, T>(be, of, states);
+    } else {
+      detail::run_recurrent(be, of, detail::Pass::prepare,
+                            [of, states](auto& on) { detail::recurrent_prepare(on, of, states); });
+    }
+    return prepared;
+  }
+  template <class B, class T>
+  static void step(B& be, const AttentionStep<T, typename B::space>& in,
+                   const Parameters<const T>& parameters, const Options& options,
+                   const Prepared<B, T>& prepared) {
+    using Space = typename B::space;
+    detail::check_segments("SegmentedRecurrent::step", options.segments());
+    const detail::RecurrentInputs<T, Space> of{in.q,       in.k,       in.v,
+                                               parameters, in.context, options.recurrent()};
+    const detail::RecurrentStep<T, Space> f{
+        {in, options.segments(), of.sigma()}, of, prepared.states.view()};
+    for_each_lane<B, T>(be, in, f.scratch_size(), 0, f);
+  }
+
+ private:
+  template <class T>
+  static void check_learned(const char* function, const Options& options,
+                            const Parameters<T>& parameters) {
+    require(!options.sigma || parameters.sigma != nullptr, function,
+            "the options have sigma, the parameters have none");
+    require(!options.gate || parameters.gate != nullptr, function,
+            "the options have gate, the parameters have none");
+  }
+};
 
 }  // namespace srformer

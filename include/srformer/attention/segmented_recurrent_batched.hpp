@@ -145,7 +145,7 @@ struct AddRest {
   }
 };
 
-/// One cell of E = beta gate R / n, which decoding reads; attention/decode.hpp has the layout of states.
+/// One cell of E = beta gate R / n, which decoding reads; SegmentedRecurrent::Prepared has the layout of states.
 template <class T, class Space>
 struct StoreState {
   using C = compute_t<T>;

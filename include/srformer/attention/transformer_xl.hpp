@@ -352,6 +352,35 @@ void check_memory(const char* function, const auto& memory, const auto& k,
   require(memory.contiguous(), function, "memory must be contiguous");
 }
 
+template <class T, class Space>
+struct XlStep {
+  using C = compute_t<T>;
+  AttentionStep<T, Space> in;
+  SegmentedOptions options;
+  View<const T, 4, Space> memory;
+
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
+    const index_t H = in.heads(), D = in.head_size(), K = in.queries();
+    const index_t g = lane / H, h = lane % H, b = in.source(g);
+    const XlInputs<T, Space> one{in.one_query(), in.k, in.v, memory, in.context, options};
+    const SegmentRule rule = segment_rule(options, in.context.mask, b, in.step + 1, in.keys());
+    const index_t columns = one.most_columns();
+    C* weights = static_cast<C*>(scratch);
+    T *keys = reinterpret_cast<T*>(weights + K * columns), *values = keys + columns * D;
+    one.for_each_segment(rule, b, h,
+                         [&](const auto& context, const ScoreBlock& segment, ScoreBlock block,
+                             index_t first, index_t rows) {
+                           block.queries = block.query_count = K;
+                           one.gather(team, 0, segment, first, rows, head_rows(in.k, b, h), keys);
+                           one.gather(team, 1, segment, first, rows, head_rows(in.v, b, h), values);
+                           attend_forward<Team, T, C, Space>(
+                               team, context, block, head_rows(in.q, g, h), Rows<const T>{keys, D},
+                               Rows<const T>{values, D}, C(1), head_rows(in.out, g, h), weights);
+                         });
+  }
+};
+
 }  // namespace detail
 
 /// memory = the outputs of the RNNs over keys and values, which depend on no query.
@@ -439,5 +468,76 @@ void transformer_xl_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
   be.for_each(share,
               detail::AddRnnPartials<T>{partial.data() + batch * share, d_of_values, batch, F});
 }
+
+/// Transformer-XL style attention as a variant.
+struct TransformerXl {
+  static constexpr std::string_view name = "transformer_xl";
+  using Options = Segmented::Options;
+  /// The RNN over the keys and that over the values, [H*D,H*D] and [H*D] as torch.nn.RNN has them.
+  template <class T>
+  struct Parameters {
+    RnnParameters<T> key{}, value{};
+
+    static void visit(auto& p, const Options&, const HeadSizes& sizes, auto&& f) {
+      const index_t F = sizes.inner();
+      const auto rnn = [&](auto& of, const std::array<std::string_view, 4>& names) {
+        f(LearnedInfo{names[0], Role::weight, F, F, InitialValues::uniform()}, of.weight_ih);
+        f(LearnedInfo{names[1], Role::weight, F, F, InitialValues::uniform()}, of.weight_hh);
+        f(LearnedInfo{names[2], Role::bias, F, 0, InitialValues::uniform()}, of.bias_ih);
+        f(LearnedInfo{names[3], Role::bias, F, 0, InitialValues::uniform()}, of.bias_hh);
+      };
+      rnn(p.key, {"RNN_key.weight_ih_l0", "RNN_key.weight_hh_l0", "RNN_key.bias_ih_l0",
+                  "RNN_key.bias_hh_l0"});
+      rnn(p.value, {"RNN_value.weight_ih_l0", "RNN_value.weight_hh_l0", "RNN_value.bias_ih_l0",
+                    "RNN_value.bias_hh_l0"});
+    }
+  };
+  /// The outputs of both RNNs, [2,B,R,H*D] with R = memory_rows.
+  template <class B, class T>
+  struct Saved {
+    Tensor<B, T, 4> memory;
+  };
+  template <class B, class T>
+  using Prepared = Saved<B, T>;
+
+  template <class B, class T>
+  static void forward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>& parameters,
+                      const Options& options, Saved<B, T>& saved, Out<B, T, 4> out) {
+    detail::check_segments("transformer_xl_forward", options.segments());
+    detail::check_attention("transformer_xl_forward", in.q, in.k, in.v, out);
+    saved = prepare<B, T>(be, in, parameters, options);
+    transformer_xl_forward<B, T>(be, in.q, in.k, in.v, saved.memory, in.context, options.segments(),
+                                 out);
+  }
+  template <class B, class T>
+  static void backward(B& be, const AttentionInputs<B, T>& in,
+                       const Parameters<const T>& parameters, const Options& options,
+                       const Saved<B, T>& saved, const AttentionGradients<B, T>& d,
+                       const Parameters<T>& d_parameters) {
+    transformer_xl_backward<B, T>(be, in.q, in.k, in.v, saved.memory, parameters.key,
+                                  parameters.value, in.context, options.segments(), d.d_out, d.d_q,
+                                  d.d_k, d.d_v, d_parameters.key, d_parameters.value);
+  }
+  template <class B, class T>
+  static Prepared<B, T> prepare(B& be, const AttentionInputs<B, T>& in,
+                                const Parameters<const T>& parameters, const Options& options) {
+    const SegmentedOptions segments = options.segments();
+    const auto& k = in.k;
+    Saved<B, T> saved{Tensor<B, T, 4>(
+        be, {2, k.extent(0), memory_rows(segments, k.extent(2)), k.extent(1) * k.extent(3)})};
+    transformer_xl_memory<B, T>(be, k, in.v, parameters.key, parameters.value, in.context.mask,
+                                segments, saved.memory.view());
+    return saved;
+  }
+  template <class B, class T>
+  static void step(B& be, const AttentionStep<T, typename B::space>& in, const Parameters<const T>&,
+                   const Options& options, const Prepared<B, T>& prepared) {
+    const SegmentedOptions segments = options.segments();
+    detail::check_segments("TransformerXl::step", segments);
+    const index_t columns = 2 * segments.segment_size;
+    for_each_lane<B, T>(be, in, in.queries() * columns, 2 * columns * in.head_size(),
+                        detail::XlStep<T, typename B::space>{in, segments, prepared.memory.view()});
+  }
+};
 
 }  // namespace srformer

@@ -19,7 +19,7 @@
 
 namespace srformer {
 
-template <class B, class T>
+template <class B, class T, class List = PaperVariants>
 requires BackendFor<B, T>
 class Bart {
  public:
@@ -28,10 +28,17 @@ class Bart {
   using Matrix = Tensor<B, T, 2>;
   using scalar = T;
   using backend_type = B;
-  using DecoderState = srformer::DecoderState<B, T>;
+  using DecoderState = srformer::DecoderState<B, T, List>;
+  using variants = List;
 
-  /// Parameters are there, but zero: load them, or initialize().
-  Bart(B& be, BartConfig config) : be_(be), config_(std::move(config)), parameters_(be) {
+  /// Parameters are there, but zero: load them, or initialize(). io_error where the configuration's
+  /// cross-attention is none of the list's.
+  Bart(B& be, BartConfig config)
+      : be_(be),
+        config_(std::move(config)),
+        cross_(cross_attention_options<List>(config_.cross_attention)),
+        parameters_(be) {
+    config_.cross_attention = CrossAttentionConfig(cross_);
     register_parameters();
     parameters_.allocate();
   }
@@ -62,8 +69,9 @@ class Bart {
 
   /// Only what the variant adds: for a checkpoint that was trained without it.
   void initialize_recurrence(RandomStream random, double scale) {
+    const InitialValue values[] = {{"SNN_kv.weight", scale}, {"leak", 0.5}, {"threshold", 0.1}};
     for (const DecoderLayer& layer : decoder_)
-      layer.cross.initialize_variant(be_, random, scale, 0.5, 0.1);
+      layer.cross.initialize_variant(be_, random, cross_, values);
   }
 
   /// Logits [B,M,V] with the labels, shifted right, as the decoder's input; no dropout.
@@ -117,7 +125,7 @@ class Bart {
     auto state = DecoderState::before_steps(be_, batch, max_steps, horizon, rows_per_source);
     for (const DecoderLayer& layer : decoder_) {
       layer.cross.start_decoding(be_, decoder_shape(run), run.encoded, cross_context(run, 0),
-                                 config_.cross_attention, state);
+                                 cross_, state);
     }
     state.lengths = std::move(run.lengths);
     return state;
@@ -144,10 +152,8 @@ class Bart {
       x = normed(layer.self_norm,
                  Residual<B, T>::forward(be_, *layer.self.o, x, a, none, layer.self.o_bias));
       layer.cross.queries(be_, x, q.view());
-      cross_attention_step(be_, layer.cross.heads(groups, q), cache.keys, cache.values,
-                           layer.cross.parameters(), context, config_.cross_attention,
-                           state.horizon, t, cache.prepared, layer.cross.heads(groups, a),
-                           state.rows.sources());
+      List::step(be_, layer.cross.heads(groups, q), context, layer.cross.parameters(), cache.cross,
+                 {t, state.rows.sources()}, layer.cross.heads(groups, a));
       x = normed(layer.cross_norm,
                  Residual<B, T>::forward(be_, *layer.cross.o, x, a, none, layer.cross.o_bias));
       typename FeedForward<B, T>::Saved saved;
@@ -176,7 +182,7 @@ class Bart {
   struct DecoderLayer {
     Norm self_norm, cross_norm, feed_norm;
     SelfAttention<B, T> self;
-    CrossAttention<B, T> cross;
+    CrossAttention<B, T, List> cross;
     FeedForward<B, T> feed;
   };
 
@@ -204,7 +210,7 @@ class Bart {
     struct Layer {
       Matrix self_sum, cross_sum, feed_sum;
       typename SelfAttention<B, T>::Saved self;
-      typename CrossAttention<B, T>::Saved cross;
+      typename CrossAttention<B, T, List>::Saved cross;
       typename FeedForward<B, T>::Saved feed;
     };
     Matrix embedded;
@@ -257,15 +263,15 @@ class Bart {
       return a;
     };
     const auto cross = [&](const std::string& name) {
-      CrossAttention<B, T> a;
+      CrossAttention<B, T, List> a;
       a.q = weight(name + ".q_proj", E, E), a.k = weight(name + ".k_proj", E, E);
       a.v = weight(name + ".v_proj", E, E), a.o = weight(name + ".out_proj", E, E);
       a.q_bias = bias(name + ".q_proj", E), a.k_bias = bias(name + ".k_proj", E);
       bias(name + ".v_proj", E);
       a.o_bias = bias(name + ".out_proj", E);
       a.query_scale = query_scale(c.decoder_attention_heads);
-      a.add_variant(parameters_, "model." + name, c.cross_attention, c.decoder_attention_heads,
-                    E / c.decoder_attention_heads);
+      a.add_variant(parameters_, "model." + name, cross_,
+                    {c.decoder_attention_heads, E / c.decoder_attention_heads});
       return a;
     };
     const auto feed = [&](const std::string& name, index_t F) {
@@ -355,8 +361,7 @@ class Bart {
   }
   /// The authors' BART drops the mask: padded positions are keys like others.
   void set_padding(AttendContext<C, Space>& context, const Tensor<B, index_t, 1>& lengths) const {
-    const bool full = config_.cross_attention.variant == Variant::full;
-    if (full || config_.cross_attention.padding == Padding::masked)
+    if (cross_.value_or("padding", Padding::masked) == Padding::masked)
       context.mask.lengths = lengths.data();
   }
 
@@ -499,8 +504,7 @@ class Bart {
       s.self_sum = Residual<B, T>::forward(be_, *layer.self.o, x, s.self.a, dropout(l, branch),
                                            layer.self.o_bias);
       x = normed(layer.self_norm, s.self_sum);
-      layer.cross.forward(be_, shape, x, run.encoded, cross_context(run, l),
-                          config_.cross_attention, s.cross);
+      layer.cross.forward(be_, shape, x, run.encoded, cross_context(run, l), cross_, s.cross);
       s.cross_sum = Residual<B, T>::forward(be_, *layer.cross.o, x, s.cross.a,
                                             dropout(l, cross_branch), layer.cross.o_bias);
       x = normed(layer.cross_norm, s.cross_sum);
@@ -530,8 +534,8 @@ class Bart {
         const Matrix d_a = Residual<B, T>::backward(be_, *layer.cross.o, s.cross.a, d_x,
                                                     dropout(l, cross_branch), layer.cross.o_bias);
         layer.cross.backward(be_, shape, normed(layer.self_norm, s.self_sum), run.encoded,
-                             cross_context(run, l), config_.cross_attention, s.cross, d_a,
-                             d_x.view(), d_encoded.view());
+                             cross_context(run, l), cross_, s.cross, d_a, d_x.view(),
+                             d_encoded.view());
       }
       // self_sum = x + dropout(attention(x))
       d_x = normed_backward(layer.self_norm, s.self_sum, d_x);
@@ -558,6 +562,7 @@ class Bart {
 
   B& be_;
   BartConfig config_;
+  typename List::Options cross_;
   Parameters<B, T> parameters_;
   Parameter<B, T>*shared_ = nullptr, *logits_bias_ = nullptr;
   Embedding encoder_embedding_{}, decoder_embedding_{};

@@ -63,27 +63,34 @@ inline ModelConfig model_config(const HfCheckpoint& checkpoint) {
 }
 
 /// The model of a configuration: model_of_t<B, T, T5Config> is a T5.
-template <class B, class T, class Config>
+template <class B, class T, class Config, class List>
 struct model_of;
-template <class B, class T>
-struct model_of<B, T, T5Config> {
-  using type = T5<B, T>;
+template <class B, class T, class List>
+struct model_of<B, T, T5Config, List> {
+  using type = T5<B, T, List>;
 };
-template <class B, class T>
-struct model_of<B, T, BartConfig> {
-  using type = Bart<B, T>;
+template <class B, class T, class List>
+struct model_of<B, T, BartConfig, List> {
+  using type = Bart<B, T, List>;
 };
-template <class B, class T, class Config>
-using model_of_t = typename model_of<B, T, Config>::type;
+template <class B, class T, class Config, class List = PaperVariants>
+using model_of_t = typename model_of<B, T, Config, List>::type;
 
-/// The names of what a variant of the cross-attention adds, as patterns.
-inline constexpr const char* variant_parameter_names[] = {
-    "*.SNN_kv.weight", "*.leak", "*.threshold", "*.sigma", "*.gate", "*.RNN_*"};
+/// The names of what the variants of a list add to a cross-attention, as patterns.
+template <class List = PaperVariants>
+std::vector<std::string> variant_parameter_patterns() {
+  std::vector<std::string> patterns;
+  for (const VariantDescription& v : List::describe())
+    for (const std::string& name : v.learned) patterns.push_back("*." + name);
+  return patterns;
+}
 
-/// Whether a variant of the cross-attention adds a parameter of this name.
-inline bool is_variant_parameter(std::string_view name) {
-  return std::ranges::any_of(variant_parameter_names,
-                             [&](const char* pattern) { return matches_pattern(name, pattern); });
+/// Whether a variant of the list adds a parameter of this name.
+template <class List = PaperVariants>
+bool is_variant_parameter(std::string_view name) {
+  return std::ranges::any_of(variant_parameter_patterns<List>(), [&](const std::string& pattern) {
+    return matches_pattern(name, pattern);
+  });
 }
 
 /// Fills the parameters of a T5 or BART. Those that a variant adds may be absent only if `new_variant`; they
@@ -91,11 +98,12 @@ inline bool is_variant_parameter(std::string_view name) {
 /// else missing, unexpected or misshapen is one io_error that names them all.
 template <class Model>
 void load_parameters(Model& model, const HfCheckpoint& checkpoint, bool new_variant = false) {
+  using List = typename Model::variants;
   model.parameters().require_numbers("load_parameters");
   std::vector<TensorSlot> slots;
   for (auto& p : model.parameters()) {
     slots.push_back(detail::parameter_slot(model.backend(), p));
-    if ((new_variant && is_variant_parameter(p.name)) || p.role == Role::constant)
+    if ((new_variant && is_variant_parameter<List>(p.name)) || p.role == Role::constant)
       slots.back().required = false;
   }
   LoadOptions options;
@@ -103,26 +111,25 @@ void load_parameters(Model& model, const HfCheckpoint& checkpoint, bool new_vari
   options.ignore_unexpected = {
       "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", "*.version"};
   if (new_variant)
-    options.ignore_unexpected.insert(options.ignore_unexpected.end(),
-                                     std::begin(variant_parameter_names),
-                                     std::end(variant_parameter_names));
+    for (std::string& pattern : variant_parameter_patterns<List>())
+      options.ignore_unexpected.push_back(std::move(pattern));
   checkpoint.load(slots, options);
 }
 
 /// A T5 with the weights of a folder.
-template <class T, class B>
-std::unique_ptr<T5<B, T>> load_t5(B& be, const std::filesystem::path& folder) {
+template <class T, class List = PaperVariants, class B>
+std::unique_ptr<T5<B, T, List>> load_t5(B& be, const std::filesystem::path& folder) {
   const HfCheckpoint checkpoint(folder);
-  auto model = std::make_unique<T5<B, T>>(be, t5_config(checkpoint));
+  auto model = std::make_unique<T5<B, T, List>>(be, t5_config(checkpoint));
   load_parameters(*model, checkpoint);
   return model;
 }
 
 /// A BART with the weights of a folder.
-template <class T, class B>
-std::unique_ptr<Bart<B, T>> load_bart(B& be, const std::filesystem::path& folder) {
+template <class T, class List = PaperVariants, class B>
+std::unique_ptr<Bart<B, T, List>> load_bart(B& be, const std::filesystem::path& folder) {
   const HfCheckpoint checkpoint(folder);
-  auto model = std::make_unique<Bart<B, T>>(be, bart_config(checkpoint));
+  auto model = std::make_unique<Bart<B, T, List>>(be, bart_config(checkpoint));
   load_parameters(*model, checkpoint);
   return model;
 }

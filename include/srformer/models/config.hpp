@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// config.json of a checkpoint: the fields of T5, and the cross-attention of its decoder under
-// "cross_attention". A checkpoint without that object is ordinary ("full").
+// config.json of a checkpoint: the fields of a T5, or of a BART.
 #pragma once
 
 #include <algorithm>
@@ -8,102 +7,11 @@
 #include <string_view>
 #include <variant>
 
-#include <srformer/attention/cross_attention.hpp>
-#include <srformer/attention/position_bias.hpp>
 #include <srformer/io/hf_checkpoint.hpp>
+#include <srformer/models/cross_attention_config.hpp>
 #include <srformer/ops/activation.hpp>
 
 namespace srformer {
-
-namespace detail {
-
-inline std::string json_choice(const nlohmann::json& object, const char* key,
-                               const std::string& path, std::initializer_list<const char*> choices,
-                               const char* otherwise) {
-  const std::string got = json_field_or<std::string>(object, key, path, otherwise);
-  std::string list;
-  for (const char* choice : choices) {
-    if (got == choice) return got;
-    list += (list.empty() ? "" : ", ") + std::string(choice);
-  }
-  throw io_error(path + ": \"" + key + "\" is \"" + got + "\", expected one of " + list);
-}
-
-}  // namespace detail
-
-/// Reads the object under "cross_attention"; io_error names a field that does not fit, or is unknown.
-inline CrossAttentionOptions cross_attention_from_json(const nlohmann::json& config,
-                                                       const std::string& path) {
-  CrossAttentionOptions options;
-  const auto found = config.find("cross_attention");
-  if (found == config.end() || found->is_null()) return options;
-  if (!found->is_object()) throw io_error(path + ": \"cross_attention\" is not an object");
-  const nlohmann::json& o = *found;
-  constexpr std::string_view known[] = {
-      "variant", "segment_size", "horizon",    "generation_horizon",
-      "clamp",   "normalize",    "recurrence", "local",
-      "product", "advance",      "padding",    "sigma",
-      "gate",    "binary_firing"};
-  for (const auto& item : o.items()) {
-    if (std::find(std::begin(known), std::end(known), item.key()) == std::end(known)) {
-      throw io_error(path + ": \"cross_attention\" has an unknown field \"" + item.key() + "\"");
-    }
-  }
-  options.variant = variant_from_name(detail::json_choice(
-      o, "variant", path,
-      {"full", "segmented", "segmented_recurrent", "transformer_xl", "global_tokens", "linear"},
-      "full"));
-  options.segment_size = json_size_or(o, "segment_size", path, options.segment_size);
-  options.horizon = json_size_or(o, "horizon", path, 0);
-  options.generation_horizon =
-      json_size_or(o, "generation_horizon", path, options.generation_horizon);
-  options.clamp = json_field_or<double>(o, "clamp", path, 0);
-  if (o.contains("clamp") && !o["clamp"].is_null() && !(options.clamp > 0)) {
-    throw io_error(path + ": \"clamp\" is " + o["clamp"].dump() +
-                   ", expected a positive number or null");
-  }
-  options.normalize = json_field_or<bool>(o, "normalize", path, true);
-  options.recurrence = json_field_or<bool>(o, "recurrence", path, true);
-  options.local = json_field_or<bool>(o, "local", path, true);
-  options.product =
-      detail::json_choice(o, "product", path, {"complement", "segment"}, "complement") == "segment"
-          ? Product::segment
-          : Product::complement;
-  options.advance =
-      detail::json_choice(o, "advance", path, {"segment", "token"}, "segment") == "token"
-          ? Advance::token
-          : Advance::segment;
-  options.padding =
-      detail::json_choice(o, "padding", path, {"masked", "upstream"}, "masked") == "upstream"
-          ? Padding::upstream
-          : Padding::masked;
-  options.sigma = json_field_or<bool>(o, "sigma", path, false);
-  options.gate = json_field_or<bool>(o, "gate", path, false);
-  options.binary_firing = json_field_or<bool>(o, "binary_firing", path, false);
-  return options;
-}
-
-/// The object to save under "cross_attention".
-inline nlohmann::json to_json(const CrossAttentionOptions& o) {
-  const auto or_null = [](auto value) {
-    return value > 0 ? nlohmann::json(value) : nlohmann::json();
-  };
-  nlohmann::json json{{"variant", variant_name(o.variant)},
-                      {"segment_size", o.segment_size},
-                      {"horizon", or_null(o.horizon)},
-                      {"generation_horizon", o.generation_horizon},
-                      {"clamp", or_null(o.clamp)},
-                      {"normalize", o.normalize},
-                      {"recurrence", o.recurrence},
-                      {"local", o.local},
-                      {"product", o.product == Product::segment ? "segment" : "complement"},
-                      {"advance", o.advance == Advance::token ? "token" : "segment"},
-                      {"padding", o.padding == Padding::upstream ? "upstream" : "masked"},
-                      {"sigma", o.sigma},
-                      {"gate", o.gate}};
-  if (o.binary_firing) json["binary_firing"] = true;
-  return json;
-}
 
 namespace detail {
 
@@ -151,7 +59,7 @@ struct T5Config {
   std::int32_t pad_token_id = 0;
   std::int32_t eos_token_id = 1;
   std::int32_t decoder_start_token_id = 0;
-  CrossAttentionOptions cross_attention{};
+  CrossAttentionConfig cross_attention{};
   bool transformers_statistics = false;  ///< norms in double as transformers has them; never saved
   nlohmann::json source = nlohmann::json::object();  ///< config.json as read, kept for saving
 
@@ -255,7 +163,7 @@ struct BartConfig {
   bool scale_embedding = false;  ///< by E^1/2
   std::int32_t pad_token_id = 1, bos_token_id = 0, eos_token_id = 2;
   std::int32_t decoder_start_token_id = 2;
-  CrossAttentionOptions cross_attention{};
+  CrossAttentionConfig cross_attention{};
   nlohmann::json source = nlohmann::json::object();  ///< config.json as read, kept for saving
 };
 
@@ -346,7 +254,7 @@ struct CommonConfig {
   index_t max_positions;  ///< longest source and target; 0: no limit
   std::int32_t pad_token_id, eos_token_id, decoder_start_token_id;
   double dropout, attention_dropout, activation_dropout;
-  CrossAttentionOptions cross_attention;
+  CrossAttentionConfig cross_attention;
 };
 
 inline CommonConfig common(const T5Config& c) {

@@ -160,28 +160,37 @@ struct SelfAttention {
   }
 };
 
-/// The decoder's attention to the source, of any variant. k and v lie one after another in memory.
-template <class B, class T>
+/// The initial value of a learned parameter of a variant in place of the one that the variant says: of a constant
+/// the value, of uniform numbers the factor.
+struct InitialValue {
+  std::string_view name;
+  double value;
+};
+
+/// The decoder's attention to the source, of any variant in `List`. k and v lie one after another in memory.
+template <class B, class T, class List>
 struct CrossAttention {
+  using Options = typename List::Options;
   Parameter<B, T>*q, *k, *v, *o;
   Parameter<B, T>*q_bias = nullptr, *k_bias = nullptr, *o_bias = nullptr;  ///< v's follows k's
   double query_scale = 1;
-  Parameter<B, T>*weight = nullptr, *leak = nullptr, *threshold = nullptr;
-  Parameter<B, T>*sigma = nullptr, *gate = nullptr;
-  /// weight_ih, weight_hh, bias_ih, bias_hh of the RNNs of transformer_xl.
-  std::array<Parameter<B, T>*, 4> rnn_key{}, rnn_value{};
+  std::vector<Parameter<B, T>*> learned{};  ///< by the variant
 
   struct Saved {
-    SpacedRows<B, T> q, kv;  ///< [B*M, H*D], [B*N, 2*H*D]
-    Tensor<B, T, 2> a;       ///< [B*M, H*D]
-    Tensor<B, T, 4> memory;  ///< of transformer_xl
+    SpacedRows<B, T> q, kv;                  ///< [B*M, H*D], [B*N, 2*H*D]
+    Tensor<B, T, 2> a;                       ///< [B*M, H*D]
+    typename List::template Saved<B, T> of;  ///< what the variant keeps
   };
 
-  CrossAttentionParameters<T> parameters() const {
-    return collect([](const Parameter<B, T>* p) { return p == nullptr ? nullptr : p->value; });
+  LearnedPointers<T> parameters() const {
+    LearnedPointers<T> pointers;
+    for (const Parameter<B, T>* p : learned) pointers.add(p->value);
+    return pointers;
   }
-  CrossAttentionParameters<T> d_parameters() const {
-    return collect([](const Parameter<B, T>* p) { return p == nullptr ? nullptr : p->gradient; });
+  LearnedPointers<T> d_parameters() const {
+    LearnedPointers<T> pointers;
+    for (const Parameter<B, T>* p : learned) pointers.add(p->gradient);
+    return pointers;
   }
 
   void queries(B& be, In<B, T, 2> h, View<T, 2, typename B::space> out) const {
@@ -197,93 +206,72 @@ struct CrossAttention {
   /// a = attention of h [B*M,E] to source [B*N,E], kept in saved.
   void forward(B& be, const AttentionShape& s, In<B, T, 2> h, In<B, T, 2> source,
                const AttendContext<compute_t<T>, typename B::space>& context,
-               const CrossAttentionOptions& options, Saved& saved) const {
+               const Options& options, Saved& saved) const {
     saved.q = SpacedRows<B, T>(be, h.extent(0), s.inner());
     saved.kv = SpacedRows<B, T>(be, source.extent(0), 2 * s.inner());
     saved.a = Tensor<B, T, 2>(be, {h.extent(0), s.inner()});
     queries(be, h, saved.q.view());
     keys_and_values(be, s, source, saved.kv.view());
-    const auto keys = heads(s, saved.kv), values = heads(s, saved.kv, s.inner());
-    if (options.has_memory()) saved.memory = Tensor<B, T, 4>(be, memory_shape(options, keys));
-    cross_attention_forward(be, heads(s, saved.q), keys, values, parameters(), context, options,
-                            heads(s, saved.a), saved.memory.view());
+    List::forward(be, inputs(s, saved, context), parameters(), options, saved.of,
+                  heads(s, saved.a));
   }
 
   /// Adds a decoder layer to `state`: room for its self-attention, and what its steps need of the source.
   void start_decoding(B& be, const AttentionShape& s, In<B, T, 2> source,
                       const AttendContext<compute_t<T>, typename B::space>& context,
-                      const CrossAttentionOptions& options, DecoderState<B, T>& state) const {
+                      const Options& options, DecoderState<B, T, List>& state) const {
     const index_t steps = state.rows.max_steps();
     auto& cache = state.layers.emplace_back();
     cache.qkv = Tensor<B, T, 3>(be, {steps, state.rows.most_rows(), 3 * s.inner()});
     Tensor<B, T, 2> kv(be, {source.extent(0), 2 * s.inner()});
     keys_and_values(be, s, source, kv.view());
-    cache.keys = gather_heads<B, T>(be, heads(s, kv));
-    cache.values = gather_heads<B, T>(be, heads(s, kv, s.inner()));
-    cache.prepared =
-        prepare_cross_attention<B, T>(be, cache.keys.view().as_const(), cache.values, parameters(),
-                                      context, options, state.horizon, steps);
+    cache.cross = List::template prepare<B, T>(
+        be, gather_heads<B, T>(be, heads(s, kv)), gather_heads<B, T>(be, heads(s, kv, s.inner())),
+        context, parameters(), options, {steps, state.horizon});
   }
 
   /// d_h and d_source += the gradients.
   void backward(B& be, const AttentionShape& s, In<B, T, 2> h, In<B, T, 2> source,
                 const AttendContext<compute_t<T>, typename B::space>& context,
-                const CrossAttentionOptions& options, const Saved& saved, In<B, T, 2> d_a,
+                const Options& options, const Saved& saved, In<B, T, 2> d_a,
                 View<T, 2, typename B::space> d_h, View<T, 2, typename B::space> d_source) const {
     auto d_q = SpacedRows<B, T>::zeros(be, h.extent(0), s.inner());
     auto d_kv = SpacedRows<B, T>::zeros(be, source.extent(0), 2 * s.inner());
-    cross_attention_backward(
-        be, heads(s, saved.q), heads(s, saved.kv), heads(s, saved.kv, s.inner()), parameters(),
-        context, options, as_heads<const T>(d_a, s.batch, s.heads, s.head_size), heads(s, d_q),
-        heads(s, d_kv), heads(s, d_kv, s.inner()), d_parameters(), saved.memory);
+    const AttentionGradients<B, T> d{as_heads<const T>(d_a, s.batch, s.heads, s.head_size),
+                                     heads(s, d_q), heads(s, d_kv), heads(s, d_kv, s.inner())};
+    List::backward(be, inputs(s, saved, context), parameters(), options, saved.of, d,
+                   d_parameters());
     detail::scale_queries<B, T>(be, d_q.view(), s.inner(), query_scale);
     linear_backward(be, h, q->matrix(), d_q, d_h, q->d_matrix(), d_bias_of(q_bias));
     linear_backward(be, source, stacked(*k, 2 * s.inner()), d_kv, d_source,
                     d_stacked(*k, 2 * s.inner()), d_stacked_bias(k_bias, 2 * s.inner()));
   }
 
-  /// Adds what the variant learns to the model's parameters, under the names of the authors' code.
-  void add_variant(Parameters<B, T>& parameters, const std::string& name,
-                   const CrossAttentionOptions& options, index_t heads, index_t head_size) {
-    const index_t D = head_size, inner = heads * head_size;
-    if (options.has_recurrent_parameters()) {
-      weight = &parameters.add(name + ".SNN_kv.weight", Role::weight, {D, D});
-      leak = &parameters.add(name + ".leak", Role::scalar, {1});
-      threshold = &parameters.add(name + ".threshold", Role::scalar, {1});
-      if (options.sigma) sigma = &parameters.add(name + ".sigma", Role::scalar, {1});
-      if (options.gate) gate = &parameters.add(name + ".gate", Role::scalar, {heads});
-    }
-    if (options.has_memory()) {
-      const auto rnn = [&](const std::string& which) {
-        return std::array{
-            &parameters.add(name + which + ".weight_ih_l0", Role::weight, {inner, inner}),
-            &parameters.add(name + which + ".weight_hh_l0", Role::weight, {inner, inner}),
-            &parameters.add(name + which + ".bias_ih_l0", Role::bias, {inner}),
-            &parameters.add(name + which + ".bias_hh_l0", Role::bias, {inner})};
-      };
-      rnn_key = rnn(".RNN_key");
-      rnn_value = rnn(".RNN_value");
-    }
+  /// Adds what the variant learns to the model's parameters, under its names behind that of the sublayer.
+  void add_variant(Parameters<B, T>& parameters, const std::string& name, const Options& options,
+                   const HeadSizes& sizes) {
+    List::visit_learned(options, sizes, [&](const LearnedInfo& info) {
+      std::vector<index_t> shape{info.rows};
+      if (info.columns > 0) shape.push_back(info.columns);
+      learned.push_back(
+          &parameters.add(name + "." + std::string(info.name), info.role, std::move(shape)));
+    });
   }
 
-  /// Initial values of what the variant learns: W uniform in +-D^-1/2 times scale, the RNNs as
-  /// torch.nn.RNN, sigma 0.5, gate 0.
-  void initialize_variant(B& be, const RandomStream& random, double scale, double initial_leak,
-                          double initial_threshold) const {
-    const auto within = [&](Parameter<B, T>& p, double factor) {
-      fill_uniform(be, p, random, factor / std::sqrt(static_cast<double>(p.shape.back())));
-    };
-    if (weight != nullptr) {
-      within(*weight, scale);
-      be.fill(leak->value, 1, T(compute_t<T>(initial_leak)));
-      be.fill(threshold->value, 1, T(compute_t<T>(initial_threshold)));
-    }
-    for (const auto& rnn : {rnn_key, rnn_value}) {
-      for (Parameter<B, T>* p : rnn)
-        if (p != nullptr) within(*p, 1);
-    }
-    if (sigma != nullptr) be.fill(sigma->value, 1, T(compute_t<T>(0.5)));
-    if (gate != nullptr) be.fill(gate->value, gate->count, T(compute_t<T>(0.0)));
+  /// Initial values of what the variant learns, as it says itself unless `instead` has the parameter's name.
+  void initialize_variant(B& be, const RandomStream& random, const Options& options,
+                          std::span<const InitialValue> instead) const {
+    auto next = learned.begin();
+    List::visit_learned(options, {}, [&](const LearnedInfo& info) {
+      Parameter<B, T>& p = **next++;
+      double value = info.initial.value;
+      for (const InitialValue& other : instead)
+        if (other.name == info.name) value = other.value;
+      if (info.initial.kind == InitialValues::Kind::uniform)
+        fill_uniform(be, p, random, value / std::sqrt(static_cast<double>(p.shape.back())));
+      else
+        be.fill(p.value, p.count, T(compute_t<T>(value)));
+    });
   }
 
   template <class Matrix>
@@ -292,13 +280,10 @@ struct CrossAttention {
   }
 
  private:
-  template <class Get>
-  CrossAttentionParameters<T> collect(Get get) const {
-    const auto rnn = [&](const auto& p) {
-      return RnnParameters<T>{get(p[0]), get(p[1]), get(p[2]), get(p[3])};
-    };
-    return {RecurrentParameters<T>{get(weight), get(leak), get(threshold), get(sigma), get(gate)},
-            rnn(rnn_key), rnn(rnn_value)};
+  static AttentionInputs<B, T> inputs(
+      const AttentionShape& s, const Saved& saved,
+      const AttendContext<compute_t<T>, typename B::space>& context) {
+    return {heads(s, saved.q), heads(s, saved.kv), heads(s, saved.kv, s.inner()), context};
   }
 };
 

@@ -11,13 +11,10 @@
 #include <vector>
 
 #include <srformer/backend/tensor.hpp>
+#include <srformer/core/role.hpp>
 #include <srformer/ops/linear.hpp>
 
 namespace srformer {
-
-/// What a parameter is for; weight decay and initialisation go by it. A constant is stored with the
-/// model and has no gradient.
-enum class Role { weight, bias, norm, embedding, scalar, constant };
 
 /// One parameter: a name as Hugging Face has it, a shape, and where value and gradient lie.
 template <class B, class T>

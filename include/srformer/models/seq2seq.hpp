@@ -4,6 +4,7 @@
 
 #include <concepts>
 
+#include <srformer/attention/cross_attention.hpp>
 #include <srformer/attention/decode.hpp>
 #include <srformer/io/dataset.hpp>
 #include <srformer/models/parameters.hpp>
@@ -23,13 +24,12 @@ struct LossOptions {
 
 /// What decoding knows of a batch of sources: of every decoder layer the keys and values of the source
 /// and what is prepared of them, which the rows of one source share, and the cache of self-attention.
-template <class B, class T>
+template <class B, class T, class List = PaperVariants>
 struct DecoderState {
   using C = compute_t<T>;
   struct Layer {
-    Tensor<B, T, 3> qkv;           ///< [max_steps,R,3*H*D], filled up to `step`
-    Tensor<B, T, 4> keys, values;  ///< [B,H,N,D]
-    DecodeStates<B, T> prepared;
+    Tensor<B, T, 3> qkv;  ///< [max_steps,R,3*H*D], filled up to `step`
+    typename List::template Prepared<B, T> cross;
   };
   index_t sources = 0, source_width = 0, horizon = 0, step = 0;
   DecodeRows<B> rows;
@@ -65,8 +65,8 @@ struct DecoderState {
 ///       the logits [R,V] that follow the tokens `ids` [R] of the rows; `next` says how these rows go on
 ///       from those of the step before
 ///   config()    with vocab_size, decoder_start_token_id, pad_token_id and eos_token_id
-/// The state is the caller's, and the model keeps none. DecoderState and the steps of
-/// attention/decode.hpp are there for models to use.
+/// The state is the caller's, and the model keeps none. DecoderState, the rows and
+/// the self-attention of attention/decode.hpp are there for models to use.
 template <class M>
 concept DecodesStepByStep = requires(M& model, const M& same, typename M::DecoderState& state,
                                      std::span<const std::int32_t> ids,

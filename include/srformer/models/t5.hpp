@@ -12,6 +12,7 @@
 #include <limits>
 
 #include <srformer/attention/decode.hpp>
+#include <srformer/attention/position_bias.hpp>
 #include <srformer/models/config.hpp>
 #include <srformer/models/layers.hpp>
 #include <srformer/models/output.hpp>
@@ -20,7 +21,7 @@
 
 namespace srformer {
 
-template <class B, class T>
+template <class B, class T, class List = PaperVariants>
 requires BackendFor<B, T>
 class T5 {
  public:
@@ -29,10 +30,17 @@ class T5 {
   using Matrix = Tensor<B, T, 2>;
   using scalar = T;
   using backend_type = B;
-  using DecoderState = srformer::DecoderState<B, T>;
+  using DecoderState = srformer::DecoderState<B, T, List>;
+  using variants = List;
 
-  /// Parameters are there, but zero: load them, or initialize().
-  T5(B& be, T5Config config) : be_(be), config_(std::move(config)), parameters_(be) {
+  /// Parameters are there, but zero: load them, or initialize(). io_error where the configuration's
+  /// cross-attention is none of the list's.
+  T5(B& be, T5Config config)
+      : be_(be),
+        config_(std::move(config)),
+        cross_(cross_attention_options<List>(config_.cross_attention)),
+        parameters_(be) {
+    config_.cross_attention = CrossAttentionConfig(cross_);
     register_parameters();
     parameters_.allocate();
   }
@@ -74,8 +82,9 @@ class T5 {
 
   /// Only what the variant adds: for a checkpoint that was trained without it.
   void initialize_recurrence(RandomStream random, double scale) {
+    const InitialValue values[] = {{"SNN_kv.weight", scale}, {"leak", 0.1}, {"threshold", 0.1}};
     for (const DecoderLayer& layer : decoder_)
-      layer.cross.initialize_variant(be_, random, scale, 0.1, 0.1);
+      layer.cross.initialize_variant(be_, random, cross_, values);
   }
 
   /// Logits [B,M,V] with the labels, shifted right, as the decoder's input; no dropout.
@@ -126,7 +135,7 @@ class T5 {
     auto state = DecoderState::before_steps(be_, batch, max_steps, horizon, rows_per_source);
     for (const DecoderLayer& layer : decoder_) {
       layer.cross.start_decoding(be_, decoder_shape(run), run.encoded, cross_context(run, 0),
-                                 config_.cross_attention, state);
+                                 cross_, state);
     }
     state.relative = Tensor<B, C, 2>(be_, {config_.num_heads, 2 * max_steps - 1});
     position_bias_forward(be_, buckets(false), decoder_bias_->matrix(), max_steps, max_steps,
@@ -163,9 +172,8 @@ class T5 {
 
       h = normed(*layer.cross_norm, x);
       layer.cross.queries(be_, h, q.view());
-      cross_attention_step(be_, layer.cross.heads(groups, q), cache.keys, cache.values,
-                           layer.cross.parameters(), cross, config_.cross_attention, state.horizon,
-                           t, cache.prepared, layer.cross.heads(groups, a), state.rows.sources());
+      List::step(be_, layer.cross.heads(groups, q), cross, layer.cross.parameters(), cache.cross,
+                 {t, state.rows.sources()}, layer.cross.heads(groups, a));
       x = Residual<B, T>::forward(be_, *layer.cross.o, x, a, none);
 
       h = normed(*layer.feed_norm, x);
@@ -188,7 +196,7 @@ class T5 {
   struct DecoderLayer {
     Parameter<B, T>*self_norm, *cross_norm, *feed_norm;
     SelfAttention<B, T> self;
-    CrossAttention<B, T> cross;
+    CrossAttention<B, T, List> cross;
     FeedForward<B, T> feed;
   };
 
@@ -218,7 +226,7 @@ class T5 {
     struct Layer {
       Matrix x, x_cross, x_feed;
       typename SelfAttention<B, T>::Saved self;
-      typename CrossAttention<B, T>::Saved cross;
+      typename CrossAttention<B, T, List>::Saved cross;
       typename FeedForward<B, T>::Saved feed;
     };
     std::vector<Layer> layers;
@@ -293,7 +301,7 @@ class T5 {
       const std::string cross = block + "1.EncDecAttention";
       layer.cross = {weight(cross + ".q", inner, E), weight(cross + ".k", inner, E),
                      weight(cross + ".v", inner, E), weight(cross + ".o", E, inner)};
-      layer.cross.add_variant(parameters_, cross, c.cross_attention, H, c.d_kv);
+      layer.cross.add_variant(parameters_, cross, cross_, {H, c.d_kv});
       layer.cross_norm = norm(block + "1.layer_norm");
       layer.feed = feed(block + "2.DenseReluDense");
       layer.feed_norm = norm(block + "2.layer_norm");
@@ -309,7 +317,7 @@ class T5 {
     Run run{batch, options, {options.dropout_rate, options.random}};
     run.lengths = from_host<index_t, 1>(be_, {batch.rows}, batch.source_lengths);
     const index_t N = batch.source_width, M = batch.target_width, H = config_.num_heads;
-    if (config_.cross_attention.padding == Padding::upstream) {
+    if (cross_.value_or("padding", Padding::masked) == Padding::upstream) {
       // The authors add the most negative number to the scores of padded keys.
       std::vector<C> bias(static_cast<std::size_t>(batch.rows * N), C(0));
       for (index_t b = 0; b < batch.rows; ++b) {
@@ -486,7 +494,7 @@ class T5 {
       s.x_cross = Residual<B, T>::forward(be_, *layer.self.o, x, s.self.a, dropout(l, branch));
       s.x = std::move(x);
       layer.cross.forward(be_, shape, normed(*layer.cross_norm, s.x_cross), run.encoded,
-                          cross_context(run, l), config_.cross_attention, s.cross);
+                          cross_context(run, l), cross_, s.cross);
       s.x_feed = Residual<B, T>::forward(be_, *layer.cross.o, s.x_cross, s.cross.a,
                                          dropout(l, cross_branch));
       const auto hidden_units =
@@ -522,8 +530,8 @@ class T5 {
             Residual<B, T>::backward(be_, *layer.cross.o, s.cross.a, d_x, dropout(l, cross_branch));
         const Matrix h = normed(*layer.cross_norm, s.x_cross);
         Matrix d_h = zeros<T, 2>(be_, h.view().extents);
-        layer.cross.backward(be_, shape, h, run.encoded, cross_context(run, l),
-                             config_.cross_attention, s.cross, d_a, d_h.view(), d_encoded.view());
+        layer.cross.backward(be_, shape, h, run.encoded, cross_context(run, l), cross_, s.cross,
+                             d_a, d_h.view(), d_encoded.view());
         normed_backward(*layer.cross_norm, s.x_cross, d_h, d_x.view());
       }
       // x_cross = x + dropout(attention(norm(x)))
@@ -554,6 +562,7 @@ class T5 {
 
   B& be_;
   T5Config config_;
+  typename List::Options cross_;
   Parameters<B, T> parameters_;
   Parameter<B, T>*shared_ = nullptr, *output_ = nullptr;
   Parameter<B, T>*encoder_bias_ = nullptr, *decoder_bias_ = nullptr;
