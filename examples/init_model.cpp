@@ -23,6 +23,10 @@ namespace fs = std::filesystem;
 using srformer::index_t;
 using srformer::program::usage_error;
 
+template <class Config>
+using ModelOf =
+    srformer::model_of_t<srformer::EigenBackend, float, Config, srformer::program::ProgramVariants>;
+
 /// config.json of a known size of T5. The tokenizer decides the vocabulary where there is one.
 nlohmann::json t5_preset(index_t d_model, index_t d_kv, index_t d_ff, index_t layers,
                          index_t heads) {
@@ -310,9 +314,7 @@ int main(int argc, char** argv) {
     std::visit(
         [&](const auto& c) {
           using Config = std::remove_cvref_t<decltype(c)>;
-          srformer::model_of_t<srformer::EigenBackend, float, Config,
-                               srformer::program::ProgramVariants>
-              model(be, c);
+          ModelOf<Config> model(be, c);
           model.initialize({seed, 0}, cross_attention.recurrence_init_scale);
           srformer::save_model(model, folder.path(), srformer::DType::f32, generation);
           parameters = model.parameters().size();
