@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """instruction_sets.py [--levels x86-64,x86-64-v3,native] [--compilers g++] [--only WORD] [--json FILE] [--check]
+                    [--build_only]
 
 This library built for several instruction sets, side by side on this machine: attention, training steps, generation
 and products of matrices. Every row is timed in all builds in turn, for several interleaved rounds. A cell has the time
@@ -156,10 +157,14 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--build", default=os.path.join(ROOT, "build", "levels"))
     parser.add_argument("--json", metavar="FILE", help="also a list of {work, build, seconds, ratio}")
+    parser.add_argument("--build_only", action="store_true", help="build, to measure later on a quiet machine")
     parser.add_argument("--check", action="store_true", help="end with 1 where a ratio is above its limit")
     args = parser.parse_args()
     os.makedirs(args.build, exist_ok=True)
     builds = [Build(args, compiler, level) for compiler in args.compilers.split(",") for level in args.levels.split(",")]
+
+    if args.build_only:
+        return 0
 
     rows = attention_rows() + model_rows(args, builds[0])
     wanted = [row for row in rows if args.only in row.name]

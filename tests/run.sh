@@ -113,8 +113,12 @@ if [ -n "$all" ]; then
   done
 fi
 
+# Without --all the programs are built for tests alone.
+quick=(-DSRFORMER_QUICK=ON)
+[ -z "$all" ] || quick=(-DSRFORMER_QUICK=OFF)
+
 # Last, so that the summary of ctest is the last thing printed.
-stage release -DCMAKE_BUILD_TYPE=Release "${programs[@]}"
+stage release -DCMAKE_BUILD_TYPE=Release "${programs[@]}" "${quick[@]}"
 if [ -n "$all" ] && wanted other_seeds; then
   tests/reference/other_seeds.sh "$build/release" || failed+=" other_seeds"
 fi

@@ -7,6 +7,9 @@
 
 #include "models/tiny_model.hpp"
 
+// Compiled once for all tests, in models/instances.cpp.
+extern template class srformer::Bart<srformer::EigenBackend, double>;
+
 namespace srformer::testing {
 
 /// Heads and widths of encoder and decoder differ.

@@ -7,6 +7,9 @@
 
 #include "models/tiny_model.hpp"
 
+// Compiled once for all tests, in models/instances.cpp.
+extern template class srformer::T5<srformer::EigenBackend, double>;
+
 namespace srformer::testing {
 
 using NamedConfig = Named<T5Config>;
