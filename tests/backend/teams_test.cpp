@@ -11,11 +11,23 @@ using namespace srformer;
 
 namespace {
 
+/// Teams of four where products do not go in batches: attention runs one team for each lane, as on a processor.
+class UnbatchedTeams : public ThreadTeamBackend {
+ public:
+  template <class... Arguments>
+  void gemm_batched(Arguments...) = delete;
+};
+static_assert(BackendFor<UnbatchedTeams, double> && !HasBatchedGemm<UnbatchedTeams>);
+
 template <class Trace>
 void compare_teams(const char* what, double tolerance, Trace trace) {
   EigenBackend one(1);
   ThreadTeamBackend four;
-  tests::compare(what, trace(four), trace(one), tolerance);
+  const auto expected = trace(one);
+  tests::compare(what, trace(four), expected, tolerance);
+  UnbatchedTeams unbatched;
+  tests::compare(std::string(what) + ", a team for each lane", trace(unbatched), expected,
+                 tolerance);
 }
 
 struct TeamGemm {

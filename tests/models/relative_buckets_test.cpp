@@ -140,7 +140,9 @@ TEST_CASE("a relative bias is the table's entry of the bucket of key minus query
   const auto table = from_host<double, 2>(be, {8, 3}, values);
   const index_t M = 5, N = 40;
   Tensor<EigenBackend, double, 2> relative(be, {3, M + N - 1});
-  position_bias_forward<EigenBackend, double>(be, rule, table, M, N, relative.view());
+  std::fill_n(relative.data(), relative.size(), std::nan(""));
+  position_bias_forward<EigenBackend, double>(be, BucketTable(be, rule, M, N), table,
+                                              relative.view());
   for (index_t i = 0; i < M; ++i) {
     for (index_t j = 0; j < N; ++j) {
       for (index_t h = 0; h < 3; ++h) {
@@ -155,7 +157,8 @@ TEST_CASE("buckets without room for a logarithm are refused") {
   const auto refusal = [&](const RelativeBuckets& rule) {
     const auto table = zeros<double, 2>(be, {rule.buckets, 1});
     Tensor<EigenBackend, double, 2> relative(be, {1, 3});
-    position_bias_forward<EigenBackend, double>(be, rule, table, 2, 2, relative.view());
+    position_bias_forward<EigenBackend, double>(be, BucketTable(be, rule, 2, 2), table,
+                                                relative.view());
   };
   CHECK_THROWS_WITH(refusal({2, 8, true}), ContainsSubstring("at least 4 buckets"));
   CHECK_THROWS_WITH(refusal({1, 8, false}), ContainsSubstring("at least 2 buckets"));

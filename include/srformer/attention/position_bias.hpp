@@ -72,16 +72,6 @@ struct ScatterBias {
   }
 };
 
-template <class B>
-Tensor<B, std::int32_t, 1> bucket_table(B& be, const RelativeBuckets& buckets, index_t queries,
-                                        index_t distances) {
-  std::vector<std::int32_t> table(static_cast<std::size_t>(distances));
-  for (index_t d = 0; d < distances; ++d) {
-    table[static_cast<std::size_t>(d)] = static_cast<std::int32_t>(buckets.of(d - (queries - 1)));
-  }
-  return from_host<std::int32_t, 1>(be, {distances}, table);
-}
-
 inline void check_buckets(const char* function, const RelativeBuckets& buckets) {
   const index_t half = buckets.bidirectional ? buckets.buckets / 2 : buckets.buckets;
   require(half >= 2 && buckets.max_distance > half / 2, function,
@@ -91,38 +81,50 @@ inline void check_buckets(const char* function, const RelativeBuckets& buckets) 
 
 }  // namespace detail
 
+/// The bucket of every distance key - query between M queries and N keys, on the backend. A batch needs one for each
+/// stack; forward and backward share it.
+template <class B>
+struct BucketTable {
+  index_t buckets = 0, distances = 0;
+  Tensor<B, std::int32_t, 1> of{};  ///< [M+N-1], from distance -(M-1) on
+
+  BucketTable() = default;
+  BucketTable(B& be, const RelativeBuckets& rule, index_t queries, index_t keys)
+      : buckets(rule.buckets), distances(queries + keys - 1) {
+    detail::check_buckets("BucketTable", rule);
+    std::vector<std::int32_t> table;
+    for (index_t d = 0; d < distances; ++d)
+      table.push_back(static_cast<std::int32_t>(rule.of(d - (queries - 1))));
+    of = from_host<std::int32_t, 1>(be, {distances}, table);
+  }
+};
+
 /// relative[h, j - i + M - 1] = the bias of head h between query i of M and key j of N.
 ///   table [buckets, H], relative [H, M+N-1], contiguous
 template <class B, class T>
 requires BackendFor<B, T>
-void position_bias_forward(B& be, const RelativeBuckets& buckets,
-                           View<const T, 2, typename B::space> table, index_t queries, index_t keys,
+void position_bias_forward(B& be, const BucketTable<B>& buckets,
+                           View<const T, 2, typename B::space> table,
                            Out<B, compute_t<T>, 2> relative) {
-  const index_t heads = table.extent(1), distances = queries + keys - 1;
-  detail::check_buckets("position_bias_forward", buckets);
+  const index_t heads = table.extent(1), distances = buckets.distances;
   check_shape("position_bias_forward", "table", "[buckets,H]", table.extents,
               std::array{buckets.buckets, heads});
   check_shape("position_bias_forward", "relative", "[H,M+N-1]", relative.extents,
               std::array{heads, distances});
-  const auto bucket = detail::bucket_table(be, buckets, queries, distances);
-  be.for_each(heads * distances,
-              detail::GatherBias<T>{table.data, bucket.data(), relative.data, heads, distances});
-  be.synchronize();
+  be.for_each(heads * distances, detail::GatherBias<T>{table.data, buckets.of.data(), relative.data,
+                                                       heads, distances});
 }
 
 /// d_table += the gradient through position_bias_forward.
 template <class B, class T>
 requires BackendFor<B, T>
-void position_bias_backward(B& be, const RelativeBuckets& buckets, index_t queries, index_t keys,
-                            In<B, compute_t<T>, 2> d_relative,
+void position_bias_backward(B& be, const BucketTable<B>& buckets, In<B, compute_t<T>, 2> d_relative,
                             View<T, 2, typename B::space> d_table) {
-  const index_t heads = d_table.extent(1), distances = queries + keys - 1;
+  const index_t heads = d_table.extent(1), distances = buckets.distances;
   check_shape("position_bias_backward", "d_relative", "[H,M+N-1]", d_relative.extents,
               std::array{heads, distances});
-  const auto bucket = detail::bucket_table(be, buckets, queries, distances);
-  be.for_each(d_table.size(), detail::ScatterBias<T>{d_relative.data, bucket.data(), d_table.data,
-                                                     heads, distances});
-  be.synchronize();
+  be.for_each(d_table.size(), detail::ScatterBias<T>{d_relative.data, buckets.of.data(),
+                                                     d_table.data, heads, distances});
 }
 
 }  // namespace srformer

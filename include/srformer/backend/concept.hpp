@@ -16,8 +16,9 @@
 //   gemm(...)                 C = alpha op(A) op(B) + beta C, row-major, BLAS meaning
 //   synchronize()             waits for all of the above
 //
-// One more is optional, for backends whose teams are small beside all of them, as a device's are:
+// Two more are optional, for backends of many teams, as a device is:
 //
+//   many_teams                static constexpr bool, true: loops over rows are cut finer
 //   gemm_batched(..., count, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc)   `count` such products, where
 //                             a(i), b(i) and c(i) say where the matrices of product i are
 #pragma once
@@ -77,6 +78,12 @@ template <class B>
 concept HasBatchedGemm = requires(B& be, index_t n, detail::PointerFunctor<const double*> from,
                                   detail::PointerFunctor<double*> to) {
   be.gemm_batched(Op::none, Op::transpose, n, n, n, n, 1.0, from, n, from, n, 0.0, to, n);
+};
+
+/// Whether a backend runs many teams at once, as a device does: loops over rows are cut finer for it.
+template <class B>
+concept ManyTeams = requires {
+  requires B::many_teams;
 };
 
 namespace detail {

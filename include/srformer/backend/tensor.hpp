@@ -54,7 +54,7 @@ class Tensor {
   T* data() { return view_.data; }
   const T* data() const { return view_.data; }
   index_t size() const { return view_.size(); }
-  index_t extent(int axis) const { return view_.extents[axis]; }
+  index_t extent(int axis) const { return view_.extent(axis); }
   std::size_t bytes() const { return static_cast<std::size_t>(size()) * sizeof(T); }
   bool empty() const { return backend_ == nullptr; }
 

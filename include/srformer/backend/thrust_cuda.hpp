@@ -243,6 +243,7 @@ template <>
 class ThrustBackend<thrust_cuda> {
  public:
   using space = cuda_space;
+  static constexpr bool many_teams = true;
   using team_type = BlockTeam;
 
   explicit ThrustBackend(CudaOptions options = {}) : options_(options) {

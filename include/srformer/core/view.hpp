@@ -38,7 +38,7 @@ struct View {
   SRF_HD constexpr View(T* pointer, const std::array<index_t, Rank>& shape)
       : data(pointer), extents(shape) {
     index_t stride = 1;
-    for (int axis = Rank - 1; axis >= 0; --axis) {
+    for (std::size_t axis = Rank; axis-- > 0;) {
       strides[axis] = stride;
       stride *= extents[axis];
     }
@@ -57,19 +57,23 @@ struct View {
   template <class U, detail::OtherThan<Space> Other>
   View(const View<U, Rank, Other>&) = delete;  // a view of another memory: use to_host or from_host
 
-  SRF_HD constexpr index_t extent(int axis) const { return extents[axis]; }
-  SRF_HD constexpr index_t stride(int axis) const { return strides[axis]; }
+  SRF_HD constexpr index_t extent(int axis) const {
+    return extents[static_cast<std::size_t>(axis)];
+  }
+  SRF_HD constexpr index_t stride(int axis) const {
+    return strides[static_cast<std::size_t>(axis)];
+  }
 
   SRF_HD constexpr index_t size() const {
     index_t product = 1;
-    for (int axis = 0; axis < Rank; ++axis) product *= extents[axis];
+    for (const index_t extent_of_axis : extents) product *= extent_of_axis;
     return product;
   }
 
   /// Whether elements follow each other without gaps in row-major order.
   SRF_HD constexpr bool contiguous() const {
     index_t stride = 1;
-    for (int axis = Rank - 1; axis >= 0; --axis) {
+    for (std::size_t axis = Rank; axis-- > 0;) {
       if (extents[axis] != 1 && strides[axis] != stride) return false;
       stride *= extents[axis];
     }
@@ -79,7 +83,7 @@ struct View {
   template <class... Index>
   requires(sizeof...(Index) == Rank) SRF_HD constexpr T& operator()(Index... index) const {
     index_t offset = 0;
-    int axis = 0;
+    std::size_t axis = 0;
     ((offset += static_cast<index_t>(index) * strides[axis++]), ...);
     return data[offset];
   }
@@ -89,8 +93,8 @@ struct View {
   /// `count` entries of `axis` from `first` on.
   SRF_HD constexpr View slice(int axis, index_t first, index_t count) const {
     View part = *this;
-    part.data += first * strides[axis];
-    part.extents[axis] = count;
+    part.data += first * stride(axis);
+    part.extents[static_cast<std::size_t>(axis)] = count;
     return part;
   }
 
@@ -98,7 +102,7 @@ struct View {
   SRF_HD constexpr View<T, Rank - 1, Space> operator[](index_t i) const requires(Rank > 1) {
     View<T, Rank - 1, Space> part;
     part.data = data + i * strides[0];
-    for (int axis = 1; axis < Rank; ++axis) {
+    for (std::size_t axis = 1; axis < Rank; ++axis) {
       part.extents[axis - 1] = extents[axis];
       part.strides[axis - 1] = strides[axis];
     }

@@ -138,8 +138,8 @@ class T5 {
                                  cross_, state);
     }
     state.relative = Tensor<B, C, 2>(be_, {config_.num_heads, 2 * max_steps - 1});
-    position_bias_forward(be_, buckets(false), decoder_bias_->matrix(), max_steps, max_steps,
-                          state.relative.view());
+    position_bias_forward(be_, BucketTable<B>(be_, buckets(false), max_steps, max_steps),
+                          decoder_bias_->matrix(), state.relative.view());
     state.lengths = std::move(run.lengths);
     state.padding_bias = std::move(run.padding_bias);
     return state;
@@ -207,6 +207,7 @@ class T5 {
     detail::DropoutSites dropout;
     Tensor<B, index_t, 1> lengths{};
     Tensor<B, C, 2> padding_bias{};
+    BucketTable<B> encoder_buckets{}, decoder_buckets{};
     Tensor<B, C, 2> encoder_relative{}, decoder_relative{};
     std::vector<std::int32_t> decoder_ids{};
     Matrix encoded{}, decoded{};
@@ -328,10 +329,12 @@ class T5 {
       run.padding_bias = from_host<C, 2>(be_, {batch.rows, N}, bias);
     }
     run.encoder_relative = Tensor<B, C, 2>(be_, {H, 2 * N - 1});
-    position_bias_forward(be_, buckets(true), encoder_bias_->matrix(), N, N,
+    run.encoder_buckets = BucketTable<B>(be_, buckets(true), N, N);
+    position_bias_forward(be_, run.encoder_buckets, encoder_bias_->matrix(),
                           run.encoder_relative.view());
     run.decoder_relative = Tensor<B, C, 2>(be_, {H, 2 * M - 1});
-    position_bias_forward(be_, buckets(false), decoder_bias_->matrix(), M, M,
+    run.decoder_buckets = BucketTable<B>(be_, buckets(false), M, M);
+    position_bias_forward(be_, run.decoder_buckets, decoder_bias_->matrix(),
                           run.decoder_relative.view());
     run.decoder_ids =
         detail::shift_right(batch, config_.decoder_start_token_id, config_.pad_token_id);
@@ -460,8 +463,7 @@ class T5 {
       normed_backward(*layer.self_norm, s.x, d_h, d_x.view());
       saved.layers.pop_back();
     }
-    position_bias_backward(be_, buckets(true), shape.queries, shape.keys, d_relative,
-                           encoder_bias_->d_matrix());
+    position_bias_backward(be_, run.encoder_buckets, d_relative, encoder_bias_->d_matrix());
     // x = dropout(table[ids])
     dropout_in_place(be_, d_x.view(), run.dropout.at(embeddings));
     embedding_backward(be_, run.batch.source_ids, d_x, shared_->d_matrix());
@@ -544,8 +546,7 @@ class T5 {
       normed_backward(*layer.self_norm, s.x, d_h, d_x.view());
       saved.layers.pop_back();
     }
-    position_bias_backward(be_, buckets(false), shape.queries, shape.queries, d_relative,
-                           decoder_bias_->d_matrix());
+    position_bias_backward(be_, run.decoder_buckets, d_relative, decoder_bias_->d_matrix());
     dropout_in_place(be_, d_x.view(), run.dropout.at(decoder_side + embeddings));
     embedding_backward(be_, run.decoder_ids, d_x, shared_->d_matrix());
   }

@@ -130,11 +130,12 @@ void embedding_backward(B& be, std::span<const std::int32_t> ids, In<B, T, 2> d_
   detail::check_ids("embedding_backward", ids, d_table.extent(0));
   std::vector<std::int32_t> order(ids.size()), starts;
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return ids[a] < ids[b]; });
-  std::erase_if(order, [&](auto i) { return ids[i] == padding_id; });
+  const auto id_of = [&](std::int32_t row) { return ids[static_cast<std::size_t>(row)]; };
+  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return id_of(a) < id_of(b); });
+  std::erase_if(order, [&](auto i) { return id_of(i) == padding_id; });
   const auto counted = static_cast<index_t>(order.size());
-  for (index_t i = 0; i < counted; ++i) {
-    if (i == 0 || ids[order[i]] != ids[order[i - 1]])
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    if (i == 0 || id_of(order[i]) != id_of(order[i - 1]))
       starts.push_back(static_cast<std::int32_t>(i));
   }
   const auto distinct = static_cast<index_t>(starts.size());

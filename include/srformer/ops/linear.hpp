@@ -116,7 +116,7 @@ void add_column_sums(B& be, In<B, T, 2> x, View<T, 1, typename B::space> total) 
   const index_t parts = (rows + each - 1) / each;
   Tensor<B, compute_t<T>, 2> partial(be, {parts, columns});
   const detail::ColumnPartials<T> sums{x.data, partial.data(), x.stride(0), rows, columns, each};
-  if constexpr (HasBatchedGemm<B>) {
+  if constexpr (ManyTeams<B>) {
     be.for_each(parts * columns, sums);
   } else {
     be.for_each_row(parts, 0, sums);

@@ -74,7 +74,7 @@ struct RmsNormForward {
 
 /// Rows that one team takes where gradients are summed over rows: few where teams are many.
 template <class B>
-inline constexpr index_t rows_of_a_part = HasBatchedGemm<B> ? 4 : 32;
+inline constexpr index_t rows_of_a_part = ManyTeams<B> ? 4 : 32;
 
 /// One chunk of rows: d_x of each, and the chunk's share of d_weight.
 template <class T>

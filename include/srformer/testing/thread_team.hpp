@@ -92,6 +92,7 @@ class ThreadTeam {
 class ThreadTeamBackend : public EigenBackend {
  public:
   using team_type = ThreadTeam;
+  static constexpr bool many_teams = true;
 
   ThreadTeamBackend() : EigenBackend(1) {}
 
