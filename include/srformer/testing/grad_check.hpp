@@ -115,11 +115,26 @@ struct GradReport {
 
 namespace detail {
 
+/// Numbers in scalar T.
+template <class T>
+std::vector<T> converted(const std::vector<double>& numbers) {
+  std::vector<T> values;
+  for (const double x : numbers) values.push_back(T(x));
+  return values;
+}
+
 /// The inputs of an op in scalar T, in the order in which its functions take them.
 template <class T, int... Ranks>
 struct GradValues {
   std::array<std::vector<T>, sizeof...(Ranks)> values;
   std::tuple<std::array<index_t, Ranks>...> shapes;
+
+  static GradValues of(const std::array<std::vector<double>, sizeof...(Ranks)>& start,
+                       const std::array<index_t, Ranks>&... extents) {
+    GradValues at{{}, {extents...}};
+    for (std::size_t i = 0; i < start.size(); ++i) at.values[i] = converted<T>(start[i]);
+    return at;
+  }
 
   auto views() { return views_as<T>(std::make_index_sequence<sizeof...(Ranks)>{}); }
   auto const_views() { return views_as<const T>(std::make_index_sequence<sizeof...(Ranks)>{}); }
@@ -213,154 +228,203 @@ inline void compare_derivatives(GradInputReport& report, const std::vector<doubl
   report.norm_ratio = forward > 0 ? hand / forward : 0;
 }
 
-template <class Derivative, int OutRank, class Forward, class Backward, int... Ranks>
-GradReport check_gradients(const GradOptions& options, Derivative derivative,
-                           const std::array<index_t, OutRank>& out_shape, Forward& forward,
-                           Backward& backward, const GradInput<Ranks>&... inputs) {
+/// The op under check: its two functions, called with the values of all inputs.
+template <int OutRank, class Forward, class Backward>
+struct GradOp {
+  std::array<index_t, OutRank> out_shape;
+  Forward& forward;
+  Backward& backward;
+
+  index_t out_size() const { return View<double, OutRank>(nullptr, out_shape).size(); }
+
+  template <class T, int... Ranks>
+  std::vector<T> output(GradValues<T, Ranks...>& x) const {
+    std::vector<T> y(static_cast<std::size_t>(out_size()), T(0));
+    std::apply([&](auto... views) { forward(views..., View<T, OutRank>(y.data(), out_shape)); },
+               x.const_views());
+    return y;
+  }
+
+  /// What the backward makes of d_x; tells in `refusal` where it writes to d_y.
+  template <class T, int... Ranks>
+  auto gradients(GradValues<T, Ranks...>& x, const std::vector<T>& d_y, GradValues<T, Ranks...> d_x,
+                 std::string& refusal) const {
+    std::vector<T> given = d_y;
+    std::apply(
+        [&](auto... in) {
+          std::apply(
+              [&](auto... d) {
+                backward(in..., View<const T, OutRank>(given.data(), out_shape), d...);
+              },
+              d_x.views());
+        },
+        x.const_views());
+    if (given != d_y) refusal = "the backward wrote to d_y";
+    return d_x.values;
+  }
+};
+
+/// The gradients of all inputs by hand.
+template <class T, std::size_t Count>
+struct GradientsByHand {
+  using Buffers = std::array<std::vector<T>, Count>;
+  Buffers alone;        ///< added to zeros
+  Buffers held, added;  ///< what buffers held, and that with the gradient added to it
+};
+
+/// Runs the backward into zeros, and into buffers that hold something already.
+template <class Op, class T, int... Ranks>
+auto gradients_by_hand(const Op& op, GradValues<T, Ranks...>& x, const std::vector<T>& d_y,
+                       const RandomStream& random, std::string& refusal) {
+  GradientsByHand<T, sizeof...(Ranks)> found;
+  GradValues<T, Ranks...> zeros = x, held = x;
+  for (auto& values : zeros.values) std::fill(values.begin(), values.end(), T(0));
+  found.alone = op.gradients(x, d_y, zeros, refusal);
+  for (std::size_t i = 0; i < sizeof...(Ranks); ++i) {
+    const std::vector<double> gradient(found.alone[i].begin(), found.alone[i].end());
+    const auto extra = normal_values(gradient.size(), random.substream(2000 + i));
+    const double scale = all_finite(gradient) && largest(gradient) > 0 ? largest(gradient) : 1;
+    for (std::size_t c = 0; c < extra.size(); ++c) held.values[i][c] = T(scale * (2 + extra[c]));
+  }
+  found.held = held.values;
+  found.added = op.gradients(x, d_y, held, refusal);
+  return found;
+}
+
+/// Why an input cannot be checked; empty where it can.
+template <int Rank>
+std::string refusal_of_input(const GradInput<Rank>& input) {
+  const index_t size = View<double, Rank>(nullptr, input.shape).size();
+  if (size < 1) return "input " + input.name + " is empty, nothing would be checked";
+  if (input.values.empty() || static_cast<index_t>(input.values.size()) == size) return "";
+  return "input " + input.name + " has " + std::to_string(input.values.size()) + " values for " +
+         std::to_string(size) + " elements";
+}
+
+/// The values of an input that can be checked: those given, or normal numbers.
+template <int Rank>
+std::vector<double> start_of(const GradInput<Rank>& input, const RandomStream& random) {
+  if (!input.values.empty()) return input.values;
+  const index_t size = View<double, Rank>(nullptr, input.shape).size();
+  return normal_values(static_cast<std::size_t>(size), random);
+}
+
+/// Whether the forward gives in the scalar that takes the derivative what it gives in the backward's.
+template <class T, class U>
+bool outputs_agree(const std::vector<T>& y, const std::vector<U>& y_again, double tolerance) {
+  double scale = 0, difference = 0;
+  for (std::size_t i = 0; i < y.size(); ++i) {
+    scale = std::max(scale, std::abs(double(y[i])));
+    difference = std::max(difference, std::abs(double(y[i]) - double(primal(y_again[i]))));
+  }
+  return difference <= tolerance * scale;
+}
+
+/// Whether `added` is `held` with the gradient added to it.
+template <class T>
+bool is_sum(const std::vector<T>& added, const std::vector<T>& held,
+            const std::vector<double>& gradient, double tolerance) {
+  double error = 0;
+  for (std::size_t c = 0; c < gradient.size(); ++c) {
+    const double expected = double(held[c]) + gradient[c];
+    error = std::max(error, std::abs(double(added[c]) - expected));
+    if (!math::finite(added[c])) error = HUGE_VAL;
+  }
+  return error <= tolerance * largest(std::vector<double>(held.begin(), held.end()));
+}
+
+/// Why a gradient and the derivatives along some directions, by hand and of the forward, are not right;
+/// empty where they are. `error` is what compare_derivatives found.
+inline std::string refusal_of_gradient(const std::vector<double>& gradient,
+                                       const std::vector<double>& from_forward, double error,
+                                       bool zero_expected, double tolerance) {
+  if (!all_finite(from_forward)) return "the derivative of the forward is not finite";
+  const bool zero_by_hand = largest(gradient) == 0, zero_forward = largest(from_forward) == 0;
+  if (zero_expected) return zero_by_hand && zero_forward ? "" : "expected to be zero, and is not";
+  if (zero_by_hand && zero_forward)
+    return "zero by hand and by the forward: use expect_zero() if this is meant";
+  if (zero_by_hand || zero_forward) return "zero by one of the two ways";
+  return error <= tolerance ? "" : "the error is above the tolerance";
+}
+
+/// Compares a gradient by hand with the forward's derivatives: along every coordinate where it is small,
+/// else along random directions. derivative(direction) is that of the forward.
+template <class Derivative>
+GradInputReport compare_gradient(const GradOptions& options, const std::vector<double>& gradient,
+                                 bool zero_expected, const RandomStream& random,
+                                 Derivative derivative) {
+  GradInputReport found;
+  const std::size_t size = gradient.size();
+  found.by_coordinate = static_cast<index_t>(size) <= options.coordinates;
+  if (!all_finite(gradient)) {
+    found.refusal = "the gradient is not finite";
+    return found;
+  }
+  std::vector<double> by_hand, from_forward;
+  const std::size_t probes =
+      found.by_coordinate ? size
+                          : static_cast<std::size_t>(std::max<index_t>(1, options.directions));
+  for (std::size_t probe = 0; probe < probes; ++probe) {
+    std::vector<double> direction(size, 0.0);
+    if (found.by_coordinate) {
+      direction[probe] = 1;
+    } else {
+      direction = normal_values(size, random.substream(probe));
+    }
+    by_hand.push_back(dot(gradient, direction));
+    from_forward.push_back(derivative(direction));
+  }
+  compare_derivatives(found, by_hand, from_forward);
+  found.refusal = refusal_of_gradient(gradient, from_forward, found.worst_error, zero_expected,
+                                      options.tolerance);
+  return found;
+}
+
+template <class Derivative, class Op, int... Ranks>
+GradReport check_gradients(const GradOptions& options, Derivative derivative, const Op& op,
+                           const GradInput<Ranks>&... inputs) {
   using T = typename Derivative::scalar;
   using B = std::conditional_t<std::is_same_v<T, Dual<double>>, double, T>;  // backward's scalar
   constexpr std::size_t count = sizeof...(Ranks);
   static_assert(count > 0, "grad_check needs at least one GradInput");
   GradReport report;
+  if (op.out_size() < 1) report.refusal = "the output is empty, nothing would be checked";
+  for (const std::string& refusal : {refusal_of_input(inputs)...})
+    if (report.refusal.empty()) report.refusal = refusal;
+  if (!report.refusal.empty()) return report;
+
   const RandomStream random{options.seed, 0};
-
-  const View<double, OutRank> out_view(nullptr, out_shape);
-  const auto out_size = static_cast<std::size_t>(out_view.size());
-  if (out_view.size() < 1) {
-    report.refusal = "the output is empty, nothing would be checked";
-    return report;
-  }
-  const std::array<std::string, count> names{inputs.name...};
-  const std::array<bool, count> zero_expected{inputs.zero_expected...};
-  std::array<std::vector<double>, count> start{inputs.values...};
-  const std::array<index_t, count> sizes{View<double, Ranks>(nullptr, inputs.shape).size()...};
-  for (std::size_t i = 0; i < count; ++i) {
-    if (sizes[i] < 1) {
-      report.refusal = "input " + names[i] + " is empty, nothing would be checked";
-      return report;
-    }
-    if (start[i].empty())
-      start[i] = normal_values(static_cast<std::size_t>(sizes[i]), random.substream(i));
-    if (static_cast<index_t>(start[i].size()) != sizes[i]) {
-      report.refusal = "input " + names[i] + " has " + std::to_string(start[i].size()) +
-                       " values for " + std::to_string(sizes[i]) + " elements";
-      return report;
-    }
-  }
-  const auto as = [&]<class U>(U) {
-    GradValues<U, Ranks...> values{{}, {inputs.shape...}};
-    for (std::size_t i = 0; i < count; ++i) {
-      for (const double x : start[i]) values.values[i].push_back(U(x));
-    }
-    return values;
-  };
-  const auto run = [&]<class U>(GradValues<U, Ranks...>& x) {
-    std::vector<U> y(out_size, U(0));
-    std::apply([&](auto... views) { forward(views..., View<U, OutRank>(y.data(), out_shape)); },
-               x.const_views());
-    return y;
-  };
-
-  // The gradient by hand, into zeros and into buffers that hold something already.
-  auto x = as(B(0));
+  std::uint64_t number = 0;
+  const std::array<std::vector<double>, count> start{
+      start_of(inputs, random.substream(number++))...};
+  auto x = GradValues<B, Ranks...>::of(start, inputs.shape...);
   const auto untouched = x.values;
-  const std::vector<B> y = run(x);
-  std::vector<B> d_y;
-  for (const double value : normal_values(out_size, random.substream(1000)))
-    d_y.push_back(B(value));
-  std::vector<double> d_y_values(d_y.begin(), d_y.end());
-  const auto run_backward = [&](GradValues<B, Ranks...> d_x) {
-    std::vector<B> given = d_y;
-    std::apply(
-        [&](auto... in) {
-          std::apply(
-              [&](auto... d) {
-                backward(in..., View<const B, OutRank>(given.data(), out_shape), d...);
-              },
-              d_x.views());
-        },
-        x.const_views());
-    if (given != d_y) report.refusal = "the backward wrote to d_y";
-    return d_x.values;
-  };
-  GradValues<B, Ranks...> zeros = x, held = x;
-  for (std::size_t i = 0; i < count; ++i) {
-    std::fill(zeros.values[i].begin(), zeros.values[i].end(), B(0));
-  }
-  const auto gradient = run_backward(zeros);
-  for (std::size_t i = 0; i < count; ++i) {
-    const auto extra = normal_values(gradient[i].size(), random.substream(2000 + i));
-    const std::vector<double> values(gradient[i].begin(), gradient[i].end());
-    const double scale = all_finite(values) && largest(values) > 0 ? largest(values) : 1;
-    for (std::size_t c = 0; c < extra.size(); ++c) held.values[i][c] = B(scale * (2 + extra[c]));
-  }
-  const auto accumulated = run_backward(held);
+  const std::vector<B> y = op.output(x);
+  const std::vector<B> d_y = converted<B>(normal_values(y.size(), random.substream(1000)));
+  const auto by_hand = gradients_by_hand(op, x, d_y, random, report.refusal);
 
-  auto x_forward = as(T(0));
-  const std::vector<T> y_again = run(x_forward);
+  auto x_forward = GradValues<T, Ranks...>::of(start, inputs.shape...);
+  const std::vector<T> y_again = op.output(x_forward);
   if (!all_finite(y)) {
     report.refusal = "the output is not finite";
   } else if (x.values != untouched) {
     report.refusal = "an input was written to";
-  } else {
-    double scale = 0, difference = 0;
-    for (std::size_t i = 0; i < out_size; ++i) {
-      scale = std::max(scale, std::abs(double(y[i])));
-      difference = std::max(difference, std::abs(double(y[i]) - double(primal(y_again[i]))));
-    }
-    if (!(difference <= options.tolerance * scale)) {
-      report.refusal = "the forward gives other values in the scalar that takes the derivative";
-    }
+  } else if (!outputs_agree(y, y_again, options.tolerance)) {
+    report.refusal = "the forward gives other values in the scalar that takes the derivative";
   }
 
+  const std::array<std::string, count> names{inputs.name...};
+  const std::array<bool, count> zero_expected{inputs.zero_expected...};
+  const std::vector<double> d_y_values(d_y.begin(), d_y.end());
+  const auto run = [&](auto& at) { return op.output(at); };
   for (std::size_t i = 0; i < count; ++i) {
-    GradInputReport found;
+    const std::vector<double> gradient(by_hand.alone[i].begin(), by_hand.alone[i].end());
+    GradInputReport found = compare_gradient(
+        options, gradient, zero_expected[i], random.substream(3000 + i),
+        [&](const auto& along) { return derivative(run, x_forward, i, along, d_y_values); });
     found.name = names[i];
-    const auto size = static_cast<std::size_t>(sizes[i]);
-    found.by_coordinate = sizes[i] <= options.coordinates;
-    const std::vector<double> g(gradient[i].begin(), gradient[i].end());
-    if (!all_finite(g)) {
-      found.refusal = "the gradient is not finite";
-      report.inputs.push_back(found);
-      continue;
-    }
-    std::vector<double> by_hand, from_forward;
-    const std::size_t probes =
-        found.by_coordinate ? size
-                            : static_cast<std::size_t>(std::max<index_t>(1, options.directions));
-    for (std::size_t probe = 0; probe < probes; ++probe) {
-      std::vector<double> direction(size, 0.0);
-      if (found.by_coordinate) {
-        direction[probe] = 1;
-      } else {
-        direction = normal_values(size, random.substream(3000 + i).substream(probe));
-      }
-      by_hand.push_back(dot(g, direction));
-      from_forward.push_back(derivative(run, x_forward, i, direction, d_y_values));
-    }
-    compare_derivatives(found, by_hand, from_forward);
-
-    // result = what was there + gradient
-    double accumulation = 0;
-    for (std::size_t c = 0; c < size; ++c) {
-      const double expected = double(held.values[i][c]) + g[c];
-      accumulation = std::max(accumulation, std::abs(double(accumulated[i][c]) - expected));
-      if (!math::finite(accumulated[i][c])) accumulation = HUGE_VAL;
-    }
-    std::vector<double> before(held.values[i].begin(), held.values[i].end());
-    if (!all_finite(from_forward)) {
-      found.refusal = "the derivative of the forward is not finite";
-    } else if (zero_expected[i]) {
-      if (largest(g) > 0 || largest(from_forward) > 0)
-        found.refusal = "expected to be zero, and is not";
-    } else if (largest(g) == 0 || largest(from_forward) == 0) {
-      found.refusal = largest(g) == 0 && largest(from_forward) == 0
-                          ? "zero by hand and by the forward: use expect_zero() if this is meant"
-                          : "zero by one of the two ways";
-    } else if (!(found.worst_error <= options.tolerance)) {
-      found.refusal = "the error is above the tolerance";
-    }
-    if (found.refusal.empty() && !(accumulation <= options.tolerance * largest(before))) {
+    if (found.refusal.empty() &&
+        !is_sum(by_hand.added[i], by_hand.held[i], gradient, options.tolerance)) {
       found.refusal = "the gradient is not added to what was there";
     }
     report.inputs.push_back(found);
@@ -380,8 +444,9 @@ GradReport check_gradients(const GradOptions& options, Derivative derivative,
 template <std::size_t OutRank, class Forward, class Backward, int... Ranks>
 GradReport grad_check(const GradOptions& options, const index_t (&shape)[OutRank], Forward forward,
                       Backward backward, const GradInput<Ranks>&... inputs) {
-  return detail::check_gradients<detail::DualDerivative, static_cast<int>(OutRank)>(
-      options, {}, std::to_array(shape), forward, backward, inputs...);
+  const detail::GradOp<static_cast<int>(OutRank), Forward, Backward> op{std::to_array(shape),
+                                                                        forward, backward};
+  return detail::check_gradients(options, detail::DualDerivative{}, op, inputs...);
 }
 
 template <std::size_t OutRank, class Forward, class Backward, int... Ranks>
@@ -396,8 +461,9 @@ template <class T, std::size_t OutRank, class Forward, class Backward, int... Ra
 GradReport grad_check_by_differences(const GradOptions& options, double step,
                                      const index_t (&shape)[OutRank], Forward forward,
                                      Backward backward, const GradInput<Ranks>&... inputs) {
-  return detail::check_gradients<detail::CentralDerivative<T>, static_cast<int>(OutRank)>(
-      options, {step}, std::to_array(shape), forward, backward, inputs...);
+  const detail::GradOp<static_cast<int>(OutRank), Forward, Backward> op{std::to_array(shape),
+                                                                        forward, backward};
+  return detail::check_gradients(options, detail::CentralDerivative<T>{step}, op, inputs...);
 }
 
 }  // namespace srformer
