@@ -193,6 +193,109 @@ inline void refuse_other_options(const nlohmann::json& json, const std::string& 
   }
 }
 
+/// A count that may be absent or null, which gives `otherwise`; io_error below `least`.
+inline index_t json_count(const nlohmann::json& json, const char* key, const std::string& path,
+                          index_t least, index_t otherwise) {
+  const index_t value = json_field_or<index_t>(json, key, path, otherwise);
+  if (value < least)
+    refuse_field(path, key, json.at(key),
+                 least == 0   ? "at least 0"
+                 : least == 1 ? "at least 1"
+                              : "at least 2");
+  return value;
+}
+
+/// The same, nothing where it is absent.
+inline std::optional<index_t> json_optional_count(const nlohmann::json& json, const char* key,
+                                                  const std::string& path, index_t least) {
+  if (!json_optional<index_t>(json, key, path)) return std::nullopt;
+  return json_count(json, key, path, least, least);
+}
+
+inline void read_lengths(const nlohmann::json& json, const std::string& path, GenerationConfig& c) {
+  c.max_new_tokens = json_optional_count(json, "max_new_tokens", path, 1);
+  c.max_length = json_optional_count(json, "max_length", path, c.max_new_tokens ? 0 : 2);
+  c.min_length = json_count(json, "min_length", path, 0, 0);
+  c.min_new_tokens = json_optional_count(json, "min_new_tokens", path, 0);
+}
+
+/// Sets the options of beams where there are some.
+inline void read_beam_options(const nlohmann::json& json, const std::string& path,
+                              GenerationConfig& c) {
+  const double length_penalty = json_field_or<double>(json, "length_penalty", path, 1);
+  const auto stopping = json.find("early_stopping");
+  EarlyStopping early = EarlyStopping::no;
+  if (stopping != json.end() && !stopping->is_null()) {
+    if (!stopping->is_boolean() && *stopping != "never")
+      refuse_field(path, "early_stopping", *stopping, "true, false or \"never\"");
+    early = *stopping == "never"    ? EarlyStopping::never
+            : stopping->get<bool>() ? EarlyStopping::yes
+                                    : EarlyStopping::no;
+  }
+  if (c.num_beams > 1) c.length_penalty = length_penalty, c.early_stopping = early;
+}
+
+/// Sets the options of sampling where tokens are drawn.
+inline void read_sampling_options(const nlohmann::json& json, const std::string& path,
+                                  GenerationConfig& c) {
+  const double temperature = json_field_or<double>(json, "temperature", path, 1);
+  const double top_p = json_field_or<double>(json, "top_p", path, 1);
+  const index_t top_k = json_count(json, "top_k", path, 0, 50);
+  if (!c.do_sample) return;
+  if (!(temperature > 0))
+    refuse_field(path, "temperature", json.at("temperature"), "a number above 0");
+  if (!(top_p >= 0 && top_p <= 1))
+    refuse_field(path, "top_p", json.at("top_p"), "a number from 0 to 1");
+  c.temperature = temperature, c.top_p = top_p, c.top_k = top_k;
+}
+
+inline std::vector<GenerationConfig::Ids> read_bad_words(const nlohmann::json& json,
+                                                         const std::string& path) {
+  const auto bad = json.find("bad_words_ids");
+  if (bad == json.end() || bad->is_null()) return {};
+  bool fits = bad->is_array() && !bad->empty();
+  for (std::size_t i = 0; fits && i < bad->size(); ++i) {
+    const nlohmann::json& words = bad->at(i);
+    fits =
+        words.is_array() && !words.empty() && std::ranges::all_of(words, json_holds<std::int32_t>);
+  }
+  if (!fits) refuse_field(path, "bad_words_ids", *bad, "a list of lists of token ids");
+  return bad->get<std::vector<GenerationConfig::Ids>>();
+}
+
+/// What decode/logits.hpp does to scores.
+inline void read_processors(const nlohmann::json& json, const std::string& path,
+                            GenerationConfig& c) {
+  c.repetition_penalty = json_field_or<double>(json, "repetition_penalty", path, 1);
+  if (!(c.repetition_penalty > 0))
+    refuse_field(path, "repetition_penalty", json.at("repetition_penalty"), "a number above 0");
+  c.no_repeat_ngram_size = json_count(json, "no_repeat_ngram_size", path, 0, 0);
+  c.encoder_no_repeat_ngram_size = json_count(json, "encoder_no_repeat_ngram_size", path, 0, 0);
+  c.bad_words_ids = read_bad_words(json, path);
+  c.forced_bos_token_id = json_optional<std::int32_t>(json, "forced_bos_token_id", path);
+  if (json_field_or<bool>(json, "force_bos_token_to_be_generated", path, false)) {
+    c.forced_bos_token_id = json_optional<std::int32_t>(json, "bos_token_id", path);
+  }
+  const auto list = [&](const char* key, bool one) {
+    return json_ids(json, key, path, one).value_or(GenerationConfig::Ids{});
+  };
+  c.forced_eos_token_id = list("forced_eos_token_id", true);
+  c.suppress_tokens = list("suppress_tokens", false);
+  c.begin_suppress_tokens = list("begin_suppress_tokens", false);
+}
+
+/// The tokens that sequences begin, end and are padded with.
+inline void read_special_tokens(const nlohmann::json& json, const std::string& path,
+                                GenerationConfig& c) {
+  c.decoder_start_token_id = json_optional<std::int32_t>(json, "decoder_start_token_id", path);
+  if (!c.decoder_start_token_id)
+    c.decoder_start_token_id = json_optional<std::int32_t>(json, "bos_token_id", path);
+  c.pad_token_id = json_optional<std::int32_t>(json, "pad_token_id", path);
+  c.eos_token_id = json_ids(json, "eos_token_id", path, true);
+  if (!c.pad_token_id && c.eos_token_id && !c.eos_token_id->empty())
+    c.pad_token_id = c.eos_token_id->front();
+}
+
 }  // namespace detail
 
 /// Reads the object of a generation_config.json, or of a config.json that generation takes its options
@@ -200,78 +303,16 @@ inline void refuse_other_options(const nlohmann::json& json, const std::string& 
 /// without do_sample; io_error names a field of another type or range, and an option that is not here.
 inline GenerationConfig generation_config_from_json(const nlohmann::json& json,
                                                     const std::string& path) {
-  GenerationConfig c;
-  const auto in_range = [&](const char* key, bool fits, const char* expected) {
-    if (!fits) detail::refuse_field(path, key, json.at(key), expected);
-  };
-  const auto count = [&](const char* key, index_t least, index_t otherwise) {
-    const index_t value = json_field_or<index_t>(json, key, path, otherwise);
-    if (value < least)
-      in_range(key, false, least == 0 ? "at least 0" : least == 1 ? "at least 1" : "at least 2");
-    return value;
-  };
-  const auto maybe = [&](const char* key, index_t least) -> std::optional<index_t> {
-    if (!json_optional<index_t>(json, key, path)) return std::nullopt;
-    return count(key, least, least);
-  };
   detail::refuse_other_options(json, path);
-  c.max_new_tokens = maybe("max_new_tokens", 1);
-  c.max_length = maybe("max_length", c.max_new_tokens ? 0 : 2);
-  c.min_length = count("min_length", 0, 0);
-  c.min_new_tokens = maybe("min_new_tokens", 0);
-  c.num_beams = count("num_beams", 1, 1);
+  GenerationConfig c;
+  detail::read_lengths(json, path, c);
+  c.num_beams = detail::json_count(json, "num_beams", path, 1, 1);
   c.do_sample = json_field_or<bool>(json, "do_sample", path, false);
-  const double length_penalty = json_field_or<double>(json, "length_penalty", path, 1);
-  const auto stopping = json.find("early_stopping");
-  EarlyStopping early = EarlyStopping::no;
-  if (stopping != json.end() && !stopping->is_null()) {
-    in_range("early_stopping", stopping->is_boolean() || *stopping == "never",
-             "true, false or \"never\"");
-    early = *stopping == "never"    ? EarlyStopping::never
-            : stopping->get<bool>() ? EarlyStopping::yes
-                                    : EarlyStopping::no;
-  }
-  if (c.num_beams > 1) c.length_penalty = length_penalty, c.early_stopping = early;
-  const double temperature = json_field_or<double>(json, "temperature", path, 1);
-  const double top_p = json_field_or<double>(json, "top_p", path, 1);
-  const index_t top_k = count("top_k", 0, 50);
-  if (c.do_sample) {
-    in_range("temperature", temperature > 0, "a number above 0");
-    in_range("top_p", top_p >= 0 && top_p <= 1, "a number from 0 to 1");
-    c.temperature = temperature, c.top_p = top_p, c.top_k = top_k;
-  }
-  c.num_return_sequences = count("num_return_sequences", 1, 1);
-  c.repetition_penalty = json_field_or<double>(json, "repetition_penalty", path, 1);
-  in_range("repetition_penalty", c.repetition_penalty > 0, "a number above 0");
-  c.no_repeat_ngram_size = count("no_repeat_ngram_size", 0, 0);
-  c.encoder_no_repeat_ngram_size = count("encoder_no_repeat_ngram_size", 0, 0);
-  if (const auto bad = json.find("bad_words_ids"); bad != json.end() && !bad->is_null()) {
-    bool fits = bad->is_array() && !bad->empty();
-    for (std::size_t i = 0; fits && i < bad->size(); ++i) {
-      const nlohmann::json& words = bad->at(i);
-      fits = words.is_array() && !words.empty() &&
-             std::ranges::all_of(words, detail::json_holds<std::int32_t>);
-    }
-    in_range("bad_words_ids", fits, "a list of lists of token ids");
-    c.bad_words_ids = bad->get<std::vector<GenerationConfig::Ids>>();
-  }
-  const auto list = [&](const char* key, bool one) {
-    return detail::json_ids(json, key, path, one);
-  };
-  c.forced_bos_token_id = json_optional<std::int32_t>(json, "forced_bos_token_id", path);
-  if (json_field_or<bool>(json, "force_bos_token_to_be_generated", path, false)) {
-    c.forced_bos_token_id = json_optional<std::int32_t>(json, "bos_token_id", path);
-  }
-  c.forced_eos_token_id = list("forced_eos_token_id", true).value_or(GenerationConfig::Ids{});
-  c.suppress_tokens = list("suppress_tokens", false).value_or(GenerationConfig::Ids{});
-  c.begin_suppress_tokens = list("begin_suppress_tokens", false).value_or(GenerationConfig::Ids{});
-  c.decoder_start_token_id = json_optional<std::int32_t>(json, "decoder_start_token_id", path);
-  if (!c.decoder_start_token_id)
-    c.decoder_start_token_id = json_optional<std::int32_t>(json, "bos_token_id", path);
-  c.pad_token_id = json_optional<std::int32_t>(json, "pad_token_id", path);
-  c.eos_token_id = list("eos_token_id", true);
-  if (!c.pad_token_id && c.eos_token_id && !c.eos_token_id->empty())
-    c.pad_token_id = c.eos_token_id->front();
+  detail::read_beam_options(json, path, c);
+  detail::read_sampling_options(json, path, c);
+  c.num_return_sequences = detail::json_count(json, "num_return_sequences", path, 1, 1);
+  detail::read_processors(json, path, c);
+  detail::read_special_tokens(json, path, c);
   return c;
 }
 
