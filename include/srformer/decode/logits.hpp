@@ -15,6 +15,7 @@
 #pragma once
 
 #include <limits>
+#include <numeric>
 #include <span>
 
 #include <srformer/backend/tensor.hpp>
@@ -305,6 +306,33 @@ struct TakeBest {
   }
 };
 
+/// The lists of all rows one after another: first where each begins and, last, where all end.
+inline std::vector<std::int32_t> packed(std::span<const ScoreChanges> changes) {
+  if (changes.empty()) return {};
+  std::vector<std::int32_t> lists(3 * changes.size() + 1);
+  std::size_t at = 0;
+  for (const ScoreChanges& change : changes) {
+    for (const auto* list : {&change.penalized, &change.banned, &change.forced}) {
+      lists[at + 1] = lists[at] + static_cast<std::int32_t>(list->size());
+      ++at;
+      lists.insert(lists.end(), list->begin(), list->end());
+    }
+  }
+  return lists;
+}
+
+/// Adds all tokens of a row to the candidates, the best first; of equal ones the first token.
+template <class C>
+void add_sorted(std::span<const C> row, Candidates& all) {
+  std::vector<std::int32_t> order(row.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(order, [&](auto a, auto b) { return primal(row[b]) < primal(row[a]); });
+  for (const std::int32_t c : order) {
+    all.tokens.push_back(c);
+    all.scores.push_back(static_cast<double>(primal(row[c])));
+  }
+}
+
 }  // namespace detail
 
 /// Processes the scores of every row and finds the best tokens.
@@ -326,18 +354,7 @@ requires BackendFor<B, T> Candidates best_tokens(B& be, In<B, T, 2> logits,
   require(changes.empty() || static_cast<index_t>(changes.size()) == R, "best_tokens",
           "there must be changes for every row, or none");
   require(count >= 0 && count <= V, "best_tokens", "count must be from 0 to the vocabulary's size");
-  std::vector<std::int32_t> lists;
-  if (!changes.empty()) {
-    lists.resize(static_cast<std::size_t>(3 * R + 1));
-    std::size_t at = 0;
-    for (const ScoreChanges& change : changes) {
-      for (const auto* list : {&change.penalized, &change.banned, &change.forced}) {
-        lists[at + 1] = lists[at] + static_cast<std::int32_t>(list->size());
-        ++at;
-        lists.insert(lists.end(), list->begin(), list->end());
-      }
-    }
-  }
+  const std::vector<std::int32_t> lists = detail::packed(changes);
   Tensor<B, std::int32_t, 1> device_lists(be, {static_cast<index_t>(lists.size())});
   be.from_host(device_lists.data(), lists.data(), device_lists.size());
   Tensor<B, C, 1> numbers(be, {R * count + R});
@@ -362,25 +379,16 @@ requires BackendFor<B, T> Candidates best_tokens(B& be, In<B, T, 2> logits,
   be.for_each_row(R * parts, 0, detail::ScorePart<T>{rows});
   be.for_each_row(
       R, 0, detail::TakeBest<T>{rows, count, numbers.data() + R, numbers.data(), tokens.data()});
-  const auto wide = [](const C& x) { return static_cast<double>(primal(x)); };
   const auto found = to_host(be, numbers);
+  const auto wide = [&](index_t i) { return static_cast<double>(primal(found[i])); };
   Candidates best{count, {}, to_host(be, tokens), {}};
-  for (index_t r = 0; r < R; ++r) best.log_totals.push_back(wide(found[r]));
-  if (count > 0) {
-    for (index_t i = 0; i < R * count; ++i) best.scores.push_back(wide(found[R + i]));
-    return best;
-  }
+  for (index_t r = 0; r < R; ++r) best.log_totals.push_back(wide(r));
+  for (index_t i = 0; i < R * count; ++i) best.scores.push_back(wide(R + i));
+  if (count > 0) return best;
   best.count = V;
   const auto values = to_host(be, all);
-  std::vector<std::int32_t> order(static_cast<std::size_t>(V));
-  for (index_t r = 0; r < R; ++r) {
-    const C* row = values.data() + r * V;
-    for (index_t c = 0; c < V; ++c) order[c] = static_cast<std::int32_t>(c);
-    std::ranges::stable_sort(order,
-                             [&](auto a, auto b) { return primal(row[b]) < primal(row[a]); });
-    for (const std::int32_t c : order)
-      best.tokens.push_back(c), best.scores.push_back(wide(row[c]));
-  }
+  for (index_t r = 0; r < R; ++r)
+    detail::add_sorted(std::span<const C>(values).subspan(r * V, V), best);
   return best;
 }
 

@@ -131,47 +131,24 @@ class Search {
 
   /// Greedy search, and sampling of num_return_sequences for each source.
   Generation one_by_one(std::uint64_t first_source, const OnToken& on_token) {
-    struct Row {
-      index_t source, number;  // of the source, and of its sequences
-      Hypothesis so_far;
-    };
     const index_t each = config_.num_return_sequences;
-    const RandomStream random{config_.seed, 0x73616D70};
     const auto tell = [&](index_t sequence, std::int32_t token) {
       if (on_token) on_token(sequence, token);
     };
     for (index_t i = 0; i < sources_ * each; ++i) tell(i, start_);
-    std::vector<Row> rows, ended;
+    std::vector<SingleRow> rows, ended;
     for (index_t b = 0; b < sources_; ++b) rows.push_back({b, 0, {{start_}, {}, 0}});
-    const index_t count =
-        config_.do_sample ? warped_most(config_, 1, model_.config().vocab_size) : 1;
     std::vector<std::int32_t> parents, of;
     for (index_t length = 1; !rows.empty(); ++length) {
-      std::vector<std::int32_t> last;
-      std::vector<ScoreChanges> changes;
-      for (const Row& row : rows) {
-        last.push_back(row.so_far.tokens.back());
-        if (processors_.any())
-          changes.push_back(
-              processors_.changes(row.so_far.tokens, static_cast<std::size_t>(row.source)));
-      }
-      const Candidates best = step(last, {parents, of}, changes, count, false);
-      std::vector<Row> next;
+      const Candidates best = step(rows, {parents, of});
+      std::vector<SingleRow> next;
       parents.clear(), of.clear();
       const index_t copies = length == 1 ? each : 1;
       for (std::size_t r = 0; r < rows.size(); ++r) {
-        const CandidateRow candidates = row_of(best, static_cast<index_t>(r));
         for (index_t copy = 0; copy < copies; ++copy) {
-          Row row = rows[r];
+          SingleRow row = rows[r];
           row.number += copy;
-          if (config_.do_sample) {
-            const RandomStream own =
-                random.substream(first_source + static_cast<std::uint64_t>(row.source))
-                    .substream(static_cast<std::uint64_t>(row.number));
-            draw(candidates, uniform(own, static_cast<std::uint64_t>(length)), row.so_far);
-          } else {
-            choose(candidates, 0, candidates.scores[0] - best.log_totals[r], row.so_far);
-          }
+          add_token(best, r, first_source, row);
           tell(row.source * each + row.number, row.so_far.tokens.back());
           if (is_end(row.so_far.tokens.back()) || length + 1 == config_.longest()) {
             ended.push_back(std::move(row));
@@ -185,15 +162,7 @@ class Search {
       if (next.size() == rows.size() && copies == 1) parents.clear(), of.clear();
       rows = std::move(next);
     }
-    std::ranges::sort(ended, {}, [=](const Row& row) { return row.source * each + row.number; });
-    Generation out;
-    out.per_source = each, out.filling = pad_;
-    for (Row& row : ended) {
-      const auto tokens = static_cast<double>(row.so_far.log_probs.size());
-      row.so_far.score /= std::pow(tokens, config_.length_penalty);
-      add(out, std::move(row.so_far));
-    }
-    return out;
+    return in_order(std::move(ended));
   }
 
   /// Beam search, and with do_sample its candidates drawn instead of the best.
@@ -256,6 +225,12 @@ class Search {
  private:
   static constexpr double far_below = -1e9;  // transformers' score of what is not there
 
+  /// A sequence of greedy search or sampling.
+  struct SingleRow {
+    index_t source, number;  // of the source, and of its sequences
+    Hypothesis so_far;
+  };
+
   /// The search of one source: K running and K finished hypotheses, the best first.
   struct BeamSource {
     index_t source;
@@ -288,6 +263,49 @@ class Search {
     const auto logits = model_.decode_step(state_, last, next);
     return best_tokens<B, T>(model_.backend(), logits, changes, config_.repetition_penalty, count,
                              log_softmax);
+  }
+
+  /// The candidates of greedy search or sampling for the token after each row.
+  Candidates step(const std::vector<SingleRow>& rows, const NextRows& next) {
+    std::vector<std::int32_t> last;
+    std::vector<ScoreChanges> changes;
+    for (const SingleRow& row : rows) {
+      last.push_back(row.so_far.tokens.back());
+      if (processors_.any())
+        changes.push_back(
+            processors_.changes(row.so_far.tokens, static_cast<std::size_t>(row.source)));
+    }
+    const index_t count =
+        config_.do_sample ? warped_most(config_, 1, model_.config().vocab_size) : 1;
+    return step(last, next, changes, count, false);
+  }
+
+  /// Adds to a sequence the best candidate of row r, or a drawn one.
+  void add_token(const Candidates& best, std::size_t r, std::uint64_t first_source,
+                 SingleRow& row) const {
+    const CandidateRow candidates = row_of(best, static_cast<index_t>(r));
+    if (!config_.do_sample)
+      return choose(candidates, 0, candidates.scores[0] - best.log_totals[r], row.so_far);
+    const RandomStream own = RandomStream{config_.seed, 0x73616D70}
+                                 .substream(first_source + static_cast<std::uint64_t>(row.source))
+                                 .substream(static_cast<std::uint64_t>(row.number));
+    const auto length = static_cast<std::uint64_t>(row.so_far.tokens.size());
+    draw(candidates, uniform(own, length), row.so_far);
+  }
+
+  /// What was generated from the sequences of greedy search or sampling, in whatever order they ended.
+  Generation in_order(std::vector<SingleRow> ended) const {
+    const index_t each = config_.num_return_sequences;
+    std::ranges::sort(ended, {},
+                      [=](const SingleRow& row) { return row.source * each + row.number; });
+    Generation out;
+    out.per_source = each, out.filling = pad_;
+    for (SingleRow& row : ended) {
+      const auto tokens = static_cast<double>(row.so_far.log_probs.size());
+      row.so_far.score /= std::pow(tokens, config_.length_penalty);
+      add(out, std::move(row.so_far));
+    }
+    return out;
   }
 
   static void choose(const CandidateRow& row, std::size_t place, double log_prob, Hypothesis& to) {
