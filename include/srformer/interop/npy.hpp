@@ -14,6 +14,7 @@
 #include <string>
 #include <string_view>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include <srformer/backend/tensor.hpp>
@@ -71,11 +72,15 @@ inline std::vector<index_t> npy_shape(const std::string& path, std::string_view 
   return shape;
 }
 
-/// The bytes of the elements, and their shape, of a file of type T in C order.
-template <class T>
-std::vector<T> read_npy_values(const std::string& path, std::vector<index_t>& shape) {
-  static_assert(npy_type<T> != nullptr, "an npy file holds float, double or std::int32_t here");
-  static_assert(std::endian::native == std::endian::little);
+/// An npy file, open where its elements begin.
+struct NpyFile {
+  std::ifstream stream;
+  std::string header;
+  std::uint64_t bytes;  ///< behind the header
+};
+
+/// Reads up to the end of the header.
+inline NpyFile open_npy(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   if (!file) {
     throw io_error(path + ": cannot be opened; check that the file exists and may be read");
@@ -108,6 +113,12 @@ std::vector<T> read_npy_values(const std::string& path, std::vector<index_t>& sh
     throw io_error(path + ": ends within the header of the npy file, at byte " +
                    std::to_string(size) + "; copy or write it again");
   }
+  return {std::move(file), std::move(header), size - first - length};
+}
+
+/// Throws unless the file holds elements of type T in C order.
+template <class T>
+void check_npy_elements(const std::string& path, std::string_view header) {
   const std::string_view type = npy_field(path, header, "descr");
   const std::string wanted = "'" + std::string(npy_type<T>) + "'";
   if (!type.starts_with(wanted)) {
@@ -119,8 +130,12 @@ std::vector<T> read_npy_values(const std::string& path, std::vector<index_t>& sh
     throw io_error(path +
                    ": is in Fortran order, expected C order; save numpy.ascontiguousarray of it");
   }
-  shape = npy_shape(path, npy_field(path, header, "shape"));
-  const std::uint64_t there = (size - first - length) / sizeof(T);
+}
+
+/// The number of elements of a shape; throws unless they take just the bytes that are there.
+inline std::uint64_t npy_count(const std::string& path, const std::vector<index_t>& shape,
+                               std::uint64_t bytes, std::uint64_t element) {
+  const std::uint64_t there = bytes / element;
   std::uint64_t count = 1;
   bool none = false, more = false;
   for (const index_t extent : shape) {
@@ -129,15 +144,26 @@ std::vector<T> read_npy_values(const std::string& path, std::vector<index_t>& sh
     if (!more) count *= static_cast<std::uint64_t>(extent);
   }
   if (none) count = 0;
-  if ((more && !none) || size != first + length + count * sizeof(T)) {
-    throw io_error(path + ": has " + std::to_string(size - first - length) +
+  if ((more && !none) || bytes != count * element) {
+    throw io_error(path + ": has " + std::to_string(bytes) +
                    " bytes after its header, which is not what shape " + shape_text(shape) +
                    " needs; copy or write it again");
   }
-  std::vector<T> values(count);
-  file.read(reinterpret_cast<char*>(values.data()),
-            static_cast<std::streamsize>(count * sizeof(T)));
-  if (!file) throw io_error(path + ": could not be read to its end; try again");
+  return count;
+}
+
+/// The elements, and their shape, of a file of type T in C order.
+template <class T>
+std::vector<T> read_npy_values(const std::string& path, std::vector<index_t>& shape) {
+  static_assert(npy_type<T> != nullptr, "an npy file holds float, double or std::int32_t here");
+  static_assert(std::endian::native == std::endian::little);
+  NpyFile file = open_npy(path);
+  check_npy_elements<T>(path, file.header);
+  shape = npy_shape(path, npy_field(path, file.header, "shape"));
+  std::vector<T> values(npy_count(path, shape, file.bytes, sizeof(T)));
+  file.stream.read(reinterpret_cast<char*>(values.data()),
+                   static_cast<std::streamsize>(values.size() * sizeof(T)));
+  if (!file.stream) throw io_error(path + ": could not be read to its end; try again");
   return values;
 }
 
