@@ -562,28 +562,51 @@ class ByteBpeTokenizer {
   /// special_tokens_map.json, added_tokens.json and the added tokens of tokenizer.json.
   void load_added_tokens(const std::filesystem::path& folder, const nlohmann::json& config,
                          const nlohmann::json& json, bool as_written, bool gpt2) {
-    using detail::AddedToken;
-    const auto config_file = folder / "tokenizer_config.json",
-               map_file = folder / "special_tokens_map.json",
-               added_file = folder / "added_tokens.json";
-    const bool decoder = config.contains("added_tokens_decoder");
-    const auto map =
-        decoder ? nlohmann::json::object() : detail::read_tokenizer_json(map_file, true);
+    const auto map_path = folder / "special_tokens_map.json";
+    const auto map = config.contains("added_tokens_decoder")
+                         ? nlohmann::json::object()
+                         : detail::read_tokenizer_json(map_path, true);
+    const auto unnamed = as_written ? UnnamedTokens::none
+                         : gpt2     ? UnnamedTokens::of_gpt2
+                                    : UnnamedTokens::of_bart;
+    const auto config_path = folder / "tokenizer_config.json";
+    const SpecialTokens special = special_tokens({map_path, map}, {config_path, config}, unnamed);
+    for (auto& [id, token] : declared_tokens(folder, config, json, special, as_written)) {
+      token.special = token.special || holds(special, token.text);
+      add(token, id, folder);
+    }
+    for (const auto& [token, id] : special) {
+      const std::int32_t number = add(token, -1, folder);
+      if (id != nullptr) *id = number;
+    }
+  }
 
+  /// A file and what is in it.
+  struct JsonFile {
+    const std::filesystem::path& path;
+    const nlohmann::json& json;
+  };
+  /// What the special tokens are that no file names.
+  enum class UnnamedTokens { none, of_bart, of_gpt2 };
+  /// Each with where its id goes, or null.
+  using SpecialTokens = std::vector<std::pair<detail::AddedToken, std::int32_t*>>;
+
+  /// The special tokens by their names, the map's before the config's, then those without one.
+  SpecialTokens special_tokens(const JsonFile& map, const JsonFile& config, UnnamedTokens unnamed) {
     struct Name {
       const char* key;
-      const char* otherwise;
+      const char* of_bart;
+      const char* of_gpt2;
       std::int32_t* id;
     };
-    std::int32_t ignored = -1;
-    const std::array<Name, 7> names{{{"bos_token", "<s>", &bos_id_},
-                                     {"eos_token", "</s>", &eos_id_},
-                                     {"unk_token", "<unk>", &unk_id_},
-                                     {"sep_token", "</s>", &sep_id_},
-                                     {"pad_token", "<pad>", &pad_id_},
-                                     {"cls_token", "<s>", &cls_id_},
-                                     {"mask_token", "<mask>", &mask_id_}}};
-    std::vector<std::pair<AddedToken, std::int32_t*>> special;
+    const std::array<Name, 7> names{{{"bos_token", "<s>", "<|endoftext|>", &bos_id_},
+                                     {"eos_token", "</s>", "<|endoftext|>", &eos_id_},
+                                     {"unk_token", "<unk>", "<|endoftext|>", &unk_id_},
+                                     {"sep_token", "</s>", nullptr, &sep_id_},
+                                     {"pad_token", "<pad>", nullptr, &pad_id_},
+                                     {"cls_token", "<s>", nullptr, &cls_id_},
+                                     {"mask_token", "<mask>", nullptr, &mask_id_}}};
+    SpecialTokens special;
     for (const Name& name : names) {
       const auto take = [&](const nlohmann::json& from) {
         if (from.contains(name.key) && !from[name.key].is_null())
@@ -591,46 +614,53 @@ class ByteBpeTokenizer {
         return from.contains(name.key);
       };
       bool given = false;
-      detail::interpret_json(map_file, [&] { given = take(map); });
-      if (!given) detail::interpret_json(config_file, [&] { given = take(config); });
-      const std::string_view key = name.key;
-      if (!given && gpt2 && (key == "bos_token" || key == "eos_token" || key == "unk_token"))
-        special.push_back({{.text = "<|endoftext|>", .special = true}, name.id});
-      else if (!given && !gpt2 && !as_written)
-        special.push_back({{.text = name.otherwise, .special = true}, name.id});
+      detail::interpret_json(map.path, [&] { given = take(map.json); });
+      if (!given) detail::interpret_json(config.path, [&] { given = take(config.json); });
+      const char* otherwise = unnamed == UnnamedTokens::of_bart   ? name.of_bart
+                              : unnamed == UnnamedTokens::of_gpt2 ? name.of_gpt2
+                                                                  : nullptr;
+      if (!given && otherwise != nullptr)
+        special.push_back({{.text = otherwise, .special = true}, name.id});
     }
-    for (const auto& [from, file] : {std::pair(&map, &map_file), std::pair(&config, &config_file)})
+    for (const JsonFile& file : {map, config})
       for (const char* key : {"additional_special_tokens", "extra_special_tokens"})
-        detail::interpret_json(*file, [&, object = from] {
-          if (!object->contains(key) || !(*object)[key].is_array()) return;
-          for (const auto& token : (*object)[key])
-            special.emplace_back(detail::read_added_token(token, true), &ignored);
+        detail::interpret_json(file.path, [&] {
+          if (!file.json.contains(key) || !file.json[key].is_array()) return;
+          for (const auto& token : file.json[key])
+            special.emplace_back(detail::read_added_token(token, true), nullptr);
         });
-    const auto named = [&](const std::string& text) {
-      return std::ranges::any_of(special, [&](const auto& s) { return s.first.text == text; });
-    };
+    return special;
+  }
 
-    std::map<index_t, AddedToken> declared;
+  static bool holds(const SpecialTokens& special, const std::string& text) {
+    return std::ranges::any_of(special, [&](const auto& s) { return s.first.text == text; });
+  }
+
+  /// The tokens that the files of a folder give an id.
+  static std::map<index_t, detail::AddedToken> declared_tokens(const std::filesystem::path& folder,
+                                                               const nlohmann::json& config,
+                                                               const nlohmann::json& json,
+                                                               const SpecialTokens& special,
+                                                               bool as_written) {
+    std::map<index_t, detail::AddedToken> declared;
+    const bool decoder = config.contains("added_tokens_decoder");
     if (json.contains("added_tokens") && (as_written || !decoder))
       detail::interpret_json(folder / "tokenizer.json", [&] {
         for (const auto& token : json["added_tokens"])
           declared.emplace(token.at("id").get<index_t>(), detail::read_added_token(token, false));
       });
+    const auto added_path = folder / "added_tokens.json";
     if (decoder)
-      detail::interpret_json(config_file, [&] {
+      detail::interpret_json(folder / "tokenizer_config.json", [&] {
         for (const auto& [id, token] : config["added_tokens_decoder"].items())
           declared.emplace(std::stoll(id), detail::read_added_token(token, false));
       });
-    else if (const auto tokens = detail::read_tokenizer_json(added_file, true); !tokens.empty())
-      detail::interpret_json(added_file, [&] {
+    else if (const auto tokens = detail::read_tokenizer_json(added_path, true); !tokens.empty())
+      detail::interpret_json(added_path, [&] {
         for (const auto& [text, id] : tokens.items())
-          declared.emplace(id.get<index_t>(), detail::read_added_token(text, named(text)));
+          declared.emplace(id.get<index_t>(), detail::read_added_token(text, holds(special, text)));
       });
-    for (auto& [id, token] : declared) {
-      token.special = token.special || named(token.text);
-      add(token, id, folder);
-    }
-    for (auto& [token, id] : special) *id = add(token, -1, folder);
+    return declared;
   }
 
   /// Adds a token at the end or marks the one of the vocabulary; `expected` is the id its file gives, or -1.
@@ -810,62 +840,100 @@ class MergeLearner {
   std::vector<Pair> queue_;  // a heap
 };
 
+/// What tokenizer files say of each special token, without its id.
+inline std::vector<nlohmann::ordered_json> special_token_objects(
+    std::span<const std::string> special) {
+  std::vector<nlohmann::ordered_json> objects;
+  for (const std::string& text : special)
+    objects.push_back({{"content", text},
+                       {"single_word", false},
+                       {"lstrip", text == "<mask>"},
+                       {"rstrip", false},
+                       {"normalized", false},
+                       {"special", true}});
+  return objects;
+}
+
+/// The names of BART's special tokens but for the mask.
+inline nlohmann::ordered_json special_token_names() {
+  return {{"bos_token", "<s>"},  {"eos_token", "</s>"},  {"unk_token", "<unk>"},
+          {"sep_token", "</s>"}, {"pad_token", "<pad>"}, {"cls_token", "<s>"}};
+}
+
+/// tokenizer_config.json.
+inline nlohmann::ordered_json tokenizer_config_json(std::span<const nlohmann::ordered_json> special,
+                                                    bool add_prefix_space) {
+  nlohmann::ordered_json config = special_token_names();
+  config["mask_token"] = "<mask>";
+  config["add_prefix_space"] = add_prefix_space;
+  nlohmann::ordered_json& decoder = config["added_tokens_decoder"];
+  for (std::size_t id = 0; id < special.size(); ++id) decoder[std::to_string(id)] = special[id];
+  config["clean_up_tokenization_spaces"] = false;
+  config["tokenizer_class"] = "BartTokenizer";
+  return config;
+}
+
+/// special_tokens_map.json; the mask is the last special token.
+inline nlohmann::ordered_json special_tokens_map_json(
+    std::span<const nlohmann::ordered_json> special) {
+  nlohmann::ordered_json map = special_token_names();
+  map["mask_token"] = special.back();
+  map["mask_token"].erase("special");
+  return map;
+}
+
+/// tokenizer.json.
+inline nlohmann::ordered_json tokenizer_json(const nlohmann::ordered_json& vocabulary,
+                                             const std::vector<std::string>& merges,
+                                             std::span<const nlohmann::ordered_json> special,
+                                             bool add_prefix_space) {
+  using Json = nlohmann::ordered_json;
+  Json added = Json::array();
+  for (std::size_t id = 0; id < special.size(); ++id) {
+    added.push_back(special[id]);
+    added.back()["id"] = id;
+  }
+  const Json byte_level{{"type", "ByteLevel"},
+                        {"add_prefix_space", add_prefix_space},
+                        {"trim_offsets", true},
+                        {"use_regex", true}};
+  return {{"version", "1.0"},
+          {"truncation", nullptr},
+          {"padding", nullptr},
+          {"added_tokens", added},
+          {"normalizer", nullptr},
+          {"pre_tokenizer", byte_level},
+          {"post_processor",
+           {{"type", "RobertaProcessing"},
+            {"sep", {"</s>", vocabulary.at("</s>")}},
+            {"cls", {"<s>", vocabulary.at("<s>")}},
+            {"trim_offsets", true},
+            {"add_prefix_space", add_prefix_space}}},
+          {"decoder", byte_level},
+          {"model",
+           {{"type", "BPE"},
+            {"dropout", nullptr},
+            {"unk_token", nullptr},
+            {"continuing_subword_prefix", ""},
+            {"end_of_word_suffix", ""},
+            {"fuse_unk", false},
+            {"byte_fallback", false},
+            {"ignore_merges", false},
+            {"vocab", vocabulary},
+            {"merges", merges}}}};
+}
+
 /// Replaces the files of a folder that ByteBpeTokenizer and transformers' BartTokenizer read.
 inline void write_byte_bpe(const std::filesystem::path& folder,
                            std::span<const std::string> special, const MergeLearner& learner,
                            bool add_prefix_space) {
   using Json = nlohmann::ordered_json;
-  Json vocabulary = Json::object(), added = Json::array(), decoder = Json::object();
+  Json vocabulary = Json::object();
   for (std::size_t id = 0; id < learner.tokens().size(); ++id)
     vocabulary.get_ref<Json::object_t&>().emplace_back(learner.tokens()[id], id);
-  for (std::size_t id = 0; id < special.size(); ++id) {
-    Json token{
-        {"content", special[id]}, {"single_word", false}, {"lstrip", special[id] == "<mask>"},
-        {"rstrip", false},        {"normalized", false},  {"special", true}};
-    decoder[std::to_string(id)] = token;
-    token["id"] = id;
-    added.push_back(std::move(token));
-  }
-  const Json names{{"bos_token", "<s>"},  {"eos_token", "</s>"},  {"unk_token", "<unk>"},
-                   {"sep_token", "</s>"}, {"pad_token", "<pad>"}, {"cls_token", "<s>"}};
-  Json config = names, map = names;
-  config["mask_token"] = "<mask>";
-  map["mask_token"] = decoder.back();
-  map["mask_token"].erase("special");
-  config["add_prefix_space"] = add_prefix_space;
-  config["added_tokens_decoder"] = decoder;
-  config["clean_up_tokenization_spaces"] = false;
-  config["tokenizer_class"] = "BartTokenizer";
-  const Json byte_level{{"type", "ByteLevel"},
-                        {"add_prefix_space", add_prefix_space},
-                        {"trim_offsets", true},
-                        {"use_regex", true}};
-  const Json whole{{"version", "1.0"},
-                   {"truncation", nullptr},
-                   {"padding", nullptr},
-                   {"added_tokens", added},
-                   {"normalizer", nullptr},
-                   {"pre_tokenizer", byte_level},
-                   {"post_processor",
-                    {{"type", "RobertaProcessing"},
-                     {"sep", {"</s>", vocabulary["</s>"]}},
-                     {"cls", {"<s>", vocabulary["<s>"]}},
-                     {"trim_offsets", true},
-                     {"add_prefix_space", add_prefix_space}}},
-                   {"decoder", byte_level},
-                   {"model",
-                    {{"type", "BPE"},
-                     {"dropout", nullptr},
-                     {"unk_token", nullptr},
-                     {"continuing_subword_prefix", ""},
-                     {"end_of_word_suffix", ""},
-                     {"fuse_unk", false},
-                     {"byte_fallback", false},
-                     {"ignore_merges", false},
-                     {"vocab", vocabulary},
-                     {"merges", learner.merges()}}}};
   std::string merges = "#version: 0.2\n";
   for (const std::string& merge : learner.merges()) merges += merge + "\n";
+  const std::vector<Json> tokens = special_token_objects(special);
 
   std::vector<ReplacementFile> files;
   const auto add = [&](const char* name, const std::string& text) {
@@ -873,9 +941,10 @@ inline void write_byte_bpe(const std::filesystem::path& folder,
   };
   add("vocab.json", vocabulary.dump() + "\n");
   add("merges.txt", merges);
-  add("tokenizer.json", whole.dump(1) + "\n");
-  add("special_tokens_map.json", map.dump(2) + "\n");
-  add("tokenizer_config.json", config.dump(2) + "\n");
+  add("tokenizer.json",
+      tokenizer_json(vocabulary, learner.merges(), tokens, add_prefix_space).dump(1) + "\n");
+  add("special_tokens_map.json", special_tokens_map_json(tokens).dump(2) + "\n");
+  add("tokenizer_config.json", tokenizer_config_json(tokens, add_prefix_space).dump(2) + "\n");
   commit_together(files);
 }
 
