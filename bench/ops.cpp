@@ -105,7 +105,8 @@ int main(int argc, char** argv) {
     auto d_x = t.made<2>({R, E});
     auto d_weight = t.made<1>({E}), d_bias = t.made<1>({E});
     t.of(18 * RE, 16 * RE, [&] {
-      layer_norm_backward(t.be, x, weight, d_y, d_x.view(), d_weight.view(), d_bias.view());
+      layer_norm_backward<EigenBackend, float>(t.be, x, weight,
+                                               {d_y, d_x.view(), d_weight.view(), d_bias.view()});
     });
   });
 

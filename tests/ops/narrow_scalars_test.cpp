@@ -124,8 +124,8 @@ TEMPLATE_TEST_CASE("ops in narrow scalars", "", Eigen::half, Eigen::bfloat16) {
       layer_norm_forward<EigenBackend, U>(be, x.template as<U>(), weight.template row<U>(),
                                           bias.template row<U>(), normed.template as<U>());
       layer_norm_backward<EigenBackend, U>(be, x.template as<U>(), weight.template row<U>(),
-                                           d.template as<U>(), d_x.template as<U>(),
-                                           d_weight.template row<U>(), d_bias.template row<U>());
+                                           {d.template as<U>(), d_x.template as<U>(),
+                                            d_weight.template row<U>(), d_bias.template row<U>()});
     });
     for (const auto* found : {&normed, &d_x, &d_weight, &d_bias}) CHECK(found->error() < bound<T>);
   }

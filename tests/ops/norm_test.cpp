@@ -146,8 +146,9 @@ std::vector<T> d_layer_norm(EigenBackend& be, const std::vector<T>& x, const std
   T* d_w = d.data() + x.size();
   layer_norm_backward<EigenBackend, T>(
       be, View<const T, 2>(x.data(), {R, E}), View<const T, 1>(w.data(), {E}),
-      View<const T, 2>(d_y.data(), {R, E}), View<T, 2>(d.data(), {R, E}), View<T, 1>(d_w, {E}),
-      View<T, 1>(d_w + E, {E}), epsilon);
+      {View<const T, 2>(d_y.data(), {R, E}), View<T, 2>(d.data(), {R, E}), View<T, 1>(d_w, {E}),
+       View<T, 1>(d_w + E, {E})},
+      epsilon);
   return d;
 }
 
@@ -159,7 +160,7 @@ GradReport check_layer_norm(EigenBackend& be, index_t R, index_t E, const Values
       GradOptions{.coordinates = 100, .directions = 4}, {R, E},
       [&](auto in, auto w, auto b, auto out) { layer_norm_forward(be, in, w, b, out, epsilon); },
       [&](auto in, auto w, auto, auto d_y, auto d_x, auto d_w, auto d_b) {
-        layer_norm_backward(be, in, w, d_y, d_x, d_w, d_b, epsilon);
+        layer_norm_backward<EigenBackend, double>(be, in, w, {d_y, d_x, d_w, d_b}, epsilon);
         change(d_x, d_w, d_b);
       },
       GradInput("x", {R, E}, x), GradInput("weight", {E}), GradInput("bias", {E}));
@@ -274,7 +275,7 @@ TEST_CASE("errors of layer norm") {
   CHECK_THROWS_WITH(layer_norm_forward(be, thin, w.view(), w.view(), x.view()),
                     ContainsSubstring("x and y must be contiguous"));
   const auto backward = [&](auto d_y, auto d_x, auto weight, auto d_w, auto d_b) {
-    layer_norm_backward(be, x.view(), weight, d_y, d_x, d_w, d_b);
+    layer_norm_backward<EigenBackend, double>(be, x.view(), weight, {d_y, d_x, d_w, d_b});
   };
   const auto good = x.view();
   const auto vector = w.view(), short_one = other.view();

@@ -124,7 +124,7 @@ std::vector<double> trace_layer_norm(B& be) {
   auto y = run.random({67, 37}), d_x = run.random({67, 37});
   auto d_w = run.template random<T>({37}), d_b = run.template random<T>({37});
   layer_norm_forward<B, T>(be, x, w, b, y);
-  layer_norm_backward<B, T>(be, x, w, d_y, d_x, d_w, d_b);
+  layer_norm_backward<B, T>(be, x, w, {d_y, d_x, d_w, d_b});
   run.record(y, d_x, d_w, d_b);
   return run.take();
 }

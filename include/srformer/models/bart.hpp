@@ -384,8 +384,8 @@ class Bart {
   /// The gradient of x from d_h, that of its norm.
   Matrix normed_backward(const Norm& norm, const Matrix& x, const Matrix& d_h) const {
     Matrix d_x = zeros<T, 2>(be_, x.view().extents);
-    layer_norm_backward(be_, x, norm.weight->vector(), d_h, d_x.view(), norm.weight->d_vector(),
-                        norm.bias->d_vector());
+    layer_norm_backward<B, T>(be_, x, norm.weight->vector(),
+                              {d_h, d_x.view(), norm.weight->d_vector(), norm.bias->d_vector()});
     return d_x;
   }
 

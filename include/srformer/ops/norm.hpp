@@ -248,28 +248,35 @@ void layer_norm_forward(B& be, In<B, T, 2> x, In<B, T, 1> weight, In<B, T, 1> bi
       detail::LayerNormForward<T>{x.data, weight.data, bias.data, y.data, x.extent(1), epsilon});
 }
 
+/// The gradient of y [R,E], and those to which layer_norm_backward adds: of x [R,E], weight and bias [E].
+template <class B, class T>
+struct LayerNormGradients {
+  In<B, T, 2> d_y;
+  Out<B, T, 2> d_x;
+  Out<B, T, 1> d_weight, d_bias;
+};
+
 /// d_x, d_weight, d_bias += the gradients through layer_norm_forward. Deterministic.
 template <class B, class T>
 requires BackendFor<B, T>
-void layer_norm_backward(B& be, In<B, T, 2> x, In<B, T, 1> weight, In<B, T, 2> d_y,
-                         View<T, 2, typename B::space> d_x, View<T, 1, typename B::space> d_weight,
-                         View<T, 1, typename B::space> d_bias, double epsilon = 1e-5) {
+void layer_norm_backward(B& be, In<B, T, 2> x, In<B, T, 1> weight,
+                         const LayerNormGradients<B, T>& d, double epsilon = 1e-5) {
   check_shape("layer_norm_backward", "weight", "[E]", weight.extents, std::array{x.extent(1)});
-  check_shape("layer_norm_backward", "d_y", "[R,E]", d_y.extents, x.extents);
-  check_shape("layer_norm_backward", "d_x", "[R,E]", d_x.extents, x.extents);
-  check_shape("layer_norm_backward", "d_weight", "[E]", d_weight.extents, weight.extents);
-  check_shape("layer_norm_backward", "d_bias", "[E]", d_bias.extents, weight.extents);
-  require(x.contiguous() && d_y.contiguous() && d_x.contiguous(), "layer_norm_backward",
+  check_shape("layer_norm_backward", "d_y", "[R,E]", d.d_y.extents, x.extents);
+  check_shape("layer_norm_backward", "d_x", "[R,E]", d.d_x.extents, x.extents);
+  check_shape("layer_norm_backward", "d_weight", "[E]", d.d_weight.extents, weight.extents);
+  check_shape("layer_norm_backward", "d_bias", "[E]", d.d_bias.extents, weight.extents);
+  require(x.contiguous() && d.d_y.contiguous() && d.d_x.contiguous(), "layer_norm_backward",
           "x, d_y and d_x must be contiguous");
   constexpr index_t each = detail::rows_of_a_part<B>;
   const index_t rows = x.extent(0), columns = x.extent(1), parts = (rows + each - 1) / each;
   Tensor<B, compute_t<T>, 3> partial(be, {2, parts, columns});
   compute_t<T>*d_w = partial.data(), *d_b = d_w + parts * columns;
   be.for_each_row(parts, 0,
-                  detail::LayerNormBackward<T>{x.data, weight.data, d_y.data, d_x.data, d_w, d_b,
-                                               rows, columns, each, epsilon});
-  detail::add_partials(be, d_w, d_weight.data, parts, columns);
-  detail::add_partials(be, d_b, d_bias.data, parts, columns);
+                  detail::LayerNormBackward<T>{x.data, weight.data, d.d_y.data, d.d_x.data, d_w,
+                                               d_b, rows, columns, each, epsilon});
+  detail::add_partials(be, d_w, d.d_weight.data, parts, columns);
+  detail::add_partials(be, d_b, d.d_bias.data, parts, columns);
 }
 
 }  // namespace srformer
