@@ -229,86 +229,94 @@ class Bart {
   static constexpr index_t embeddings = 0, layers = 8, decoder_side = 1 << 20;
   static constexpr index_t position_offset = 2;
 
+  // ---- parameters ----------------------------------------------------------------------------
+
   void register_parameters() {
     const BartConfig& c = config_;
-    const index_t E = c.d_model;
-    const auto add = [&](const std::string& name, Role role, std::vector<index_t> shape) {
-      return &parameters_.add("model." + name, role, std::move(shape));
-    };
-    const auto weight = [&](const std::string& name, index_t rows, index_t columns) {
-      auto* p = add(name + ".weight", Role::weight, {rows, columns});
-      p->quantizable = true;
-      return p;
-    };
-    const auto bias = [&](const std::string& name, index_t count) {
-      return add(name + ".bias", Role::bias, {count});
-    };
-    const auto norm = [&](const std::string& name) {
-      return Norm{add(name + ".weight", Role::norm, {E}), add(name + ".bias", Role::norm, {E})};
-    };
-    const auto embedding = [&](const std::string& stack) {
-      const index_t positions = c.max_position_embeddings + position_offset;
-      return Embedding{add(stack + ".embed_positions.weight", Role::embedding, {positions, E}),
-                       norm(stack + ".layernorm_embedding")};
-    };
-    // q, k and v lie one after another, so that one product makes them all.
-    const auto self = [&](const std::string& name, index_t heads) {
-      SelfAttention<B, T> a;
-      a.q = weight(name + ".q_proj", E, E), a.k = weight(name + ".k_proj", E, E);
-      a.v = weight(name + ".v_proj", E, E), a.o = weight(name + ".out_proj", E, E);
-      a.q_bias = bias(name + ".q_proj", E);
-      bias(name + ".k_proj", E), bias(name + ".v_proj", E);
-      a.o_bias = bias(name + ".out_proj", E);
-      a.query_scale = query_scale(heads);
-      return a;
-    };
-    const auto cross = [&](const std::string& name) {
-      CrossAttention<B, T, List> a;
-      a.q = weight(name + ".q_proj", E, E), a.k = weight(name + ".k_proj", E, E);
-      a.v = weight(name + ".v_proj", E, E), a.o = weight(name + ".out_proj", E, E);
-      a.q_bias = bias(name + ".q_proj", E), a.k_bias = bias(name + ".k_proj", E);
-      bias(name + ".v_proj", E);
-      a.o_bias = bias(name + ".out_proj", E);
-      a.query_scale = query_scale(c.decoder_attention_heads);
-      a.add_variant(parameters_, "model." + name, cross_,
-                    {c.decoder_attention_heads, E / c.decoder_attention_heads});
-      return a;
-    };
-    const auto feed = [&](const std::string& name, index_t F) {
-      FeedForward<B, T> f;
-      f.activation = c.activation;
-      f.wi_0 = weight(name + ".fc1", F, E), f.wi_bias = bias(name + ".fc1", F);
-      f.wo = weight(name + ".fc2", E, F), f.wo_bias = bias(name + ".fc2", E);
-      return f;
-    };
-
-    shared_ = &parameters_.add("model.shared.weight", Role::embedding, {c.vocab_size, E},
+    shared_ = &parameters_.add("model.shared.weight", Role::embedding, {c.vocab_size, c.d_model},
                                {"model.encoder.embed_tokens.weight",
                                 "model.decoder.embed_tokens.weight", "lm_head.weight"});
     shared_->quantizable = true;
-    encoder_embedding_ = embedding("encoder");
-    for (index_t l = 0; l < c.encoder_layers; ++l) {
-      const std::string name = "encoder.layers." + std::to_string(l);
-      EncoderLayer layer;
-      layer.self = self(name + ".self_attn", c.encoder_attention_heads);
-      layer.self_norm = norm(name + ".self_attn_layer_norm");
-      layer.feed = feed(name, c.encoder_ffn_dim);
-      layer.feed_norm = norm(name + ".final_layer_norm");
-      encoder_.push_back(layer);
-    }
-    decoder_embedding_ = embedding("decoder");
-    for (index_t l = 0; l < c.decoder_layers; ++l) {
-      const std::string name = "decoder.layers." + std::to_string(l);
-      DecoderLayer layer;
-      layer.self = self(name + ".self_attn", c.decoder_attention_heads);
-      layer.self_norm = norm(name + ".self_attn_layer_norm");
-      layer.cross = cross(name + ".encoder_attn");
-      layer.cross_norm = norm(name + ".encoder_attn_layer_norm");
-      layer.feed = feed(name, c.decoder_ffn_dim);
-      layer.feed_norm = norm(name + ".final_layer_norm");
-      decoder_.push_back(layer);
-    }
+    encoder_embedding_ = add_embedding("encoder");
+    for (index_t l = 0; l < c.encoder_layers; ++l)
+      encoder_.push_back(add_encoder_layer("encoder.layers." + std::to_string(l)));
+    decoder_embedding_ = add_embedding("decoder");
+    for (index_t l = 0; l < c.decoder_layers; ++l)
+      decoder_.push_back(add_decoder_layer("decoder.layers." + std::to_string(l)));
     logits_bias_ = &parameters_.add("final_logits_bias", Role::constant, {1, c.vocab_size});
+  }
+
+  EncoderLayer add_encoder_layer(const std::string& name) {
+    EncoderLayer layer;
+    layer.self = add_self_attention(name + ".self_attn", config_.encoder_attention_heads);
+    layer.self_norm = add_norm(name + ".self_attn_layer_norm");
+    layer.feed = add_feed_forward(name, config_.encoder_ffn_dim);
+    layer.feed_norm = add_norm(name + ".final_layer_norm");
+    return layer;
+  }
+  DecoderLayer add_decoder_layer(const std::string& name) {
+    DecoderLayer layer;
+    layer.self = add_self_attention(name + ".self_attn", config_.decoder_attention_heads);
+    layer.self_norm = add_norm(name + ".self_attn_layer_norm");
+    layer.cross = add_cross_attention(name + ".encoder_attn");
+    layer.cross_norm = add_norm(name + ".encoder_attn_layer_norm");
+    layer.feed = add_feed_forward(name, config_.decoder_ffn_dim);
+    layer.feed_norm = add_norm(name + ".final_layer_norm");
+    return layer;
+  }
+
+  Embedding add_embedding(const std::string& stack) {
+    const index_t positions = config_.max_position_embeddings + position_offset;
+    return {add(stack + ".embed_positions.weight", Role::embedding, {positions, config_.d_model}),
+            add_norm(stack + ".layernorm_embedding")};
+  }
+  /// q, k and v lie one after another, so that one product makes them all.
+  SelfAttention<B, T> add_self_attention(const std::string& name, index_t heads) {
+    const index_t E = config_.d_model;
+    SelfAttention<B, T> a;
+    a.q = add_weight(name + ".q_proj", E, E), a.k = add_weight(name + ".k_proj", E, E);
+    a.v = add_weight(name + ".v_proj", E, E), a.o = add_weight(name + ".out_proj", E, E);
+    a.q_bias = add_bias(name + ".q_proj", E);
+    add_bias(name + ".k_proj", E), add_bias(name + ".v_proj", E);
+    a.o_bias = add_bias(name + ".out_proj", E);
+    a.query_scale = query_scale(heads);
+    return a;
+  }
+  CrossAttention<B, T, List> add_cross_attention(const std::string& name) {
+    const index_t E = config_.d_model, heads = config_.decoder_attention_heads;
+    CrossAttention<B, T, List> a;
+    a.q = add_weight(name + ".q_proj", E, E), a.k = add_weight(name + ".k_proj", E, E);
+    a.v = add_weight(name + ".v_proj", E, E), a.o = add_weight(name + ".out_proj", E, E);
+    a.q_bias = add_bias(name + ".q_proj", E), a.k_bias = add_bias(name + ".k_proj", E);
+    add_bias(name + ".v_proj", E);
+    a.o_bias = add_bias(name + ".out_proj", E);
+    a.query_scale = query_scale(heads);
+    a.add_variant(parameters_, "model." + name, cross_, {heads, E / heads});
+    return a;
+  }
+  FeedForward<B, T> add_feed_forward(const std::string& name, index_t F) {
+    const index_t E = config_.d_model;
+    FeedForward<B, T> f;
+    f.activation = config_.activation;
+    f.wi_0 = add_weight(name + ".fc1", F, E), f.wi_bias = add_bias(name + ".fc1", F);
+    f.wo = add_weight(name + ".fc2", E, F), f.wo_bias = add_bias(name + ".fc2", E);
+    return f;
+  }
+
+  Parameter<B, T>* add(const std::string& name, Role role, std::vector<index_t> shape) {
+    return &parameters_.add("model." + name, role, std::move(shape));
+  }
+  Parameter<B, T>* add_weight(const std::string& name, index_t rows, index_t columns) {
+    Parameter<B, T>* p = add(name + ".weight", Role::weight, {rows, columns});
+    p->quantizable = true;
+    return p;
+  }
+  Parameter<B, T>* add_bias(const std::string& name, index_t count) {
+    return add(name + ".bias", Role::bias, {count});
+  }
+  Norm add_norm(const std::string& name) {
+    const index_t E = config_.d_model;
+    return {add(name + ".weight", Role::norm, {E}), add(name + ".bias", Role::norm, {E})};
   }
 
   double query_scale(index_t heads) const {
@@ -445,7 +453,7 @@ class Bart {
     for (index_t l = config_.encoder_layers - 1; l >= 0; --l) {
       const EncoderLayer& layer = encoder_[static_cast<std::size_t>(l)];
       auto& s = saved.layers[static_cast<std::size_t>(l)];
-      d_x = feed_backward(layer.feed, layer.feed_norm, layer.self_norm, s.self_sum, s.feed_sum,
+      d_x = feed_backward(layer.feed, {layer.self_norm, s.self_sum}, {layer.feed_norm, s.feed_sum},
                           s.feed, hidden_dropout(run, site(l, hidden)),
                           run.dropout.at(site(l, feed_branch)), d_x);
       // self_sum = x + dropout(attention(x))
@@ -455,7 +463,7 @@ class Bart {
                                        saved.layers[static_cast<std::size_t>(l - 1)].feed_sum);
       const Matrix d_a = Residual<B, T>::backward(
           be_, *layer.self.o, s.self.a, d_x, run.dropout.at(site(l, branch)), layer.self.o_bias);
-      layer.self.backward(be_, shape, x, encoder_context(run, l), s.self, d_a, d_x.view(), nullptr);
+      layer.self.backward(be_, shape, x, encoder_context(run, l), s.self, {d_a, d_x.view()});
       saved.layers.pop_back();
     }
     first_x_backward(encoder_embedding_, saved.embedded, run.batch.source_ids,
@@ -473,17 +481,21 @@ class Bart {
     return sum;
   }
 
-  /// The gradient of x = norm_before(before) from d, that of norm(sum), sum = x + dropout(feed(x)).
-  Matrix feed_backward(const FeedForward<B, T>& feed, const Norm& norm, const Norm& norm_before,
-                       const Matrix& before, const Matrix& sum,
+  /// norm(sum), whose sum alone is kept.
+  struct NormedSum {
+    const Norm& norm;
+    const Matrix& sum;
+  };
+
+  /// The gradient of x from d, that of y = norm(x + dropout(feed(x))).
+  Matrix feed_backward(const FeedForward<B, T>& feed, const NormedSum& x, const NormedSum& y,
                        typename FeedForward<B, T>::Saved& saved, const Dropout& hidden_dropout,
                        const Dropout& branch_dropout, const Matrix& d) const {
-    Matrix d_x = normed_backward(norm, sum, d);
+    Matrix d_x = normed_backward(y.norm, y.sum, d);
     const auto hidden_units = feed.recall(be_, hidden_dropout, saved);
     Matrix d_hidden =
         Residual<B, T>::backward(be_, *feed.wo, hidden_units, d_x, branch_dropout, feed.wo_bias);
-    feed.backward(be_, normed(norm_before, before), hidden_dropout, saved, d_hidden.view(),
-                  d_x.view());
+    feed.backward(be_, normed(x.norm, x.sum), hidden_dropout, saved, d_hidden.view(), d_x.view());
     return d_x;
   }
 
@@ -504,7 +516,7 @@ class Bart {
       s.self_sum = Residual<B, T>::forward(be_, *layer.self.o, x, s.self.a, dropout(l, branch),
                                            layer.self.o_bias);
       x = normed(layer.self_norm, s.self_sum);
-      layer.cross.forward(be_, shape, x, run.encoded, cross_context(run, l), cross_, s.cross);
+      layer.cross.forward(be_, shape, {x, run.encoded}, cross_context(run, l), cross_, s.cross);
       s.cross_sum = Residual<B, T>::forward(be_, *layer.cross.o, x, s.cross.a,
                                             dropout(l, cross_branch), layer.cross.o_bias);
       x = normed(layer.cross_norm, s.cross_sum);
@@ -525,17 +537,17 @@ class Bart {
     for (index_t l = config_.decoder_layers - 1; l >= 0; --l) {
       const DecoderLayer& layer = decoder_[static_cast<std::size_t>(l)];
       auto& s = saved.layers[static_cast<std::size_t>(l)];
-      d_x = feed_backward(layer.feed, layer.feed_norm, layer.cross_norm, s.cross_sum, s.feed_sum,
-                          s.feed, hidden_dropout(run, decoder_site(l, hidden)),
-                          dropout(l, feed_branch), d_x);
+      d_x = feed_backward(
+          layer.feed, {layer.cross_norm, s.cross_sum}, {layer.feed_norm, s.feed_sum}, s.feed,
+          hidden_dropout(run, decoder_site(l, hidden)), dropout(l, feed_branch), d_x);
       // cross_sum = x + dropout(cross(x, encoded)),  x = norm(self_sum)
       {
         d_x = normed_backward(layer.cross_norm, s.cross_sum, d_x);
         const Matrix d_a = Residual<B, T>::backward(be_, *layer.cross.o, s.cross.a, d_x,
                                                     dropout(l, cross_branch), layer.cross.o_bias);
-        layer.cross.backward(be_, shape, normed(layer.self_norm, s.self_sum), run.encoded,
-                             cross_context(run, l), cross_, s.cross, d_a, d_x.view(),
-                             d_encoded.view());
+        layer.cross.backward(be_, shape, {normed(layer.self_norm, s.self_sum), run.encoded},
+                             cross_context(run, l), cross_, s.cross,
+                             {d_a, d_x.view(), d_encoded.view()});
       }
       // self_sum = x + dropout(attention(x))
       d_x = normed_backward(layer.self_norm, s.self_sum, d_x);
@@ -544,7 +556,7 @@ class Bart {
                                        saved.layers[static_cast<std::size_t>(l - 1)].feed_sum);
       const Matrix d_a = Residual<B, T>::backward(be_, *layer.self.o, s.self.a, d_x,
                                                   dropout(l, branch), layer.self.o_bias);
-      layer.self.backward(be_, shape, x, decoder_context(run, l), s.self, d_a, d_x.view(), nullptr);
+      layer.self.backward(be_, shape, x, decoder_context(run, l), s.self, {d_a, d_x.view()});
       saved.layers.pop_back();
     }
     first_x_backward(decoder_embedding_, saved.embedded, run.decoder_ids, run.batch.target_width,

@@ -121,6 +121,12 @@ struct SelfAttention {
     SpacedRows<B, T> qkv;  ///< [B*M, 3*H*D]
     Tensor<B, T, 2> a;     ///< [B*M, H*D]
   };
+  /// The gradient of a, and those to which backward adds.
+  struct Gradients {
+    In<B, T, 2> d_a;
+    Out<B, T, 2> d_h;
+    compute_t<T>* d_relative = nullptr;  ///< [H, 2M-1] of the bias, where given
+  };
 
   /// [s q, k, v] of h [R,E].
   void project(B& be, In<B, T, 2> h, View<T, 2, typename B::space> qkv) const {
@@ -139,17 +145,15 @@ struct SelfAttention {
                            context, as_heads(saved.a.view(), s.batch, s.heads, s.head_size));
   }
 
-  /// d_h += the gradient; d_relative [H, 2M-1] += that of the bias, where given.
   void backward(B& be, const AttentionShape& s, In<B, T, 2> h,
                 const AttendContext<compute_t<T>, typename B::space>& context, const Saved& saved,
-                In<B, T, 2> d_a, View<T, 2, typename B::space> d_h,
-                compute_t<T>* d_relative) const {
+                const Gradients& d) const {
     auto d_qkv = SpacedRows<B, T>::zeros(be, h.extent(0), 3 * s.inner());
     full_attention_backward(be, part(s, saved.qkv, 0), part(s, saved.qkv, 1), part(s, saved.qkv, 2),
-                            context, as_heads<const T>(d_a, s.batch, s.heads, s.head_size),
-                            part(s, d_qkv, 0), part(s, d_qkv, 1), part(s, d_qkv, 2), d_relative);
+                            context, as_heads<const T>(d.d_a, s.batch, s.heads, s.head_size),
+                            part(s, d_qkv, 0), part(s, d_qkv, 1), part(s, d_qkv, 2), d.d_relative);
     detail::scale_queries<B, T>(be, d_qkv.view(), s.inner(), query_scale);
-    linear_backward(be, h, stacked(*q, 3 * s.inner()), d_qkv, d_h, d_stacked(*q, 3 * s.inner()),
+    linear_backward(be, h, stacked(*q, 3 * s.inner()), d_qkv, d.d_h, d_stacked(*q, 3 * s.inner()),
                     d_stacked_bias(q_bias, 3 * s.inner()));
   }
 
@@ -176,10 +180,18 @@ struct CrossAttention {
   double query_scale = 1;
   std::vector<Parameter<B, T>*> learned{};  ///< by the variant
 
+  struct Inputs {
+    In<B, T, 2> h, source;  ///< [B*M,E], [B*N,E]
+  };
   struct Saved {
     SpacedRows<B, T> q, kv;                  ///< [B*M, H*D], [B*N, 2*H*D]
     Tensor<B, T, 2> a;                       ///< [B*M, H*D]
     typename List::template Saved<B, T> of;  ///< what the variant keeps
+  };
+  /// The gradient of a, and those of the inputs, to which backward adds.
+  struct Gradients {
+    In<B, T, 2> d_a;
+    Out<B, T, 2> d_h, d_source;
   };
 
   LearnedPointers<T> parameters() const {
@@ -203,15 +215,15 @@ struct CrossAttention {
                    stacked_bias(k_bias, 2 * s.inner()), kv);
   }
 
-  /// a = attention of h [B*M,E] to source [B*N,E], kept in saved.
-  void forward(B& be, const AttentionShape& s, In<B, T, 2> h, In<B, T, 2> source,
+  /// a = attention of h to source, kept in saved.
+  void forward(B& be, const AttentionShape& s, const Inputs& in,
                const AttendContext<compute_t<T>, typename B::space>& context,
                const Options& options, Saved& saved) const {
-    saved.q = SpacedRows<B, T>(be, h.extent(0), s.inner());
-    saved.kv = SpacedRows<B, T>(be, source.extent(0), 2 * s.inner());
-    saved.a = Tensor<B, T, 2>(be, {h.extent(0), s.inner()});
-    queries(be, h, saved.q.view());
-    keys_and_values(be, s, source, saved.kv.view());
+    saved.q = SpacedRows<B, T>(be, in.h.extent(0), s.inner());
+    saved.kv = SpacedRows<B, T>(be, in.source.extent(0), 2 * s.inner());
+    saved.a = Tensor<B, T, 2>(be, {in.h.extent(0), s.inner()});
+    queries(be, in.h, saved.q.view());
+    keys_and_values(be, s, in.source, saved.kv.view());
     List::forward(be, inputs(s, saved, context), parameters(), options, saved.of,
                   heads(s, saved.a));
   }
@@ -230,20 +242,19 @@ struct CrossAttention {
         context, parameters(), options, {steps, state.horizon});
   }
 
-  /// d_h and d_source += the gradients.
-  void backward(B& be, const AttentionShape& s, In<B, T, 2> h, In<B, T, 2> source,
+  void backward(B& be, const AttentionShape& s, const Inputs& in,
                 const AttendContext<compute_t<T>, typename B::space>& context,
-                const Options& options, const Saved& saved, In<B, T, 2> d_a,
-                View<T, 2, typename B::space> d_h, View<T, 2, typename B::space> d_source) const {
-    auto d_q = SpacedRows<B, T>::zeros(be, h.extent(0), s.inner());
-    auto d_kv = SpacedRows<B, T>::zeros(be, source.extent(0), 2 * s.inner());
-    const AttentionGradients<B, T> d{as_heads<const T>(d_a, s.batch, s.heads, s.head_size),
-                                     heads(s, d_q), heads(s, d_kv), heads(s, d_kv, s.inner())};
-    List::backward(be, inputs(s, saved, context), parameters(), options, saved.of, d,
+                const Options& options, const Saved& saved, const Gradients& d) const {
+    auto d_q = SpacedRows<B, T>::zeros(be, in.h.extent(0), s.inner());
+    auto d_kv = SpacedRows<B, T>::zeros(be, in.source.extent(0), 2 * s.inner());
+    const AttentionGradients<B, T> d_attention{
+        as_heads<const T>(d.d_a, s.batch, s.heads, s.head_size), heads(s, d_q), heads(s, d_kv),
+        heads(s, d_kv, s.inner())};
+    List::backward(be, inputs(s, saved, context), parameters(), options, saved.of, d_attention,
                    d_parameters());
     detail::scale_queries<B, T>(be, d_q.view(), s.inner(), query_scale);
-    linear_backward(be, h, q->matrix(), d_q, d_h, q->d_matrix(), d_bias_of(q_bias));
-    linear_backward(be, source, stacked(*k, 2 * s.inner()), d_kv, d_source,
+    linear_backward(be, in.h, q->matrix(), d_q, d.d_h, q->d_matrix(), d_bias_of(q_bias));
+    linear_backward(be, in.source, stacked(*k, 2 * s.inner()), d_kv, d.d_source,
                     d_stacked(*k, 2 * s.inner()), d_stacked_bias(k_bias, 2 * s.inner()));
   }
 

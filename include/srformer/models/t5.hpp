@@ -249,66 +249,78 @@ class T5 {
     return decoder_side + site(layer, place);
   }
 
+  // ---- parameters ----------------------------------------------------------------------------
+
   void register_parameters() {
     const T5Config& c = config_;
-    const index_t E = c.d_model, F = c.d_ff, H = c.num_heads, inner = c.inner();
-    const auto weight = [&](const std::string& name, index_t rows, index_t columns) {
-      auto* p = &parameters_.add(name + ".weight", Role::weight, {rows, columns});
-      p->quantizable = true;
-      return p;
-    };
-    const auto norm = [&](const std::string& name) {
-      return &parameters_.add(name + ".weight", Role::norm, {E});
-    };
     std::vector<std::string> tied{"encoder.embed_tokens.weight", "decoder.embed_tokens.weight"};
     if (c.tie_word_embeddings) tied.push_back("lm_head.weight");
-    shared_ = &parameters_.add("shared.weight", Role::embedding, {c.vocab_size, E}, tied);
-    output_ = c.tie_word_embeddings
-                  ? shared_
-                  : &parameters_.add("lm_head.weight", Role::embedding, {c.vocab_size, E});
+    const std::vector<index_t> shape{c.vocab_size, c.d_model};
+    shared_ = &parameters_.add("shared.weight", Role::embedding, shape, tied);
+    output_ = c.tie_word_embeddings ? shared_
+                                    : &parameters_.add("lm_head.weight", Role::embedding, shape);
     shared_->quantizable = output_->quantizable = true;
-    const auto self = [&](const std::string& name, bool first, Parameter<B, T>*& bias) {
-      SelfAttention<B, T> a{weight(name + ".q", inner, E), weight(name + ".k", inner, E),
-                            weight(name + ".v", inner, E), weight(name + ".o", E, inner)};
-      if (first) {
-        bias = &parameters_.add(name + ".relative_attention_bias.weight", Role::weight,
-                                {c.relative_attention_num_buckets, H});
-      }
-      return a;
-    };
-    const auto feed = [&](const std::string& name) {
-      FeedForward<B, T> f;
-      f.activation = c.activation;
-      f.wi_0 = weight(name + (c.gated ? ".wi_0" : ".wi"), F, E);
-      if (c.gated) f.wi_1 = weight(name + ".wi_1", F, E);
-      f.wo = weight(name + ".wo", E, F);
-      return f;
-    };
     for (index_t l = 0; l < c.num_layers; ++l) {
       const std::string block = "encoder.block." + std::to_string(l) + ".layer.";
       EncoderLayer layer;
-      layer.self = self(block + "0.SelfAttention", l == 0, encoder_bias_);
-      layer.self_norm = norm(block + "0.layer_norm");
-      layer.feed = feed(block + "1.DenseReluDense");
-      layer.feed_norm = norm(block + "1.layer_norm");
+      layer.self = add_self_attention(block + "0.SelfAttention");
+      if (l == 0) encoder_bias_ = add_position_bias(block + "0.SelfAttention");
+      layer.self_norm = add_norm(block + "0.layer_norm");
+      layer.feed = add_feed_forward(block + "1.DenseReluDense");
+      layer.feed_norm = add_norm(block + "1.layer_norm");
       encoder_.push_back(layer);
     }
-    encoder_norm_ = norm("encoder.final_layer_norm");
+    encoder_norm_ = add_norm("encoder.final_layer_norm");
     for (index_t l = 0; l < c.num_decoder_layers; ++l) {
       const std::string block = "decoder.block." + std::to_string(l) + ".layer.";
       DecoderLayer layer;
-      layer.self = self(block + "0.SelfAttention", l == 0, decoder_bias_);
-      layer.self_norm = norm(block + "0.layer_norm");
-      const std::string cross = block + "1.EncDecAttention";
-      layer.cross = {weight(cross + ".q", inner, E), weight(cross + ".k", inner, E),
-                     weight(cross + ".v", inner, E), weight(cross + ".o", E, inner)};
-      layer.cross.add_variant(parameters_, cross, cross_, {H, c.d_kv});
-      layer.cross_norm = norm(block + "1.layer_norm");
-      layer.feed = feed(block + "2.DenseReluDense");
-      layer.feed_norm = norm(block + "2.layer_norm");
+      layer.self = add_self_attention(block + "0.SelfAttention");
+      if (l == 0) decoder_bias_ = add_position_bias(block + "0.SelfAttention");
+      layer.self_norm = add_norm(block + "0.layer_norm");
+      layer.cross = add_cross_attention(block + "1.EncDecAttention");
+      layer.cross_norm = add_norm(block + "1.layer_norm");
+      layer.feed = add_feed_forward(block + "2.DenseReluDense");
+      layer.feed_norm = add_norm(block + "2.layer_norm");
       decoder_.push_back(layer);
     }
-    decoder_norm_ = norm("decoder.final_layer_norm");
+    decoder_norm_ = add_norm("decoder.final_layer_norm");
+  }
+
+  SelfAttention<B, T> add_self_attention(const std::string& name) {
+    const index_t E = config_.d_model, inner = config_.inner();
+    return {add_weight(name + ".q", inner, E), add_weight(name + ".k", inner, E),
+            add_weight(name + ".v", inner, E), add_weight(name + ".o", E, inner)};
+  }
+  /// The bias of the first layer, which the others of its stack share.
+  Parameter<B, T>* add_position_bias(const std::string& name) {
+    return &parameters_.add(name + ".relative_attention_bias.weight", Role::weight,
+                            {config_.relative_attention_num_buckets, config_.num_heads});
+  }
+  CrossAttention<B, T, List> add_cross_attention(const std::string& name) {
+    const index_t E = config_.d_model, inner = config_.inner();
+    CrossAttention<B, T, List> a{
+        add_weight(name + ".q", inner, E), add_weight(name + ".k", inner, E),
+        add_weight(name + ".v", inner, E), add_weight(name + ".o", E, inner)};
+    a.add_variant(parameters_, name, cross_, {config_.num_heads, config_.d_kv});
+    return a;
+  }
+  FeedForward<B, T> add_feed_forward(const std::string& name) {
+    const index_t E = config_.d_model, F = config_.d_ff;
+    FeedForward<B, T> f;
+    f.activation = config_.activation;
+    f.wi_0 = add_weight(name + (config_.gated ? ".wi_0" : ".wi"), F, E);
+    if (config_.gated) f.wi_1 = add_weight(name + ".wi_1", F, E);
+    f.wo = add_weight(name + ".wo", E, F);
+    return f;
+  }
+
+  Parameter<B, T>* add_weight(const std::string& name, index_t rows, index_t columns) {
+    Parameter<B, T>* p = &parameters_.add(name + ".weight", Role::weight, {rows, columns});
+    p->quantizable = true;
+    return p;
+  }
+  Parameter<B, T>* add_norm(const std::string& name) {
+    return &parameters_.add(name + ".weight", Role::norm, {config_.d_model});
   }
 
   // ---- one pass ------------------------------------------------------------------------------
@@ -458,8 +470,8 @@ class T5 {
                                                   run.dropout.at(site(l, branch)));
       const Matrix h = normed(*layer.self_norm, s.x);
       Matrix d_h = zeros<T, 2>(be_, h.view().extents);
-      layer.self.backward(be_, shape, h, encoder_context(run, l), s.self, d_a, d_h.view(),
-                          d_relative.data());
+      layer.self.backward(be_, shape, h, encoder_context(run, l), s.self,
+                          {d_a, d_h.view(), d_relative.data()});
       normed_backward(*layer.self_norm, s.x, d_h, d_x.view());
       saved.layers.pop_back();
     }
@@ -495,7 +507,7 @@ class T5 {
       layer.self.forward(be_, shape, normed(*layer.self_norm, x), decoder_context(run, l), s.self);
       s.x_cross = Residual<B, T>::forward(be_, *layer.self.o, x, s.self.a, dropout(l, branch));
       s.x = std::move(x);
-      layer.cross.forward(be_, shape, normed(*layer.cross_norm, s.x_cross), run.encoded,
+      layer.cross.forward(be_, shape, {normed(*layer.cross_norm, s.x_cross), run.encoded},
                           cross_context(run, l), cross_, s.cross);
       s.x_feed = Residual<B, T>::forward(be_, *layer.cross.o, s.x_cross, s.cross.a,
                                          dropout(l, cross_branch));
@@ -532,8 +544,8 @@ class T5 {
             Residual<B, T>::backward(be_, *layer.cross.o, s.cross.a, d_x, dropout(l, cross_branch));
         const Matrix h = normed(*layer.cross_norm, s.x_cross);
         Matrix d_h = zeros<T, 2>(be_, h.view().extents);
-        layer.cross.backward(be_, shape, h, run.encoded, cross_context(run, l), cross_, s.cross,
-                             d_a, d_h.view(), d_encoded.view());
+        layer.cross.backward(be_, shape, {h, run.encoded}, cross_context(run, l), cross_, s.cross,
+                             {d_a, d_h.view(), d_encoded.view()});
         normed_backward(*layer.cross_norm, s.x_cross, d_h, d_x.view());
       }
       // x_cross = x + dropout(attention(norm(x)))
@@ -541,8 +553,8 @@ class T5 {
           Residual<B, T>::backward(be_, *layer.self.o, s.self.a, d_x, dropout(l, branch));
       const Matrix h = normed(*layer.self_norm, s.x);
       Matrix d_h = zeros<T, 2>(be_, h.view().extents);
-      layer.self.backward(be_, shape, h, decoder_context(run, l), s.self, d_a, d_h.view(),
-                          d_relative.data());
+      layer.self.backward(be_, shape, h, decoder_context(run, l), s.self,
+                          {d_a, d_h.view(), d_relative.data()});
       normed_backward(*layer.self_norm, s.x, d_h, d_x.view());
       saved.layers.pop_back();
     }
