@@ -3,9 +3,12 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <map>
 #include <srformer/models/cross_attention_config.hpp>
+#include <string>
+#include <utility>
 
 #include "replay_results.hpp"
 
@@ -42,52 +45,82 @@ inline std::string reference_name(std::string_view learned) {
   return name;
 }
 
+namespace detail {
+
+/// The inputs of an attention file by name, and their gradients, zero at first.
+template <class T, class B>
+class ReplayInputs {
+ public:
+  using Heads = View<T, 4, typename B::space>;
+
+  ReplayInputs(B& be, const SafetensorsFile& file) : file_(file) {
+    for (const std::string& name : file.names()) {
+      if (name == "bias" || name == "out" || name.starts_with("grad_")) continue;
+      const index_t count = file.info(name).count;
+      inputs_[name] = {from_host<T, 1>(be, {count}, file.read<T>(name)), zeros<T, 1>(be, {count})};
+    }
+  }
+
+  /// io_error where the file has no such tensor of four axes.
+  Heads value(const std::string& name) { return shaped(name, inputs_[name].value.data()); }
+  Heads gradient(const std::string& name) { return shaped(name, inputs_[name].gradient.data()); }
+  std::array<index_t, 4> shape(const std::string& name) const {
+    return shaped(name, nullptr).extents;
+  }
+
+  /// The learned parameters of the options and their gradients; null for those that the file lacks.
+  std::pair<LearnedPointers<T>, LearnedPointers<T>> learned(const PaperVariants::Options& options) {
+    std::pair<LearnedPointers<T>, LearnedPointers<T>> pointers;
+    PaperVariants::visit_learned(options, {}, [&](const LearnedInfo& info) {
+      const auto found = inputs_.find(reference_name(info.name));
+      const bool there = found != inputs_.end();
+      pointers.first.add(there ? found->second.value.data() : nullptr);
+      pointers.second.add(there ? found->second.gradient.data() : nullptr);
+    });
+    return pointers;
+  }
+
+  /// Adds grad_NAME for every input.
+  void add_gradients(B& be, ReplayResults<T>& results) const {
+    for (const auto& [name, input] : inputs_)
+      results.add("grad_" + name, file_.info(name).shape, to_host(be, input.gradient));
+  }
+
+ private:
+  struct Input {
+    Tensor<B, T, 1> value, gradient;
+  };
+
+  Heads shaped(const std::string& name, T* data) const {
+    if (!file_.contains(name) || file_.info(name).shape.size() != 4) {
+      throw io_error(file_.path() + ": has no tensor \"" + name +
+                     "\" of four axes; give an attention file of the reference values");
+    }
+    const auto& shape = file_.info(name).shape;
+    return Heads(data, {shape[0], shape[1], shape[2], shape[3]});
+  }
+
+  const SafetensorsFile& file_;
+  std::map<std::string, Input> inputs_;
+};
+
+}  // namespace detail
+
 /// Runs the attention of `path` and writes out and the gradient of every input.
 template <class T, class B>
 void replay_attention(B& be, const std::filesystem::path& path,
                       const std::filesystem::path& out_path) {
-  using Space = typename B::space;
+  using C = compute_t<T>;
   const SafetensorsFile file(path);
   const PaperVariants::Options options = reference_options(file);
+  detail::ReplayInputs<T, B> inputs(be, file);
+  const auto [learned, d_learned] = inputs.learned(options);
 
-  struct Input {
-    Tensor<B, T, 1> value, gradient;
-  };
-  std::map<std::string, Input> inputs;
-  for (const std::string& name : file.names()) {
-    if (name == "bias" || name == "out" || name.starts_with("grad_")) continue;
-    const index_t count = file.info(name).count;
-    inputs[name] = {from_host<T, 1>(be, {count}, file.read<T>(name)), zeros<T, 1>(be, {count})};
-  }
-  const auto shaped = [&](const std::string& name, T* data) {
-    if (!file.contains(name) || file.info(name).shape.size() != 4) {
-      throw io_error(path.string() + ": has no tensor \"" + name +
-                     "\" of four axes; give an attention file of the reference values");
-    }
-    const auto& shape = file.info(name).shape;
-    return View<T, 4, Space>(data, {shape[0], shape[1], shape[2], shape[3]});
-  };
-  const auto value = [&](const std::string& name) {
-    return shaped(name, inputs[name].value.data());
-  };
-  const auto gradient = [&](const std::string& name) {
-    return shaped(name, inputs[name].gradient.data());
-  };
-  LearnedPointers<T> learned, d_learned;
-  PaperVariants::visit_learned(options, {}, [&](const LearnedInfo& info) {
-    const auto found = inputs.find(reference_name(info.name));
-    const bool there = found != inputs.end();
-    learned.add(there ? found->second.value.data() : nullptr);
-    d_learned.add(there ? found->second.gradient.data() : nullptr);
-  });
-
-  const auto q = value("q"), k = value("k"), v = value("v");
-  using C = compute_t<T>;
-  AttendContext<C, Space> context;
+  const auto q = inputs.value("q"), k = inputs.value("k"), v = inputs.value("v");
+  AttendContext<C, typename B::space> context;
   Tensor<B, C, 4> bias;
   if (file.contains("bias")) {
-    bias =
-        from_host<C, 4>(be, shaped("bias", static_cast<T*>(nullptr)).extents, file.read<C>("bias"));
+    bias = from_host<C, 4>(be, inputs.shape("bias"), file.read<C>("bias"));
     context.mask.dense = bias.view().as_const();
     context.mask.dense.strides[0] = 0;  // [1,H,M,N] for every source
   }
@@ -97,14 +130,12 @@ void replay_attention(B& be, const std::filesystem::path& path,
   PaperVariants::forward(be, in, learned, options, saved, out.view());
   const auto d_out = from_host<T, 4>(be, q.extents, file.read<T>("grad_out"));
   PaperVariants::backward(be, in, learned, options, saved,
-                          {d_out, gradient("q"), gradient("k"), gradient("v")}, d_learned);
+                          {d_out, inputs.gradient("q"), inputs.gradient("k"), inputs.gradient("v")},
+                          d_learned);
 
   detail::ReplayResults<T> results;
-  const auto shape = [&](const std::string& name) { return file.info(name).shape; };
-  results.add("out", shape("q"), to_host(be, out));
-  for (const auto& [name, input] : inputs) {
-    results.add("grad_" + name, shape(name), to_host(be, input.gradient));
-  }
+  results.add("out", file.info("q").shape, to_host(be, out));
+  inputs.add_gradients(be, results);
   results.write(out_path);
 }
 

@@ -8,6 +8,7 @@
 #include <srformer/models/checkpoint.hpp>
 #include <srformer/train/optimizer.hpp>
 #include <srformer/train/schedule.hpp>
+#include <srformer/train/trainer.hpp>
 
 #include "../variants.hpp"
 #include "replay_results.hpp"
@@ -41,83 +42,116 @@ void store_in_eight_bits(Model& model) {
     model.parameters().quantize_weights();
 }
 
+namespace detail {
+
+/// What run(sum) adds to a sum, divided by the number of labels.
+template <class T, class B, class Run>
+T mean_over_labels(B& be, const Batch& batch, Run run) {
+  auto sum = zeros<accumulate_t<T>, 1>(be, {1});
+  run(sum.view());
+  return T(compute_t<T>(to_host(be, sum)[0] / static_cast<double>(label_count(batch))));
+}
+
+/// The mean loss of a batch, whose gradient is added to those of the parameters.
+template <class Model>
+auto replay_gradients(Model& model, const Batch& batch) {
+  const double share = 1 / static_cast<double>(label_count(batch));
+  return mean_over_labels<typename Model::scalar>(
+      model.backend(), batch, [&](auto sum) { model.add_gradients(batch, {.scale = share}, sum); });
+}
+
+/// Adds PREFIX/PARAM for every parameter; `member` is its value or its gradient.
+template <class Model, class T, class Member>
+void add_parameters(Model& model, const std::string& prefix, Member member,
+                    ReplayResults<T>& results) {
+  for (const auto& p : model.parameters()) {
+    std::vector<T> values(static_cast<std::size_t>(p.count));
+    model.backend().to_host(values.data(), p.*member, p.count);
+    results.add(prefix + "/" + p.name, p.shape, values);
+  }
+}
+
+/// logits, smoothed_loss, loss, grad/PARAM.
+template <class Model, class T>
+void replay_losses(Model& model, const Batch& batch, bool eight_bits, ReplayResults<T>& results) {
+  auto& be = model.backend();
+  const auto loss = [&](double smoothing) {
+    return mean_over_labels<T>(be, batch, [&](auto sum) { model.add_loss(batch, smoothing, sum); });
+  };
+  results.add("logits", {batch.rows, batch.target_width, model.config().vocab_size},
+              to_host(be, model.logits(batch)));
+  results.add("smoothed_loss", {}, {loss(0.1)});
+  if (eight_bits) return results.add("loss", {}, {loss(0)});
+  results.add("loss", {}, {replay_gradients(model, batch)});
+  add_parameters(model, "grad", &Parameter<typename Model::backend_type, T>::gradient, results);
+}
+
+/// generate/NAME for every set of options in the reference.
+template <class Model, class T>
+void replay_generation(Model& model, const Batch& batch, const HfCheckpoint& checkpoint,
+                       const nlohmann::json& reference, const std::string& path,
+                       ReplayResults<T>& results) {
+  const index_t horizon = json_size(reference, "horizon", path);
+  const nlohmann::json stored = generation_options(checkpoint);
+  for (const auto& [name, options] : reference.at("generate").items()) {
+    nlohmann::json asked = stored;
+    asked["max_length"] = reference.at("max_length");
+    asked.update(options);
+    GenerationConfig call = generation_config_from_json(asked, path);
+    call.horizon = horizon;
+    const Generation generated = generate(model, batch.source_ids, batch.source_lengths, call);
+    results.add_ids("generate/" + name, generated.sequences, generated.filling);
+  }
+}
+
+/// losses and step/PARAM: the reference's steps of the optimizer `o`, all on the same batch.
+template <class Model, class T>
+void replay_steps(Model& model, const Batch& batch, const nlohmann::json& o,
+                  const std::string& path, ReplayResults<T>& results) {
+  using B = typename Model::backend_type;
+  B& be = model.backend();
+  AdamW<B, T> optimizer(be, model.parameters(),
+                        {.beta1 = o.at("betas").at(0).get<double>(),
+                         .beta2 = o.at("betas").at(1).get<double>(),
+                         .epsilon = json_field<double>(o, "eps", path),
+                         .weight_decay = json_field<double>(o, "weight_decay", path),
+                         .decayed = all_roles(),
+                         .max_grad_norm = json_field<double>(o, "max_grad_norm", path)});
+  const index_t steps = json_size(o, "steps", path);
+  const Schedule schedule{schedule_from_name(json_field<std::string>(o, "schedule", path)),
+                          json_field<index_t>(o, "warmup", path), steps};
+  const double rate = json_field<double>(o, "lr", path);
+  std::vector<T> losses;
+  for (index_t step = 0; step < steps; ++step) {
+    model.parameters().zero_gradients();
+    losses.push_back(replay_gradients(model, batch));
+    optimizer.update(be, model.parameters(), rate * schedule.factor(step), step + 1);
+  }
+  results.add("losses", {steps}, losses);
+  add_parameters(model, "step", &Parameter<B, T>::value, results);
+}
+
+}  // namespace detail
+
 /// Runs `model` on its reference batch and writes what reference.safetensors holds of results: logits,
 /// loss, smoothed_loss, grad/PARAM, losses, step/PARAM, generate/NAME. With weights in eight bits those
 /// that need no gradient.
 template <class Model>
 void replay_model(Model& model, const HfCheckpoint& checkpoint,
                   const std::filesystem::path& out_path, bool eight_bits) {
-  using B = typename Model::backend_type;
-  using T = typename Model::scalar;
-  B& be = model.backend();
   load_parameters(model, checkpoint);
   if (eight_bits) store_in_eight_bits(model);
   const std::filesystem::path folder = checkpoint.folder();
-
   const SafetensorsFile file(folder / "reference.safetensors");
   const std::string json_path = (folder / "reference.json").string();
   const nlohmann::json reference = read_json_file(json_path);
   const Batch batch = reference_batch(file);
-  detail::ReplayResults<T> results;
 
-  const auto tokens = static_cast<double>(std::count_if(batch.labels.begin(), batch.labels.end(),
-                                                        [](auto label) { return label >= 0; }));
-  const auto loss_of = [&](auto run) {
-    auto sum = zeros<accumulate_t<T>, 1>(be, {1});
-    run(sum.view());
-    return T(compute_t<T>(to_host(be, sum)[0] / tokens));
-  };
-  results.add("logits", {batch.rows, batch.target_width, model.config().vocab_size},
-              to_host(be, model.logits(batch)));
-  results.add("smoothed_loss", {}, {loss_of([&](auto sum) { model.add_loss(batch, 0.1, sum); })});
-  results.add("loss", {}, {loss_of([&](auto sum) {
-                if (eight_bits) return model.add_loss(batch, 0, sum);
-                model.add_gradients(batch, {.scale = 1 / tokens}, sum);
-              })});
-  const auto host = [&](const Parameter<B, T>& p, const T* data) {
-    std::vector<T> values(static_cast<std::size_t>(p.count));
-    be.to_host(values.data(), data, p.count);
-    return values;
-  };
-  for (const auto& p : model.parameters()) {
-    if (!eight_bits) results.add("grad/" + p.name, p.shape, host(p, p.gradient));
-  }
-
-  const index_t horizon = json_size(reference, "horizon", json_path);
-  const nlohmann::json stored = generation_options(checkpoint);
-  for (const auto& [name, options] : reference.at("generate").items()) {
-    nlohmann::json asked = stored;
-    asked["max_length"] = reference.at("max_length");
-    asked.update(options);
-    GenerationConfig call = generation_config_from_json(asked, json_path);
-    call.horizon = horizon;
-    const Generation generated = generate(model, batch.source_ids, batch.source_lengths, call);
-    results.add_ids("generate/" + name, generated.sequences, generated.filling);
-  }
-
-  if (eight_bits) return results.write(out_path);
-
-  const nlohmann::json& o = reference.at("optimizer");
-  AdamW<B, T> optimizer(be, model.parameters(),
-                        {.beta1 = o.at("betas").at(0).get<double>(),
-                         .beta2 = o.at("betas").at(1).get<double>(),
-                         .epsilon = json_field<double>(o, "eps", json_path),
-                         .weight_decay = json_field<double>(o, "weight_decay", json_path),
-                         .decayed = all_roles(),
-                         .max_grad_norm = json_field<double>(o, "max_grad_norm", json_path)});
-  const index_t steps = json_size(o, "steps", json_path);
-  const Schedule schedule{schedule_from_name(json_field<std::string>(o, "schedule", json_path)),
-                          json_field<index_t>(o, "warmup", json_path), steps};
-  const double rate = json_field<double>(o, "lr", json_path);
-  std::vector<T> losses;
-  for (index_t step = 0; step < steps; ++step) {
-    model.parameters().zero_gradients();
-    losses.push_back(
-        loss_of([&](auto sum) { model.add_gradients(batch, {.scale = 1 / tokens}, sum); }));
-    optimizer.update(be, model.parameters(), rate * schedule.factor(step), step + 1);
-  }
-  results.add("losses", {steps}, losses);
-  for (const auto& p : model.parameters()) results.add("step/" + p.name, p.shape, host(p, p.value));
+  detail::ReplayResults<typename Model::scalar> results;
+  detail::replay_losses(model, batch, eight_bits, results);
+  detail::replay_generation(model, batch, checkpoint, reference, json_path, results);
+  if (!eight_bits)
+    detail::replay_steps(model, batch, reference.at("optimizer"), json_path, results);
   results.write(out_path);
 }
 
