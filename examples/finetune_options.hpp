@@ -39,70 +39,9 @@ struct FinetuneOptions {
   bool recurrence_scale_given = false, source_length_given = false;
 
   void add_to(CLI::App& app) {
-    const auto above_zero = CLI::Range(index_t{1}, index_t{1} << 40);
-    const auto not_negative = CLI::Range(index_t{0}, index_t{1} << 40);
-    const auto share = CLI::Range(0.0, 0.999999);
-    const auto number = [&](const char* name, auto& value, const char* what) {
-      return app.add_option(name, value, what)->capture_default_str();
-    };
-    app.add_option("--model_name_or_path", model, "Checkpoint folder with its tokenizer")
-        ->required();
-    app.add_option("--train_file", train_file, "JSON lines")->required();
-    app.add_option("--validation_file", validation_file, "JSON lines");
-    app.add_option("--test_file", test_file, "JSON lines");
-    number("--text_column", text_column, "Column of the sources");
-    number("--summary_column", summary_column, "Column of the targets");
-    app.add_option("--source_prefix", source_prefix, "Put before every source");
-    number("--max_source_length", max_source_length, "Tokens")->check(above_zero);
-    number("--max_target_length", max_target_length, "Tokens")
-        ->check(CLI::Range(index_t{2}, index_t{1} << 40));
-    app.add_option("--output_dir", output_dir, "Folder for what is made")->required();
-    app.add_flag("--overwrite_output_dir", overwrite, "Start afresh in a folder that is in use");
-    app.add_option("--resume_from_checkpoint", resume,
-                   "A folder checkpoint-STEP, or auto for the last one in output_dir");
-
-    number("--per_device_train_batch_size", train_batch, "Examples in a micro-batch")
-        ->check(above_zero);
-    number("--per_device_eval_batch_size", eval_batch, "Examples")->check(above_zero);
-    number("--gradient_accumulation_steps", accumulation, "Micro-batches in a step")
-        ->check(above_zero);
-    number("--num_train_epochs", epochs, "May have a fraction")->check(CLI::Range(1e-9, 1e9));
-    number("--max_steps", max_steps, "Counts instead of epochs when above 0")->check(not_negative);
-    number("--learning_rate", learning_rate, "At its highest")->check(CLI::Range(0.0, 1e38));
-    number("--lr_scheduler_type", scheduler, "Course of the learning rate")
-        ->check(CLI::IsMember({"linear", "cosine", "constant", "constant_with_warmup"}));
-    number("--warmup_steps", warmup_steps, "Steps of linear warm-up")->check(not_negative);
-    number("--warmup_ratio", warmup_ratio, "The same as a share of all steps")
-        ->check(CLI::Range(0.0, 1.0));
-    number("--label_smoothing_factor", label_smoothing, "0: none")->check(share);
-    number("--weight_decay", adamw.weight_decay, "Of weights and embeddings")
-        ->check(CLI::Range(0.0, 1e9));
-    number("--adam_beta1", adamw.beta1, "Of the first moment")->check(share);
-    number("--adam_beta2", adamw.beta2, "Of the second moment")->check(share);
-    number("--adam_epsilon", adamw.epsilon, "Added to the root of the second moment")
-        ->check(CLI::Range(0.0, 1.0));
-    number("--max_grad_norm", adamw.max_grad_norm, "0: no clipping")->check(CLI::Range(0.0, 1e9));
-    app.add_option("--dropout_rate", dropout_rate, "In place of config.json's")->check(share);
-    app.add_flag("--group_by_length", group_by_length, "Batches of similar source length");
-    app.add_flag("--skip_nonfinite", skip_nonfinite, "Leave out steps with NaN or infinity");
-    number("--seed", seed, "Of data order, dropout, new parameters and sampling");
-
-    number("--logging_steps", logging_steps, "Steps between two logs")->check(above_zero);
-    number("--eval_steps", eval_steps, "Steps between two evaluations; 0: at the end alone")
-        ->check(not_negative);
-    app.add_flag("--predict_with_generate", generate_flag,
-                 "Generate and score in every evaluation; =false: in none; else: in the last");
-    number("--save_steps", save_steps, "Steps between two checkpoints; 0: none")
-        ->check(not_negative);
-    number("--save_total_limit", save_total_limit, "Checkpoints to keep; 0: all")
-        ->check(not_negative);
-    number("--max_train_samples", max_train_samples, "The first so many; 0: all")
-        ->check(not_negative);
-    number("--max_eval_samples", max_eval_samples, "Of validation_file; 0: all")
-        ->check(not_negative);
-    number("--max_predict_samples", max_predict_samples, "Of test_file; 0: all")
-        ->check(not_negative);
-
+    add_data_to(app);
+    add_training_to(app);
+    add_reports_to(app);
     device.add_to(app);
     cross_attention.add_to(app);
     generation.add_search_to(app);
@@ -160,6 +99,81 @@ struct FinetuneOptions {
     o.group_by_length = group_by_length, o.skip_nonfinite = skip_nonfinite;
     o.seed = seed, o.pad_id = config.pad_token_id;
     return o;
+  }
+
+ private:
+  /// A flag whose default --help shows.
+  template <class T>
+  static CLI::Option* add(CLI::App& app, const char* name, T& value, const char* what) {
+    return app.add_option(name, value, what)->capture_default_str();
+  }
+  static CLI::Range at_least(index_t least) { return {least, index_t{1} << 40}; }
+  static CLI::Range below_one() { return {0.0, 0.999999}; }
+
+  /// What is trained on, and where the results go.
+  void add_data_to(CLI::App& app) {
+    app.add_option("--model_name_or_path", model, "Checkpoint folder with its tokenizer")
+        ->required();
+    app.add_option("--train_file", train_file, "JSON lines")->required();
+    app.add_option("--validation_file", validation_file, "JSON lines");
+    app.add_option("--test_file", test_file, "JSON lines");
+    add(app, "--text_column", text_column, "Column of the sources");
+    add(app, "--summary_column", summary_column, "Column of the targets");
+    app.add_option("--source_prefix", source_prefix, "Put before every source");
+    add(app, "--max_source_length", max_source_length, "Tokens")->check(at_least(1));
+    add(app, "--max_target_length", max_target_length, "Tokens")->check(at_least(2));
+    app.add_option("--output_dir", output_dir, "Folder for what is made")->required();
+    app.add_flag("--overwrite_output_dir", overwrite, "Start afresh in a folder that is in use");
+    app.add_option("--resume_from_checkpoint", resume,
+                   "A folder checkpoint-STEP, or auto for the last one in output_dir");
+  }
+
+  /// Batches, steps and the optimizer.
+  void add_training_to(CLI::App& app) {
+    add(app, "--per_device_train_batch_size", train_batch, "Examples in a micro-batch")
+        ->check(at_least(1));
+    add(app, "--per_device_eval_batch_size", eval_batch, "Examples")->check(at_least(1));
+    add(app, "--gradient_accumulation_steps", accumulation, "Micro-batches in a step")
+        ->check(at_least(1));
+    add(app, "--num_train_epochs", epochs, "May have a fraction")->check(CLI::Range(1e-9, 1e9));
+    add(app, "--max_steps", max_steps, "Counts instead of epochs when above 0")->check(at_least(0));
+    add(app, "--learning_rate", learning_rate, "At its highest")->check(CLI::Range(0.0, 1e38));
+    add(app, "--lr_scheduler_type", scheduler, "Course of the learning rate")
+        ->check(CLI::IsMember({"linear", "cosine", "constant", "constant_with_warmup"}));
+    add(app, "--warmup_steps", warmup_steps, "Steps of linear warm-up")->check(at_least(0));
+    add(app, "--warmup_ratio", warmup_ratio, "The same as a share of all steps")
+        ->check(CLI::Range(0.0, 1.0));
+    add(app, "--label_smoothing_factor", label_smoothing, "0: none")->check(below_one());
+    add(app, "--weight_decay", adamw.weight_decay, "Of weights and embeddings")
+        ->check(CLI::Range(0.0, 1e9));
+    add(app, "--adam_beta1", adamw.beta1, "Of the first moment")->check(below_one());
+    add(app, "--adam_beta2", adamw.beta2, "Of the second moment")->check(below_one());
+    add(app, "--adam_epsilon", adamw.epsilon, "Added to the root of the second moment")
+        ->check(CLI::Range(0.0, 1.0));
+    add(app, "--max_grad_norm", adamw.max_grad_norm, "0: no clipping")->check(CLI::Range(0.0, 1e9));
+    app.add_option("--dropout_rate", dropout_rate, "In place of config.json's")->check(below_one());
+    app.add_flag("--group_by_length", group_by_length, "Batches of similar source length");
+    app.add_flag("--skip_nonfinite", skip_nonfinite, "Leave out steps with NaN or infinity");
+    add(app, "--seed", seed, "Of data order, dropout, new parameters and sampling");
+  }
+
+  /// Logs, evaluations and checkpoints on the way.
+  void add_reports_to(CLI::App& app) {
+    add(app, "--logging_steps", logging_steps, "Steps between two logs")->check(at_least(1));
+    add(app, "--eval_steps", eval_steps, "Steps between two evaluations; 0: at the end alone")
+        ->check(at_least(0));
+    app.add_flag("--predict_with_generate", generate_flag,
+                 "Generate and score in every evaluation; =false: in none; else: in the last");
+    add(app, "--save_steps", save_steps, "Steps between two checkpoints; 0: none")
+        ->check(at_least(0));
+    add(app, "--save_total_limit", save_total_limit, "Checkpoints to keep; 0: all")
+        ->check(at_least(0));
+    add(app, "--max_train_samples", max_train_samples, "The first so many; 0: all")
+        ->check(at_least(0));
+    add(app, "--max_eval_samples", max_eval_samples, "Of validation_file; 0: all")
+        ->check(at_least(0));
+    add(app, "--max_predict_samples", max_predict_samples, "Of test_file; 0: all")
+        ->check(at_least(0));
   }
 };
 

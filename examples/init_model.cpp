@@ -219,29 +219,28 @@ class FolderAside {
 
 index_t round_up(index_t n, index_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-}  // namespace
+struct Options {
+  std::string output, config_file, preset, tokenizer;
+  std::string text_column = "text", summary_column = "summary";
+  std::vector<std::string> tokenizer_files;
+  index_t tokenizer_vocab_size = 8000;
+  int extra_ids = 100;
+  std::uint64_t seed = 42;
+  bool overwrite = false;
+  Overrides overrides;
+  srformer::program::CrossAttentionFlags cross_attention;
+  bool extra_ids_given = false;
 
-int main(int argc, char** argv) {
-  return srformer::program::run([&] {
-    std::string output, config_file, preset_name, tokenizer_path;
-    std::string text_column = "text", summary_column = "summary";
-    std::vector<std::string> tokenizer_files;
-    index_t tokenizer_vocab_size = 8000;
-    int extra_ids = 100;
-    std::uint64_t seed = 42;
-    bool overwrite = false;
-    Overrides overrides;
-    srformer::program::CrossAttentionFlags cross_attention;
-
+  void parse(int argc, char** argv) {
     CLI::App app("Make a fresh T5 or BART: configuration, initial weights, tokenizer");
     app.add_option("--output_dir", output, "Folder for the checkpoint")->required();
     app.add_flag("--overwrite_output_dir", overwrite, "Replace what is in it");
     auto* config_option = app.add_option("--config", config_file, "config.json to start from");
     auto* preset_option =
-        app.add_option("--preset", preset_name, "A known size instead")
+        app.add_option("--preset", preset, "A known size instead")
             ->check(CLI::IsMember({"t5-small", "t5-tiny", "bart-base", "bart-tiny"}));
     config_option->excludes(preset_option);
-    auto* given = app.add_option("--tokenizer", tokenizer_path, "Folder or spiece.model to copy");
+    auto* given = app.add_option("--tokenizer", tokenizer, "Folder or spiece.model to copy");
     app.add_option("--train_tokenizer", tokenizer_files, "Text or JSON lines to train one on")
         ->excludes(given);
     app.add_option("--tokenizer_vocab_size", tokenizer_vocab_size, "Pieces of a trained tokenizer")
@@ -255,74 +254,119 @@ int main(int argc, char** argv) {
     overrides.add_to(app);
     cross_attention.add_to(app);
     srformer::program::parse(app, argc, argv);
-    if (config_file.empty() && preset_name.empty())
+    extra_ids_given = app.count("--extra_ids") > 0;
+    if (config_file.empty() && preset.empty())
       throw usage_error(
           "give --config FILE or --preset t5-small|t5-tiny|bart-base|bart-tiny; --help lists the "
           "options");
+  }
 
-    nlohmann::json config =
-        config_file.empty() ? preset(preset_name) : srformer::read_json_file(config_file);
-    const std::string place = config_file.empty() ? "preset " + preset_name : config_file;
-    if (!config.is_object()) throw srformer::io_error(place + ": is not a JSON object; correct it");
-    const std::string type = srformer::json_field<std::string>(config, "model_type", place);
-    const bool bart = type == "bart";
-    if (bart && app.count("--extra_ids") > 0)
-      throw usage_error("--extra_ids does not apply to a BART, which has no sentinels");
-    bool vocabulary_is_given = !config_file.empty();
-    for (const auto& field : overrides.sizes)
-      if (field.name == "vocab_size" && field.value) vocabulary_is_given = true;
-    overrides.apply(config, type);
-    cross_attention.apply(config);
+  bool has_tokenizer() const { return !tokenizer_files.empty() || !tokenizer.empty(); }
+  /// Where the configuration comes from, for messages.
+  std::string place() const { return config_file.empty() ? "preset " + preset : config_file; }
+  /// Whether --config or --vocab_size says how many tokens there are.
+  bool vocabulary_is_given() const {
+    return !config_file.empty() || std::ranges::any_of(overrides.sizes, [](const auto& field) {
+      return field.name == "vocab_size" && field.value;
+    });
+  }
+};
 
-    FolderAside folder(output, overwrite);
-    std::string tokenizer_text_shown = "none";
-    if (!tokenizer_files.empty()) {
-      const auto text = tokenizer_text(tokenizer_files, text_column, summary_column);
-      if (bart) {
-        srformer::train_byte_bpe(text, tokenizer_vocab_size, folder.path());
-      } else {
-        srformer::train_sentencepiece(text, tokenizer_vocab_size, folder.path() / "spiece.model");
-        srformer::write_t5_tokenizer_config(folder.path(), extra_ids);
-      }
-    } else if (!tokenizer_path.empty()) {
-      copy_tokenizer(tokenizer_path, folder.path(), extra_ids);
+/// config.json before the tokenizer is known.
+nlohmann::json configuration(Options& options) {
+  nlohmann::json config = options.config_file.empty()
+                              ? preset(options.preset)
+                              : srformer::read_json_file(options.config_file);
+  const std::string place = options.place();
+  if (!config.is_object()) throw srformer::io_error(place + ": is not a JSON object; correct it");
+  const std::string type = srformer::json_field<std::string>(config, "model_type", place);
+  if (type == "bart" && options.extra_ids_given)
+    throw usage_error("--extra_ids does not apply to a BART, which has no sentinels");
+  options.overrides.apply(config, type);
+  options.cross_attention.apply(config);
+  return config;
+}
+
+bool is_bart(const nlohmann::json& config) { return config.at("model_type") == "bart"; }
+
+/// Trains or copies the tokenizer into the folder.
+void make_tokenizer(const Options& options, bool bart, const fs::path& folder) {
+  if (options.tokenizer_files.empty())
+    return copy_tokenizer(options.tokenizer, folder, options.extra_ids);
+  const auto text =
+      tokenizer_text(options.tokenizer_files, options.text_column, options.summary_column);
+  if (bart) {
+    srformer::train_byte_bpe(text, options.tokenizer_vocab_size, folder);
+  } else {
+    srformer::train_sentencepiece(text, options.tokenizer_vocab_size, folder / "spiece.model");
+    srformer::write_t5_tokenizer_config(folder, options.extra_ids);
+  }
+}
+
+/// Puts what the tokenizer decides into the configuration. Returns how many tokens it has.
+index_t apply_tokenizer(const srformer::Tokenizer& tokenizer, const Options& options,
+                        nlohmann::json& config) {
+  const index_t size = tokenizer.size();
+  if (!options.vocabulary_is_given())
+    config["vocab_size"] = round_up(size, options.tokenizer_files.empty() ? 128 : 16);
+  config["pad_token_id"] = tokenizer.pad_id();
+  config["eos_token_id"] = tokenizer.eos_id();
+  config["decoder_start_token_id"] = is_bart(config) ? tokenizer.eos_id() : tokenizer.pad_id();
+  const std::string place = options.place();
+  if (const index_t rows = srformer::json_size(config, "vocab_size", place); rows < size)
+    throw srformer::io_error(place + ": vocab_size is " + std::to_string(rows) +
+                             ", but the tokenizer has " + std::to_string(size) +
+                             " tokens; give --vocab_size " + std::to_string(round_up(size, 16)));
+  return size;
+}
+
+/// generation_config.json.
+nlohmann::json generation_of(const srformer::CommonConfig& facts, bool bart) {
+  nlohmann::json generation{{"decoder_start_token_id", facts.decoder_start_token_id},
+                            {"eos_token_id", facts.eos_token_id},
+                            {"pad_token_id", facts.pad_token_id}};
+  if (bart) generation["forced_eos_token_id"] = facts.eos_token_id;
+  return generation;
+}
+
+/// Writes a model with initial weights. Returns how many they are.
+index_t save_new_model(const srformer::ModelConfig& config, const Options& options,
+                       const nlohmann::json& generation, const fs::path& folder) {
+  srformer::EigenBackend be;
+  return std::visit(
+      [&](const auto& c) {
+        using Config = std::remove_cvref_t<decltype(c)>;
+        ModelOf<Config> model(be, c);
+        model.initialize({options.seed, 0}, options.cross_attention.recurrence_init_scale);
+        srformer::save_model(model, folder, srformer::DType::f32, generation);
+        return model.parameters().size();
+      },
+      config);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return srformer::program::run([&] {
+    Options options;
+    options.parse(argc, argv);
+    nlohmann::json config = configuration(options);
+    const bool bart = is_bart(config);
+
+    FolderAside folder(options.output, options.overwrite);
+    std::string tokenizer = "none";
+    if (options.has_tokenizer()) {
+      make_tokenizer(options, bart, folder.path());
+      const index_t size = apply_tokenizer(srformer::Tokenizer(folder.path()), options, config);
+      tokenizer = std::to_string(size) + " tokens";
     }
-    if (!tokenizer_files.empty() || !tokenizer_path.empty()) {
-      const srformer::Tokenizer tokenizer(folder.path());
-      const index_t size = tokenizer.size();
-      if (!vocabulary_is_given)
-        config["vocab_size"] = round_up(size, tokenizer_files.empty() ? 128 : 16);
-      config["pad_token_id"] = tokenizer.pad_id();
-      config["eos_token_id"] = tokenizer.eos_id();
-      config["decoder_start_token_id"] = bart ? tokenizer.eos_id() : tokenizer.pad_id();
-      if (const index_t rows = srformer::json_size(config, "vocab_size", place); rows < size)
-        throw srformer::io_error(place + ": vocab_size is " + std::to_string(rows) +
-                                 ", but the tokenizer has " + std::to_string(size) +
-                                 " tokens; give --vocab_size " +
-                                 std::to_string(round_up(size, 16)));
-      tokenizer_text_shown = std::to_string(size) + " tokens";
-    }
-
-    const srformer::ModelConfig made = srformer::model_config_from_json(config, place);
+    const srformer::ModelConfig made = srformer::model_config_from_json(config, options.place());
     const srformer::CommonConfig facts = srformer::common(made);
-    nlohmann::json generation{{"decoder_start_token_id", facts.decoder_start_token_id},
-                              {"eos_token_id", facts.eos_token_id},
-                              {"pad_token_id", facts.pad_token_id}};
-    if (bart) generation["forced_eos_token_id"] = facts.eos_token_id;
-    srformer::EigenBackend be;
-    index_t parameters = 0;
-    std::visit(
-        [&](const auto& c) {
-          using Config = std::remove_cvref_t<decltype(c)>;
-          ModelOf<Config> model(be, c);
-          model.initialize({seed, 0}, cross_attention.recurrence_init_scale);
-          srformer::save_model(model, folder.path(), srformer::DType::f32, generation);
-          parameters = model.parameters().size();
-        },
-        made);
+    const index_t parameters =
+        save_new_model(made, options, generation_of(facts, bart), folder.path());
     folder.commit();
     std::printf("%s: %td parameters, vocabulary %td, tokenizer %s, cross-attention %s\n",
-                output.c_str(), parameters, facts.vocab_size, tokenizer_text_shown.c_str(),
+                options.output.c_str(), parameters, facts.vocab_size, tokenizer.c_str(),
                 facts.cross_attention.variant.c_str());
   });
 }

@@ -5,8 +5,10 @@
 //   echo "A long text." | summarize --model_name_or_path model --stream
 #include <unistd.h>
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
+#include <filesystem>
 #include <numeric>
 #include <optional>
 #include <string>
@@ -33,6 +35,43 @@ struct Options {
   bool truncation = false, stream = false;
   srformer::program::GenerationFlags generation;
   srformer::program::DeviceFlags device;
+
+  void parse(int argc, char** argv) {
+    CLI::App app("Summaries of texts");
+    const auto at_least_one = CLI::Range(index_t{1}, index_t{1} << 40);
+    app.add_option("--model_name_or_path", model, "Checkpoint folder")->required();
+    app.add_option("--input_file", input, "File to read; - is standard input")
+        ->capture_default_str();
+    app.add_option("--output_file", output, "File to write; - is standard output")
+        ->capture_default_str();
+    app.add_option("--input_format", input_format,
+                   "text: one a line; jsonl: JSON lines; ids: {\"input_ids\": [...]}; jsonl for "
+                   "files that end in .jsonl")
+        ->check(CLI::IsMember({"text", "jsonl", "ids"}));
+    app.add_option(
+           "--output_format", output_format,
+           "text: one a line; jsonl: {\"output_ids\": [...], \"score\": ..., \"text\": ...}")
+        ->capture_default_str()
+        ->check(CLI::IsMember({"text", "jsonl"}));
+    app.add_option("--text_column", text_column, "Of JSON lines")->capture_default_str();
+    app.add_option("--source_prefix", source_prefix, "Put before every text");
+    app.add_option("--max_source_length", max_source_length, "Tokens of a source at most")
+        ->check(at_least_one);
+    app.add_flag("--truncation", truncation, "Cut longer sources instead of refusing them");
+    app.add_option("--max_target_length", max_target_length,
+                   "Tokens of a summary at most; else as generation_config.json says, or 128")
+        ->check(at_least_one);
+    app.add_option("--batch_size,--per_device_eval_batch_size", batch_size,
+                   "Sources decoded together")
+        ->capture_default_str()
+        ->check(at_least_one);
+    app.add_flag("--stream", stream,
+                 "Write the summary of one text to standard output as it is generated");
+    generation.add_to(app);
+    device.add_to(app);
+    srformer::program::parse(app, argc, argv);
+    if (app.count("--input_format") == 0 && input.ends_with(".jsonl")) input_format = "jsonl";
+  }
 };
 
 /// A source and where it came from, as "test.jsonl:7".
@@ -250,57 +289,29 @@ std::string as_lines(const std::vector<Output>& outputs, const Options& options,
   return lines;
 }
 
+/// Ids in and JSON out do without one.
+bool needs_tokenizer(const Options& options) {
+  return options.input_format != "ids" || options.output_format != "jsonl";
+}
+
+bool has_tokenizer(const std::filesystem::path& folder) {
+  return std::ranges::any_of(
+      std::array{"spiece.model", "tokenizer.json", "vocab.json"},
+      [&](const char* name) { return std::filesystem::exists(folder / name); });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   return srformer::program::run([&] {
     Options options;
-    CLI::App app("Summaries of texts");
-    const auto at_least_one = CLI::Range(index_t{1}, index_t{1} << 40);
-    app.add_option("--model_name_or_path", options.model, "Checkpoint folder")->required();
-    app.add_option("--input_file", options.input, "File to read; - is standard input")
-        ->capture_default_str();
-    app.add_option("--output_file", options.output, "File to write; - is standard output")
-        ->capture_default_str();
-    app.add_option("--input_format", options.input_format,
-                   "text: one a line; jsonl: JSON lines; ids: {\"input_ids\": [...]}; jsonl for "
-                   "files that end in .jsonl")
-        ->check(CLI::IsMember({"text", "jsonl", "ids"}));
-    app.add_option(
-           "--output_format", options.output_format,
-           "text: one a line; jsonl: {\"output_ids\": [...], \"score\": ..., \"text\": ...}")
-        ->capture_default_str()
-        ->check(CLI::IsMember({"text", "jsonl"}));
-    app.add_option("--text_column", options.text_column, "Of JSON lines")->capture_default_str();
-    app.add_option("--source_prefix", options.source_prefix, "Put before every text");
-    app.add_option("--max_source_length", options.max_source_length, "Tokens of a source at most")
-        ->check(at_least_one);
-    app.add_flag("--truncation", options.truncation, "Cut longer sources instead of refusing them");
-    app.add_option("--max_target_length", options.max_target_length,
-                   "Tokens of a summary at most; else as generation_config.json says, or 128")
-        ->check(at_least_one);
-    app.add_option("--batch_size,--per_device_eval_batch_size", options.batch_size,
-                   "Sources decoded together")
-        ->capture_default_str()
-        ->check(at_least_one);
-    app.add_flag("--stream", options.stream,
-                 "Write the summary of one text to standard output as it is generated");
-    options.generation.add_to(app);
-    options.device.add_to(app);
-    srformer::program::parse(app, argc, argv);
-    if (app.count("--input_format") == 0 && options.input.ends_with(".jsonl"))
-      options.input_format = "jsonl";
-
+    options.parse(argc, argv);
     const srformer::HfCheckpoint checkpoint(options.model);
     const srformer::GenerationConfig generation = generation_of(options, checkpoint);
     check_stream(options, generation);
     std::optional<srformer::Tokenizer> tokenizer;
-    const bool ids_alone = options.input_format == "ids" && options.output_format == "jsonl";
-    if (const auto& folder = checkpoint.folder();
-        !ids_alone || std::filesystem::exists(folder / "spiece.model") ||
-        std::filesystem::exists(folder / "tokenizer.json") ||
-        std::filesystem::exists(folder / "vocab.json"))
-      tokenizer.emplace(folder);
+    if (needs_tokenizer(options) || has_tokenizer(checkpoint.folder()))
+      tokenizer.emplace(checkpoint.folder());
     std::vector<Source> sources = read_sources(options);
     if (options.stream && sources.size() > 1)
       throw usage_error("--stream writes the summary of one text, but the input holds " +
