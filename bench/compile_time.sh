@@ -23,14 +23,14 @@ cat >attention.cpp <<'END'
 #include <srformer/attention/segmented_recurrent.hpp>
 #include <srformer/backend/eigen.hpp>
 using namespace srformer;
-using In4 = View<const float, 4>;
-using Out4 = View<float, 4>;
-void forward(EigenBackend& be, In4 q, In4 k, In4 v, const RecurrentParameters<const float>& p, Out4 out) {
-  segmented_recurrent_forward(be, q, k, v, p, {}, {}, out);
+using Inputs = AttentionInputs<EigenBackend, float>;
+using Gradients = AttentionGradients<EigenBackend, float>;
+void forward(EigenBackend& be, const Inputs& in, const RecurrentParameters<const float>& p, View<float, 4> out) {
+  segmented_recurrent_forward(be, in, p, {}, out);
 }
-void backward(EigenBackend& be, In4 q, In4 k, In4 v, const RecurrentParameters<const float>& p, In4 d_out, Out4 d_q,
-              Out4 d_k, Out4 d_v, const RecurrentParameters<float>& d_p) {
-  segmented_recurrent_backward(be, q, k, v, p, {}, {}, d_out, d_q, d_k, d_v, d_p);
+void backward(EigenBackend& be, const Inputs& in, const RecurrentParameters<const float>& p, const Gradients& d,
+              const RecurrentParameters<float>& d_p) {
+  segmented_recurrent_backward(be, in, p, {}, d, d_p);
 }
 END
 

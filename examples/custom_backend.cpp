@@ -132,9 +132,11 @@ std::vector<std::vector<double>> attend(B& be) {
   auto d_k = zeros<double, 4>(be, {batch, H, N, D}), d_v = zeros<double, 4>(be, {batch, H, N, D});
   auto d_weight = zeros<double, 4>(be, {1, 1, D, D});
   auto d_raf = zeros<double, 1>(be, {2});
-  segmented_recurrent_forward(be, q, k, v, parameters, {}, options, out.view());
-  segmented_recurrent_backward(be, q, k, v, parameters, {}, options, d_out, d_q.view(), d_k.view(),
-                               d_v.view(), {d_weight.data(), d_raf.data(), d_raf.data() + 1});
+  const AttentionInputs<B, double> in{q, k, v};
+  const AttentionGradients<B, double> d{d_out, d_q.view(), d_k.view(), d_v.view()};
+  segmented_recurrent_forward(be, in, parameters, options, out.view());
+  segmented_recurrent_backward(be, in, parameters, options, d,
+                               {d_weight.data(), d_raf.data(), d_raf.data() + 1});
   return {to_host(be, out), to_host(be, d_q),      to_host(be, d_k),
           to_host(be, d_v), to_host(be, d_weight), to_host(be, d_raf)};
 }

@@ -84,8 +84,9 @@ std::vector<T> attention() {
   const auto weight = random({1, 1, D, D}, 4);
   const T leak(0.25), threshold(0.5);
   auto out = zeros<T, 4>(be, {1, 1, M, D});
-  segmented_recurrent_forward(be, q, k, v, {weight.data(), &leak, &threshold}, {},
-                              {.segments = {.segment_size = 8}}, out.view());
+  segmented_recurrent_forward(be, AttentionInputs<EigenBackend, T>{q, k, v},
+                              {weight.data(), &leak, &threshold}, {.segments = {.segment_size = 8}},
+                              out.view());
   return to_host(be, out);
 }
 

@@ -20,9 +20,10 @@ int main(int argc, char** argv) {
   double leak = 0.1, threshold = 0.1;
   const RecurrentParameters<double> parameters{weight.data(), &leak, &threshold};
   const SegmentedRecurrentOptions options{.segments = {.segment_size = L}};
+  const AttentionInputs<EigenBackend, double> in{q, k, v};
 
   auto out = zeros<double, 4>(be, {B, H, M, D});
-  segmented_recurrent_forward(be, q, k, v, parameters, {}, options, out.view());
+  segmented_recurrent_forward(be, in, parameters, options, out.view());
   std::printf("q [B,H,M,D] = %s, k and v [B,H,N,D] = %s, out %s\n",
               shape_text(q.view().extents).c_str(), shape_text(k.view().extents).c_str(),
               shape_text(out.view().extents).c_str());
@@ -41,12 +42,15 @@ int main(int argc, char** argv) {
   auto d_q = zeros<double, 4>(be, {B, H, M, D}), d_k = zeros<double, 4>(be, {B, H, N, D});
   auto d_v = zeros<double, 4>(be, {B, H, N, D}), d_weight = zeros<double, 4>(be, {1, 1, D, D});
   double d_leak = 0, d_threshold = 0;
-  segmented_recurrent_backward(be, q, k, v, parameters, {}, options, d_out, d_q.view(), d_k.view(),
-                               d_v.view(), {d_weight.data(), &d_leak, &d_threshold});
+  segmented_recurrent_backward(be, in, parameters, options,
+                               {d_out, d_q.view(), d_k.view(), d_v.view()},
+                               {d_weight.data(), &d_leak, &d_threshold});
   const auto loss = [&](double step) {
     auto moved = clone(be, k.view());
     moved.data()[0] += step;
-    segmented_recurrent_forward(be, q, moved, v, parameters, {}, options, out.view());
+    AttentionInputs<EigenBackend, double> near = in;
+    near.k = moved;
+    segmented_recurrent_forward(be, near, parameters, options, out.view());
     double sum = 0;
     for (const double x : to_host(be, out)) sum += x;
     return sum;

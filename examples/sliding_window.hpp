@@ -42,10 +42,10 @@ struct WindowForward {
     for (srformer::index_t i = 0; i < M; ++i) {
       const srformer::index_t first = windows.first(i);
       const srformer::ScoreBlock block{b, h, D, H, M, N, i, 1, first, windows.size()};
-      srformer::attend_forward<Team, T, C, Space>(
-          team, context, block, head_rows(q, b, h).from(i), head_rows(k, b, h).from(first),
-          head_rows(v, b, h).from(first), C(scale[h]), head_rows(out, b, h).from(i),
-          static_cast<C*>(scratch));
+      const srformer::AttendRows<T> rows{head_rows(q, b, h).from(i), head_rows(k, b, h).from(first),
+                                         head_rows(v, b, h).from(first)};
+      srformer::attend_forward(team, context, block, rows, C(scale[h]),
+                               head_rows(out, b, h).from(i), static_cast<C*>(scratch));
     }
   }
 };
@@ -65,18 +65,19 @@ struct WindowBackward {
     const srformer::index_t H = q.extent(1), M = q.extent(2), N = k.extent(2), D = q.extent(3);
     const srformer::index_t b = lane / H, h = lane % H;
     const Windows windows{context.mask.keys(b, N), window, horizon};
-    C *weights = static_cast<C*>(scratch), *d_weights = weights + window;
+    C* weights = static_cast<C*>(scratch);
+    const srformer::AttendScratch<C> room{weights, weights + window};
     C along(0);
     for (srformer::index_t i = 0; i < M; ++i) {
       const srformer::index_t first = windows.first(i);
       const srformer::ScoreBlock block{b, h, D, H, M, N, i, 1, first, windows.size()};
+      const srformer::AttendRows<T> rows{head_rows(q, b, h).from(i), head_rows(k, b, h).from(first),
+                                         head_rows(v, b, h).from(first)};
+      const srformer::AttendGradients<T> d{
+          head_rows(d_out, b, h).from(i), head_rows(d_q, b, h).from(i),
+          head_rows(d_k, b, h).from(first), head_rows(d_v, b, h).from(first)};
       // out = g a
-      along = along + srformer::attend_backward<Team, T, C, Space>(
-                          team, context, block, head_rows(q, b, h).from(i),
-                          head_rows(k, b, h).from(first), head_rows(v, b, h).from(first),
-                          head_rows(d_out, b, h).from(i), C(scale[h]), head_rows(d_q, b, h).from(i),
-                          head_rows(d_k, b, h).from(first), head_rows(d_v, b, h).from(first),
-                          nullptr, weights, d_weights);
+      along = along + srformer::attend_backward(team, context, block, rows, C(scale[h]), d, room);
     }
     if (team.leader()) d_scale[lane] = along;
   }
@@ -110,10 +111,10 @@ struct WindowStep {
     const Windows windows{in.context.mask.keys(b, N), window, horizon};
     const srformer::index_t first = windows.first(in.step);
     const srformer::ScoreBlock block{b, h, in.head_size(), H, K, N, 0, K, first, windows.size()};
-    srformer::attend_forward<Team, T, C, Space>(team, in.context, block, head_rows(in.q, g, h),
-                                                head_rows(in.k, b, h).from(first),
-                                                head_rows(in.v, b, h).from(first), C(scale[h]),
-                                                head_rows(in.out, g, h), static_cast<C*>(scratch));
+    const srformer::AttendRows<T> rows{head_rows(in.q, g, h), head_rows(in.k, b, h).from(first),
+                                       head_rows(in.v, b, h).from(first)};
+    srformer::attend_forward(team, in.context, block, rows, C(scale[h]), head_rows(in.out, g, h),
+                             static_cast<C*>(scratch));
   }
 };
 

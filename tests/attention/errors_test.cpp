@@ -51,12 +51,11 @@ struct Call {
       const View<const double, 4> key(data(1), k), value(data(2), v);
       const View<double, 4> to(data(3), out);
       if (options.variant == Variant::transformer_xl) {
+        const AttentionInputs<EigenBackend, double> in{query, key, value, context};
         const View<double, 4> remembered(data(4), memory);
         if (!rnn || options.segment_size < 1 || memory[2] == 9)
-          transformer_xl_memory(be, key, value, rnn_of<const double>(5), rnn_of<const double>(5),
-                                context.mask, options.segments(), remembered);
-        return transformer_xl_forward(be, query, key, value, remembered, context,
-                                      options.segments(), to);
+          transformer_xl_memory(be, in, rnns_of<const double>(5), options.segments(), remembered);
+        return transformer_xl_forward(be, in, remembered, options.segments(), to);
       }
       cross_attention_forward(be, query, key, value, recurrent_of<const double>(5), context,
                               options, to);
@@ -69,9 +68,9 @@ struct Call {
       const View<const double, 4> d_to(data(3), out), remembered(data(4), memory);
       const View<double, 4> to_q(data(6), d_q), to_k(data(7), d_k), to_v(data(8), d_v);
       if (options.variant == Variant::transformer_xl)
-        return transformer_xl_backward(be, query, key, value, remembered, rnn_of<const double>(5),
-                                       rnn_of<const double>(5), context, options.segments(), d_to,
-                                       to_q, to_k, to_v, rnn_of<double>(9), rnn_of<double>(9));
+        return transformer_xl_backward<EigenBackend, double>(
+            be, {query, key, value, context}, remembered, rnns_of<const double>(5),
+            options.segments(), {d_to, to_q, to_k, to_v}, rnns_of<double>(9));
       cross_attention_backward(be, query, key, value, recurrent_of<const double>(5), context,
                                options, d_to, to_q, to_k, to_v, recurrent_of<double>(9));
     });
@@ -84,8 +83,9 @@ struct Call {
 
   double* data(index_t at) { return memory_.data() + at * each; }
   template <class T>
-  RnnParameters<T> rnn_of(index_t at) {
-    return {data(at), data(at), data(at), rnn ? data(at) : nullptr};
+  XlParameters<T> rnns_of(index_t at) {
+    const RnnParameters<T> one{data(at), data(at), data(at), rnn ? data(at) : nullptr};
+    return {one, one};
   }
   template <class T>
   CrossAttentionParameters<T> recurrent_of(index_t at) {

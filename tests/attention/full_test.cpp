@@ -67,9 +67,9 @@ TEMPLATE_TEST_CASE("heads that share rows of memory, as a projection writes them
                                 auto& out, auto& d_q, auto& d_k, auto& d_v) {
     AttendContext<compute_t<U>, host_space> context;
     context.mask.lengths = lengths.data();
-    full_attention_forward<EigenBackend, U>(be, at(q, M), at(k, N), at(v, N), context, at(out, M));
-    full_attention_backward<EigenBackend, U>(be, at(q, M), at(k, N), at(v, N), context,
-                                             at(d_out, M), at(d_q, M), at(d_k, N), at(d_v, N));
+    const AttentionInputs<EigenBackend, U> in{at(q, M), at(k, N), at(v, N), context};
+    full_attention_forward(be, in, at(out, M));
+    full_attention_backward(be, in, {at(d_out, M), at(d_q, M), at(d_k, N), at(d_v, N)});
   };
   // Head by head in double, and as they share rows in T.
   auto q = queries, k = keys, v = values, d_out = given, out = Values(queries.size()), d_q = given,
@@ -177,7 +177,8 @@ TEST_CASE("the gradient of a bias by distance") {
   };
   const auto backward = [&](auto q, auto k, auto v, auto relative, auto d_out, auto d_q, auto d_k,
                             auto d_v, auto d_relative) {
-    full_attention_backward(be, q, k, v, context(relative), d_out, d_q, d_k, d_v, d_relative.data);
+    full_attention_backward<EigenBackend, double>(be, {q, k, v, context(relative)},
+                                                  {d_out, d_q, d_k, d_v}, d_relative.data);
   };
   const auto check = [&](auto forward) {
     const GradReport report = grad_check(
@@ -186,8 +187,8 @@ TEST_CASE("the gradient of a bias by distance") {
     INFO(report.text());
     CHECK(report.ok());
   };
-  check([&](auto q, auto k, auto v, auto relative, auto out) {
-    full_attention_forward(be, q, k, v, context(relative), out);
+  check([&]<class T>(View<const T, 4> q, auto k, auto v, auto relative, auto out) {
+    full_attention_forward<EigenBackend, T>(be, {q, k, v, context(relative)}, out);
   });
   check([&]<class T>(View<const T, 4> q, auto k, auto v, auto relative, auto out) {
     plain::Inputs<T> in{q, k, v};
@@ -206,14 +207,11 @@ TEST_CASE("a dense bias may be broadcast by strides of zero") {
   Values repeated;
   for (index_t i = 0; i < B * H * M; ++i) repeated.insert(repeated.end(), bias.begin(), bias.end());
   const auto run = [&](View<const double, 4> dense) {
-    AttendContext<double, host_space> context;
-    context.mask.dense = dense;
+    AttentionInputs<EigenBackend, double> in{
+        {q.data(), {B, H, M, D}}, {k.data(), {B, H, N, D}}, {v.data(), {B, H, N, D}}};
+    in.context.mask.dense = dense;
     Values out(q.size());
-    full_attention_forward<EigenBackend, double>(be, View<const double, 4>(q.data(), {B, H, M, D}),
-                                                 View<const double, 4>(k.data(), {B, H, N, D}),
-                                                 View<const double, 4>(v.data(), {B, H, N, D}),
-                                                 context,
-                                                 View<double, 4>(out.data(), {B, H, M, D}));
+    full_attention_forward(be, in, View<double, 4>(out.data(), {B, H, M, D}));
     return out;
   };
   const Values broadcast = run({bias.data(), {B, H, M, N}, {0, 0, 0, 1}});
@@ -225,10 +223,9 @@ TEST_CASE("large scores do not overflow, and equal ones give a mean") {
   EigenBackend be(1);
   const Values q{100, 100}, k{900, 0, 899, 0, -900, 0}, v{1, 2, 3, 4, 5, 6};
   Values out(2);
-  full_attention_forward<EigenBackend, double>(be, View<const double, 4>(q.data(), {1, 1, 1, 2}),
-                                               View<const double, 4>(k.data(), {1, 1, 3, 2}),
-                                               View<const double, 4>(v.data(), {1, 1, 3, 2}), {},
-                                               View<double, 4>(out.data(), {1, 1, 1, 2}));
+  const AttentionInputs<EigenBackend, double> in{
+      {q.data(), {1, 1, 1, 2}}, {k.data(), {1, 1, 3, 2}}, {v.data(), {1, 1, 3, 2}}};
+  full_attention_forward(be, in, View<double, 4>(out.data(), {1, 1, 1, 2}));
   CHECK(out == Values{1, 2});
 }
 
@@ -237,26 +234,23 @@ TEST_CASE("errors of full attention") {
   const auto q = zeros<double, 4>(be, {1, 2, 3, 4}), k = zeros<double, 4>(be, {1, 2, 5, 4});
   const auto other = zeros<double, 4>(be, {1, 2, 5, 3}), none = zeros<double, 4>(be, {1, 2, 0, 4});
   auto out = zeros<double, 4>(be, {1, 2, 3, 4}), wide = zeros<double, 4>(be, {1, 2, 3, 8});
-  AttendContext<double, host_space> context;
-  CHECK_THROWS_WITH(
-      full_attention_forward(be, q.view(), other.view(), k.view(), context, out.view()),
-      ContainsSubstring("full_attention_forward: k is [1,2,5,3], expected [B,H,N,D] = [1,2,5,4]"));
-  CHECK_THROWS_WITH(full_attention_forward(be, q.view(), k.view(), q.view(), context, out.view()),
-                    ContainsSubstring("v is [1,2,3,4], expected [B,H,N,D] = [1,2,5,4]"));
-  CHECK_THROWS_WITH(full_attention_forward(be, q.view(), k.view(), k.view(), context, wide.view()),
-                    ContainsSubstring("out is [1,2,3,8], expected [B,H,M,D] = [1,2,3,4]"));
-  CHECK_THROWS_WITH(
-      full_attention_forward(be, q.view(), none.view(), none.view(), context, out.view()),
-      ContainsSubstring("none may be empty"));
+  using Inputs = AttentionInputs<EigenBackend, double>;
+  Inputs in{q, k, k};
+  const auto refused = [&](const char* sentence, const Inputs& inputs, View<double, 4> to) {
+    CHECK_THROWS_WITH(full_attention_forward(be, inputs, to), ContainsSubstring(sentence));
+  };
+  refused("full_attention_forward: k is [1,2,5,3], expected [B,H,N,D] = [1,2,5,4]",
+          Inputs{q, other, k}, out.view());
+  refused("v is [1,2,3,4], expected [B,H,N,D] = [1,2,5,4]", Inputs{q, k, q}, out.view());
+  refused("out is [1,2,3,8], expected [B,H,M,D] = [1,2,3,4]", in, wide.view());
+  refused("none may be empty", Inputs{q, none, none}, out.view());
   View<double, 4> gaps(wide.data(), {1, 2, 3, 4}, {48, 24, 8, 2});
-  CHECK_THROWS_WITH(full_attention_forward(be, q.view(), k.view(), k.view(), context, gaps),
-                    ContainsSubstring("the last axis of q, k, v and out must be contiguous"));
+  refused("the last axis of q, k, v and out must be contiguous", in, gaps);
+  const AttentionGradients<EigenBackend, double> wrong{q, out.view(), out.view(), out.view()};
   CHECK_THROWS_WITH(
-      full_attention_backward(be, q.view(), k.view(), k.view(), context, q.view(), out.view(),
-                              out.view(), out.view()),
+      full_attention_backward(be, in, wrong),
       ContainsSubstring(
           "full_attention_backward: d_k is [1,2,3,4], expected [B,H,N,D] = [1,2,5,4]"));
-  context.dropout.rate = 1;
-  CHECK_THROWS_WITH(full_attention_forward(be, q.view(), k.view(), k.view(), context, out.view()),
-                    ContainsSubstring("dropout rate must be in [0,1)"));
+  in.context.dropout.rate = 1;
+  refused("dropout rate must be in [0,1)", in, out.view());
 }

@@ -149,12 +149,14 @@ TEST_CASE("wrong gradients of attention with global tokens are refused") {
   };
   const SegmentedOptions options = c.options.segments();
   CHECK(report_of([&](auto& be, auto q, auto k, auto v, auto d_out, auto d_q, auto d_k, auto d_v) {
-          global_tokens_backward(be, q, k, v, {}, options, d_out, d_q, d_k, d_v);
+          global_tokens_backward<EigenBackend, double>(be, {q, k, v}, options,
+                                                       {d_out, d_q, d_k, d_v});
         }).ok());
   SECTION("without the means") {
     CHECK_FALSE(
         report_of([&](auto& be, auto q, auto k, auto v, auto d_out, auto d_q, auto d_k, auto d_v) {
-          segmented_attention_backward(be, q, k, v, {}, options, d_out, d_q, d_k, d_v);
+          segmented_attention_backward<EigenBackend, double>(be, {q, k, v}, options,
+                                                             {d_out, d_q, d_k, d_v});
         }).ok());
   }
   SECTION("with the last mean taken over a whole segment") {
@@ -162,7 +164,8 @@ TEST_CASE("wrong gradients of attention with global tokens are refused") {
     upstream.padding = Padding::upstream;
     CHECK_FALSE(
         report_of([&](auto& be, auto q, auto k, auto v, auto d_out, auto d_q, auto d_k, auto d_v) {
-          global_tokens_backward(be, q, k, v, {}, upstream, d_out, d_q, d_k, d_v);
+          global_tokens_backward<EigenBackend, double>(be, {q, k, v}, upstream,
+                                                       {d_out, d_q, d_k, d_v});
         }).ok());
   }
 }
@@ -172,9 +175,9 @@ TEST_CASE("errors of attention with global tokens") {
   const auto q = zeros<double, 4>(be, {1, 2, 3, 4}), k = zeros<double, 4>(be, {1, 2, 5, 4});
   auto out = zeros<double, 4>(be, {1, 2, 3, 4}), d_k = zeros<double, 4>(be, {1, 2, 5, 4});
   const auto forward = [&](SegmentedOptions options, double dropout = 0) {
-    AttendContext<double, host_space> context;
-    context.dropout.rate = dropout;
-    global_tokens_forward(be, q.view(), k.view(), k.view(), context, options, out.view());
+    AttentionInputs<EigenBackend, double> in{q, k, k};
+    in.context.dropout.rate = dropout;
+    global_tokens_forward(be, in, options, out.view());
   };
   CHECK_NOTHROW(forward({.segment_size = 2}));
   CHECK_THROWS_WITH(forward({.segment_size = 0}),
@@ -183,7 +186,8 @@ TEST_CASE("errors of attention with global tokens") {
                     ContainsSubstring("horizon must be"));
   CHECK_THROWS_WITH(forward({.segment_size = 2}, 1.0),
                     ContainsSubstring("dropout rate must be in [0,1)"));
-  CHECK_THROWS_WITH(global_tokens_backward(be, q.view(), k.view(), k.view(), {}, {}, k.view(),
-                                           out.view(), d_k.view(), d_k.view()),
+  const AttentionInputs<EigenBackend, double> in{q, k, k};
+  const AttentionGradients<EigenBackend, double> wrong{k, out.view(), d_k.view(), d_k.view()};
+  CHECK_THROWS_WITH(global_tokens_backward(be, in, {}, wrong),
                     ContainsSubstring("global_tokens_backward: d_out is [1,2,5,4], expected"));
 }

@@ -61,13 +61,14 @@ void check_products(const Setting& s, GradOptions grad = {}) {
            << s.options.clamp);
   EigenBackend be(1);
   const auto forward = [&]<class T>(View<const T, 4> k, auto y, View<T, 5> z) {
-    kv_product_forward(be, k, y, s.mask<T>(), s.segments(), s.options, z);
+    kv_product_forward<EigenBackend, T>(be, {k, y, s.mask<T>()}, s.segments(), s.options, z);
   };
   const auto slow = [&]<class T>(View<const T, 4> k, auto y, View<T, 5> z) {
     plain_products<T>(s, k, y, z);
   };
   const auto backward = [&](auto k, auto y, auto d_z, auto d_k, auto d_y) {
-    kv_product_backward(be, k, y, s.mask<double>(), s.segments(), s.options, d_z, d_k, d_y);
+    kv_product_backward<EigenBackend, double>(be, {k, y, s.mask<double>()}, s.segments(), s.options,
+                                              {d_z, d_k, d_y});
   };
   const Values k = draw(s.B * s.H * s.N * s.D, {11, 1}), y = draw(s.B * s.H * s.N * s.D, {11, 2});
   const std::array<index_t, 4> shape{s.B, s.H, s.N, s.D};
@@ -157,9 +158,10 @@ TEST_CASE("one dominating segment does not cost the others their digits") {
                         View<const float, 4>(y_float.data(), shape),
                         View<float, 5>(plain_float.data(), {1, 1, S, D, D}));
   EigenBackend be(1);
-  kv_product_forward(be, View<const float, 4>(k_float.data(), shape),
-                     View<const float, 4>(y_float.data(), shape), s.mask<float>(), s.segments(),
-                     s.options, View<float, 5>(library.data(), {1, 1, S, D, D}));
+  const KvProductInputs<EigenBackend, float> in{
+      {k_float.data(), shape}, {y_float.data(), shape}, s.mask<float>()};
+  kv_product_forward(be, in, s.segments(), s.options,
+                     View<float, 5>(library.data(), {1, 1, S, D, D}));
   // Z_0 holds the others alone.
   const auto first = [](const auto& z) {
     return std::vector<double>(z.begin(), z.begin() + D * D);
@@ -179,16 +181,12 @@ TEST_CASE("errors of the key-value product") {
   EigenBackend be(1);
   const auto k = zeros<double, 4>(be, {1, 2, 5, 3}), y = zeros<double, 4>(be, {1, 2, 4, 3});
   auto z = zeros<double, 5>(be, {1, 2, 3, 3, 3});
-  const ScoreMask<double, host_space> mask;
-  CHECK_NOTHROW(
-      kv_product_forward(be, k.view(), k.view(), mask, {.segment_size = 2}, {}, z.view()));
-  CHECK_THROWS_WITH(
-      kv_product_forward(be, k.view(), k.view(), mask, {.segment_size = 0}, {}, z.view()),
-      ContainsSubstring("kv_product_forward: segment size must be at least 1"));
-  CHECK_THROWS_WITH(
-      kv_product_forward(be, k.view(), y.view(), mask, {.segment_size = 2}, {}, z.view()),
-      ContainsSubstring("y is [1,2,4,3], expected [B,H,N,D] = [1,2,5,3]"));
-  CHECK_THROWS_WITH(
-      kv_product_forward(be, k.view(), k.view(), mask, {.segment_size = 3}, {}, z.view()),
-      ContainsSubstring("z is [1,2,3,3,3], expected [B,H,S,D,D] = [1,2,2,3,3]"));
+  const KvProductInputs<EigenBackend, double> in{k, k}, wrong{k, y};
+  CHECK_NOTHROW(kv_product_forward(be, in, {.segment_size = 2}, {}, z.view()));
+  CHECK_THROWS_WITH(kv_product_forward(be, in, {.segment_size = 0}, {}, z.view()),
+                    ContainsSubstring("kv_product_forward: segment size must be at least 1"));
+  CHECK_THROWS_WITH(kv_product_forward(be, wrong, {.segment_size = 2}, {}, z.view()),
+                    ContainsSubstring("y is [1,2,4,3], expected [B,H,N,D] = [1,2,5,3]"));
+  CHECK_THROWS_WITH(kv_product_forward(be, in, {.segment_size = 3}, {}, z.view()),
+                    ContainsSubstring("z is [1,2,3,3,3], expected [B,H,S,D,D] = [1,2,2,3,3]"));
 }

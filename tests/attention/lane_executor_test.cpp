@@ -66,11 +66,11 @@ Results results(const AttentionCase& c, bool binary_firing = false) {
   SegmentedRecurrentOptions options = c.options.recurrent();
   options.binary_firing = binary_firing;
   NanScratchBackend be(1);
-  segmented_recurrent_forward<NanScratchBackend, T>(be, query, key, value, p, biases.context(c),
-                                                    options, View<T, 4>(out.data(), qs));
-  segmented_recurrent_backward<NanScratchBackend, T>(
-      be, query, key, value, p, biases.context(c), options, View<const T, 4>(d_out.data(), qs),
-      View<T, 4>(d_q.data(), qs), View<T, 4>(d_k.data(), ks), View<T, 4>(d_v.data(), ks), d);
+  const AttentionInputs<NanScratchBackend, T> in{query, key, value, biases.context(c)};
+  const AttentionGradients<NanScratchBackend, T> gradients{
+      {d_out.data(), qs}, {d_q.data(), qs}, {d_k.data(), ks}, {d_v.data(), ks}};
+  segmented_recurrent_forward(be, in, p, options, View<T, 4>(out.data(), qs));
+  segmented_recurrent_backward(be, in, p, options, gradients, d);
   return {primals(out),      primals(d_q),       primals(d_k),   primals(d_v),
           primals(d_weight), primals(d_scalars), primals(d_gate)};
 }

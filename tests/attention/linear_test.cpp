@@ -117,7 +117,7 @@ TEST_CASE("wrong gradients of linear attention are refused") {
         c, {},
         [&](View<const double, 4> q, auto k, auto v, auto d_out, auto d_q, auto d_k, auto d_v) {
           EigenBackend be(1);
-          linear_attention_backward(be, q, k, v, {}, d_out, d_q, d_k, d_v);
+          linear_attention_backward<EigenBackend, double>(be, {q, k, v}, {d_out, d_q, d_k, d_v});
           spoil(q, k, d_q, d_k);
         });
   };
@@ -138,13 +138,14 @@ TEST_CASE("errors of linear attention") {
   EigenBackend be(1);
   const auto q = zeros<double, 4>(be, {1, 2, 3, 4}), k = zeros<double, 4>(be, {1, 2, 5, 4});
   auto out = zeros<double, 4>(be, {1, 2, 3, 4}), d_k = zeros<double, 4>(be, {1, 2, 5, 4});
+  const AttentionInputs<EigenBackend, double> in{q, k, k}, wrong{q, k, q};
   CHECK_THROWS_WITH(
-      linear_attention_forward(be, q.view(), k.view(), q.view(), {}, out.view()),
+      linear_attention_forward(be, wrong, out.view()),
       ContainsSubstring(
           "linear_attention_forward: v is [1,2,3,4], expected [B,H,N,D] = [1,2,5,4]"));
-  CHECK_THROWS_WITH(linear_attention_forward(be, q.view(), k.view(), k.view(), {}, d_k.view()),
+  CHECK_THROWS_WITH(linear_attention_forward(be, in, d_k.view()),
                     ContainsSubstring("out is [1,2,5,4], expected [B,H,M,D] = [1,2,3,4]"));
-  CHECK_THROWS_WITH(linear_attention_backward(be, q.view(), k.view(), k.view(), {}, d_k.view(),
-                                              out.view(), d_k.view(), d_k.view()),
-                    ContainsSubstring("linear_attention_backward: d_out is [1,2,5,4], expected"));
+  CHECK_THROWS_WITH(
+      linear_attention_backward(be, in, {d_k.view(), out.view(), d_k.view(), d_k.view()}),
+      ContainsSubstring("linear_attention_backward: d_out is [1,2,5,4], expected"));
 }

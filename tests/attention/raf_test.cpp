@@ -27,10 +27,9 @@ struct Raf {
 Raf run(index_t steps, index_t cells, const Values& x, double leak, double threshold) {
   EigenBackend be(1);
   Raf out{Values(x.size(), NAN), Values(x.size(), NAN)};
-  raf_forward<EigenBackend, double>(
-      be, View<const double, 2>(x.data(), {steps, cells}), View<const double, 1>(&leak, {1}),
-      View<const double, 1>(&threshold, {1}), View<double, 2>(out.r.data(), {steps, cells}),
-      View<double, 2>(out.u.data(), {steps, cells}));
+  const std::array<index_t, 2> shape{steps, cells};
+  raf_forward<EigenBackend, double>(be, {x.data(), shape}, {{&leak, {1}}, {&threshold, {1}}}, {},
+                                    {out.r.data(), shape}, {out.u.data(), shape});
   return out;
 }
 
@@ -61,11 +60,10 @@ RafGradient backward(index_t steps, index_t cells, const Values& u, double leak,
                      const Values& d_r) {
   EigenBackend be(1);
   RafGradient d{Values(u.size())};
+  const std::array<index_t, 2> shape{steps, cells};
   raf_backward<EigenBackend, double>(
-      be, View<const double, 2>(u.data(), {steps, cells}), View<const double, 1>(&leak, {1}),
-      View<const double, 1>(&threshold, {1}), View<const double, 2>(d_r.data(), {steps, cells}),
-      View<double, 2>(d.x.data(), {steps, cells}), View<double, 1>(&d.leak, {1}),
-      View<double, 1>(&d.threshold, {1}));
+      be, {u.data(), shape}, {{&leak, {1}}, {&threshold, {1}}}, {},
+      {{d_r.data(), shape}, {d.x.data(), shape}, {&d.leak, {1}}, {&d.threshold, {1}}});
   return d;
 }
 
@@ -97,11 +95,11 @@ TEST_CASE("RAF over shapes, values and gradients") {
             [&](auto in, auto l, auto t, auto r) {
               using T = typename decltype(r)::value_type;
               auto u = zeros<T, 2>(be, in.extents);
-              raf_forward(be, in, l, t, r, u.view());
+              raf_forward<EigenBackend, T>(be, in, {l, t}, {}, r, u.view());
             },
             [&](auto, auto l, auto t, auto d_r, auto d_x, auto d_l, auto d_t) {
-              raf_backward(be, View<const double, 2>(got.u.data(), {steps, cells}), l, t, d_r, d_x,
-                           d_l, d_t);
+              raf_backward<EigenBackend, double>(be, {got.u.data(), {steps, cells}}, {l, t}, {},
+                                                 {d_r, d_x, d_l, d_t});
             },
             GradInput("x", {steps, cells}, x), steps == 1 ? leak_input.expect_zero() : leak_input,
             GradInput("threshold", {1}, Values{threshold}));
@@ -185,12 +183,10 @@ void check_binary(B& be, index_t steps, index_t cells, double leak, double thres
     using T = std::remove_pointer_t<decltype(values.data())>;
     return View<T, 2>(values.data(), {steps, cells});
   };
-  raf_forward<B, double>(be, view(x), View<const double, 1>(&leak, {1}),
-                         View<const double, 1>(&threshold, {1}), view(got_r), view(u), binary);
-  raf_backward<B, double>(be, view(std::as_const(u)), View<const double, 1>(&leak, {1}),
-                          View<const double, 1>(&threshold, {1}), view(d_r), view(d.x),
-                          View<double, 1>(&d.leak, {1}), View<double, 1>(&d.threshold, {1}),
-                          binary);
+  const RafParameters<B, double> parameters{{&leak, {1}}, {&threshold, {1}}};
+  raf_forward(be, view(x), parameters, binary, view(got_r), view(u));
+  raf_backward(be, view(std::as_const(u)), parameters, binary,
+               {view(d_r), view(d.x), {&d.leak, {1}}, {&d.threshold, {1}}});
   INFO("steps " << steps << " cells " << cells << " leak " << leak << " threshold " << threshold);
   CHECK(got_r == r);
   CHECK(relative_error(d.x, expected.x) < 1e-13);
@@ -223,6 +219,7 @@ TEST_CASE("a threshold of zero and wrong shapes are refused") {
   EigenBackend be(1);
   auto x = zeros<double, 2>(be, {2, 3}), r = zeros<double, 2>(be, {3, 2});
   auto scalar = zeros<double, 1>(be, {1});
-  CHECK_THROWS_WITH(raf_forward(be, x.view(), scalar.view(), scalar.view(), r.view(), x.view()),
+  const RafParameters<EigenBackend, double> parameters{scalar.view(), scalar.view()};
+  CHECK_THROWS_WITH(raf_forward(be, x.view(), parameters, {}, r.view(), x.view()),
                     ContainsSubstring("raf_forward: r is [3,2], expected [steps,cells] = [2,3]"));
 }

@@ -59,9 +59,11 @@ TEST_CASE(
 
   // A, Z and X = Z W^T, then [S, lanes D D] for the recurrence and back.
   auto a = zeros<double, 4>(be, shape_q);
-  segmented_attention_forward(be, q, k, v, {}, segments, a.view());
+  const AttentionInputs<EigenBackend, double> in{q, k, v};
+  segmented_attention_forward(be, in, segments, a.view());
   auto z = zeros<double, 5>(be, {B, H, S, D, D});
-  kv_product_forward(be, k, v, {}, segments, c.options.recurrent().product, z.view());
+  const KvProductInputs<EigenBackend, double> products{k, v};
+  kv_product_forward(be, products, segments, c.options.recurrent().product, z.view());
   const View<double, 2> z_rows = z.view().reshape<2>({lanes * S * D, D});
   auto x_rows = zeros<double, 2>(be, {lanes * S * D, D});
   linear_forward(be, z_rows, w, std::nullopt, x_rows.view());
@@ -80,7 +82,8 @@ TEST_CASE(
        r = zeros<double, 2>(be, {S, lanes * cells});
   auto u = zeros<double, 2>(be, {S, lanes * cells});
   turn(x_rows.view(), steps.view(), true);
-  raf_forward(be, steps.view(), leak, threshold, r.view(), u.view(), firing);
+  const RafParameters<EigenBackend, double> raf{leak, threshold};
+  raf_forward(be, steps.view(), raf, firing, r.view(), u.view());
 
   // C_i = (q_i R_j) / n, with d_r, d_q, d_n for the given d_out
   const Values d_out = output_gradient(c);
@@ -120,18 +123,17 @@ TEST_CASE(
   CHECK(relative_error(library_output<double>(c, x), out) < 1e-12);
 
   auto d_steps = zeros<double, 2>(be, {S, lanes * cells});
-  raf_backward(be, u.view(), leak, threshold, d_r.view(), d_steps.view(),
-               View<double, 1>(d.leak.data(), {1}), View<double, 1>(d.threshold.data(), {1}),
-               firing);
+  raf_backward(be, u.view(), raf, firing,
+               {d_r.view(), d_steps.view(), {d.leak.data(), {1}}, {d.threshold.data(), {1}}});
   auto d_x_rows = zeros<double, 2>(be, {lanes * S * D, D}),
        d_z_rows = zeros<double, 2>(be, {lanes * S * D, D});
   turn(d_steps.view(), d_x_rows.view(), false);
   linear_backward(be, z_rows, w, d_x_rows.view(), d_z_rows.view(),
                   View<double, 2>(d.weight.data(), {D, D}));
   const View<double, 4> d_v(d.v.data(), shape_k);
-  kv_product_backward(be, k, v, {}, segments, c.options.recurrent().product,
-                      d_z_rows.view().reshape<5>({B, H, S, D, D}), d_k, d_v);
-  segmented_attention_backward(be, q, k, v, {}, segments, d_o, d_q, d_k, d_v);
+  kv_product_backward(be, products, segments, c.options.recurrent().product,
+                      {d_z_rows.view().reshape<5>({B, H, S, D, D}), d_k, d_v});
+  segmented_attention_backward(be, in, segments, {d_o, d_q, d_k, d_v});
   check_same(library_gradients<double>(c, x, d_out), d, 1e-12);
 }
 
@@ -336,14 +338,15 @@ TEST_CASE("errors of segmented recurrent attention") {
   auto w = zeros<double, 2>(be, {4, 4});
   double leak = 0.5, threshold = 0.1;
   const RecurrentParameters<const double> parameters{w.data(), &leak, &threshold};
+  AttentionInputs<EigenBackend, double> in{q, k, k};
   const auto forward = [&](const RecurrentParameters<const double>& p,
                            const SegmentedRecurrentOptions& options) {
-    segmented_recurrent_forward(be, q.view(), k.view(), k.view(), p, {}, options, out.view());
+    segmented_recurrent_forward(be, in, p, options, out.view());
   };
   const auto backward = [&](const RecurrentParameters<const double>& p,
                             const SegmentedRecurrentOptions& options) {
-    segmented_recurrent_backward(be, q.view(), k.view(), k.view(), p, {}, options, out.view(),
-                                 out.view(), out.view(), out.view(), {});
+    segmented_recurrent_backward(be, in, p, options,
+                                 {out.view(), out.view(), out.view(), out.view()}, {});
   };
   CHECK_NOTHROW(forward(parameters, {}));
   CHECK_THROWS_WITH(
@@ -358,16 +361,13 @@ TEST_CASE("errors of segmented recurrent attention") {
       backward(parameters, {}),
       ContainsSubstring(
           "segmented_recurrent_backward: d_k is [1,2,3,4], expected [B,H,N,D] = [1,2,5,4]"));
-  AttendContext<double, host_space> dropped;
-  dropped.dropout.rate = 1;
-  CHECK_THROWS_WITH(segmented_recurrent_forward(be, q.view(), k.view(), k.view(), parameters,
-                                                dropped, {}, out.view()),
-                    ContainsSubstring("dropout rate must be in [0,1)"));
-  AttendContext<double, host_space> later;
-  later.mask.query_offset = 1;
-  CHECK_THROWS_WITH(segmented_recurrent_forward(be, q.view(), k.view(), k.view(), parameters, later,
-                                                {}, out.view()),
+  in.context.dropout.rate = 1;
+  CHECK_THROWS_WITH(forward(parameters, {}), ContainsSubstring("dropout rate must be in [0,1)"));
+  in.context = {};
+  in.context.mask.query_offset = 1;
+  CHECK_THROWS_WITH(forward(parameters, {}),
                     ContainsSubstring("the recurrence starts at the first query"));
+  in.context = {};
   threshold = 0;
   CHECK_THROWS_WITH(
       forward(parameters, {}),

@@ -90,9 +90,9 @@ TEST_CASE("errors of segmented attention") {
   const auto q = zeros<double, 4>(be, {1, 2, 3, 4}), k = zeros<double, 4>(be, {1, 2, 5, 4});
   auto out = zeros<double, 4>(be, {1, 2, 3, 4}), d_k = zeros<double, 4>(be, {1, 2, 5, 4});
   const auto forward = [&](SegmentedOptions options, Dropout dropout = {}) {
-    AttendContext<double, host_space> context;
-    context.dropout = dropout;
-    segmented_attention_forward(be, q.view(), k.view(), k.view(), context, options, out.view());
+    AttentionInputs<EigenBackend, double> in{q, k, k};
+    in.context.dropout = dropout;
+    segmented_attention_forward(be, in, options, out.view());
   };
   CHECK_NOTHROW(forward({.segment_size = 1}));
   CHECK_THROWS_WITH(
@@ -104,9 +104,10 @@ TEST_CASE("errors of segmented attention") {
                     ContainsSubstring("horizon must be"));
   CHECK_THROWS_WITH(forward({.segment_size = 2}, {1.0, {}}),
                     ContainsSubstring("dropout rate must be in [0,1)"));
+  const AttentionInputs<EigenBackend, double> in{q, k, k};
+  const AttentionGradients<EigenBackend, double> wrong{q, out.view(), d_k.view(), out.view()};
   CHECK_THROWS_WITH(
-      segmented_attention_backward(be, q.view(), k.view(), k.view(), {}, {}, q.view(), out.view(),
-                                   d_k.view(), out.view()),
+      segmented_attention_backward(be, in, {}, wrong),
       ContainsSubstring(
           "segmented_attention_backward: d_v is [1,2,3,4], expected [B,H,N,D] = [1,2,5,4]"));
 }

@@ -58,17 +58,16 @@ GradReport report_of(const AttentionCase& c, const GradOptions& grad, bool swapp
                             auto d_b_hh_k, auto d_ih_v, auto d_hh_v, auto d_b_ih_v, auto d_b_hh_v) {
     EigenBackend be(1);
     const Biases<double> biases(c, x);
-    const RnnParameters<const double> key{ih_k.data, hh_k.data, b_ih_k.data, b_hh_k.data},
-        value{ih_v.data, hh_v.data, b_ih_v.data, b_hh_v.data};
-    const auto context = biases.context(c);
+    XlParameters<const double> rnns{{ih_k.data, hh_k.data, b_ih_k.data, b_hh_k.data},
+                                    {ih_v.data, hh_v.data, b_ih_v.data, b_hh_v.data}};
+    const AttentionInputs<EigenBackend, double> in{q, k, v, biases.context(c)};
     const SegmentedOptions options = c.options.segments();
     Tensor<EigenBackend, double, 4> memory(be, {2, c.B, memory_rows(options, c.N), c.H * c.D});
-    transformer_xl_memory(be, k, v, key, value, context.mask, options, memory.view());
-    transformer_xl_backward(
-        be, q, k, v, memory, swapped ? value : key, swapped ? key : value, context, options, d_out,
-        d_q, d_k, d_v,
-        RnnParameters<double>{d_ih_k.data, d_hh_k.data, d_b_ih_k.data, d_b_hh_k.data},
-        RnnParameters<double>{d_ih_v.data, d_hh_v.data, d_b_ih_v.data, d_b_hh_v.data});
+    transformer_xl_memory(be, in, rnns, options, memory.view());
+    if (swapped) std::swap(rnns.key, rnns.value);
+    transformer_xl_backward(be, in, memory, rnns, options, {d_out, d_q, d_k, d_v},
+                            {{d_ih_k.data, d_hh_k.data, d_b_ih_k.data, d_b_hh_k.data},
+                             {d_ih_v.data, d_hh_v.data, d_b_ih_v.data, d_b_hh_v.data}});
   };
   return grad_check(
       grad, {c.B, c.H, c.M, c.D}, forward, backward, GradInput("q", {c.B, c.H, c.M, c.D}, x.q),
@@ -214,9 +213,11 @@ TEST_CASE("errors of Transformer-XL attention") {
   const auto w = zeros<double, 2>(be, {8, 8});
   const auto b = zeros<double, 1>(be, {8});
   const RnnParameters<const double> rnn{w.data(), w.data(), b.data(), b.data()};
+  AttentionInputs<EigenBackend, double> in{q, k, k};
+  const AttentionInputs<EigenBackend, double> wrong{q, k, q};
   const auto remember = [&](const RnnParameters<const double>& of_keys, SegmentedOptions options,
                             View<double, 4> to) {
-    transformer_xl_memory(be, k.view(), k.view(), of_keys, rnn, {}, options, to);
+    transformer_xl_memory(be, in, {of_keys, rnn}, options, to);
   };
   CHECK_NOTHROW(remember(rnn, {.segment_size = 2}, memory.view()));
   CHECK_THROWS_WITH(
@@ -226,12 +227,9 @@ TEST_CASE("errors of Transformer-XL attention") {
                     ContainsSubstring("memory is [2,1,5,8], expected [2,B,R,H*D] = [2,1,6,8]"));
   CHECK_THROWS_WITH(remember(rnn, {.segment_size = 0}, memory.view()),
                     ContainsSubstring("segment size must be at least 1"));
-  CHECK_THROWS_WITH(transformer_xl_forward(be, q.view(), k.view(), q.view(), memory.view(), {},
-                                           {.segment_size = 2}, out.view()),
+  CHECK_THROWS_WITH(transformer_xl_forward(be, wrong, memory, {.segment_size = 2}, out.view()),
                     ContainsSubstring("transformer_xl_forward: v is [1,2,3,4], expected"));
-  AttendContext<double, host_space> dropped;
-  dropped.dropout.rate = 1;
-  CHECK_THROWS_WITH(transformer_xl_forward(be, q.view(), k.view(), k.view(), memory.view(), dropped,
-                                           {.segment_size = 2}, out.view()),
+  in.context.dropout.rate = 1;
+  CHECK_THROWS_WITH(transformer_xl_forward(be, in, memory, {.segment_size = 2}, out.view()),
                     ContainsSubstring("dropout rate must be in [0,1)"));
 }

@@ -243,14 +243,13 @@ TEST_CASE("the cumulative key-value product is its whole-array expression") {
     const reference::Segments seg(options, c.M, c.N);
     const Array k = seg.filled(in.k), v = seg.filled(in.v);
     Array z = reference::zeros({c.B, c.H, seg.S, c.D, c.D});
-    kv_product_forward<EigenBackend, double>(be, as_view<4>(in.k), as_view<4>(in.v), {},
-                                             options.segments(), {product, clamp}, as_view<5>(z));
+    const KvProductInputs<EigenBackend, double> of{as_view<4>(in.k), as_view<4>(in.v)};
+    kv_product_forward(be, of, options.segments(), {product, clamp}, as_view<5>(z));
     CHECK(error(z, reference::kv_product(seg, options, k, v)) < 1e-12);
     const Array d_z = normals({c.B, c.H, seg.S, c.D, c.D}, {5, 1});
     Array d_k = zeros_like(in.k), d_v = zeros_like(in.v);
-    kv_product_backward<EigenBackend, double>(be, as_view<4>(in.k), as_view<4>(in.v), {},
-                                              options.segments(), {product, clamp}, as_view<5>(d_z),
-                                              as_view<4>(d_k), as_view<4>(d_v));
+    kv_product_backward(be, of, options.segments(), {product, clamp},
+                        {as_view<5>(d_z), as_view<4>(d_k), as_view<4>(d_v)});
     const Inputs g = reference::kv_product_backward(seg, options, k, v, d_z);
     CHECK(error(d_k, seg.cut(g.k)) < 1e-10);
     CHECK(error(d_v, seg.cut(g.v)) < 1e-10);
@@ -270,17 +269,15 @@ TEST_CASE("RAF is its recurrence, and its gradient the sum over earlier steps") 
         const reference::Fired expected = reference::raf(x, leak, threshold, options.binary_firing);
         REQUIRE(xt::amin(xt::abs(expected.u / threshold - 1))() > 1e-6);
         REQUIRE(reference::total(expected.fires) > 0);
-        const View<const double, 1> of_leak(&leak, {1}), of_threshold(&threshold, {1});
+        const RafParameters<EigenBackend, double> parameters{{&leak, {1}}, {&threshold, {1}}};
         Array r = zeros_like(x), u = zeros_like(x), d_x = zeros_like(x);
-        raf_forward<EigenBackend, double>(be, as_view<2>(x), of_leak, of_threshold, as_view<2>(r),
-                                          as_view<2>(u), options);
+        raf_forward(be, as_view<2>(x), parameters, options, as_view<2>(r), as_view<2>(u));
         CHECK(error(r, expected.r) < 1e-12);
         CHECK(error(u, expected.u) < 1e-12);
         const Array d_r = normals({steps, cells}, {10, steps});
         double d_leak = 0, d_threshold = 0;
-        raf_backward<EigenBackend, double>(
-            be, as_view<2>(u), of_leak, of_threshold, as_view<2>(d_r), as_view<2>(d_x),
-            View<double, 1>(&d_leak, {1}), View<double, 1>(&d_threshold, {1}), options);
+        raf_backward(be, as_view<2>(u), parameters, options,
+                     {as_view<2>(d_r), as_view<2>(d_x), {&d_leak, {1}}, {&d_threshold, {1}}});
         const reference::RafGradients g =
             reference::raf_backward(x, expected, leak, threshold, d_r);
         CHECK(error(d_x, g.x) < 1e-10);

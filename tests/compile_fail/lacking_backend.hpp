@@ -47,5 +47,5 @@ class Own {
 };
 
 void attend(Own& be, View<const double, 4> q, View<double, 4> out) {
-  full_attention_forward<Own, double>(be, q, q, q, {}, out);
+  full_attention_forward<Own, double>(be, {q, q, q}, out);
 }

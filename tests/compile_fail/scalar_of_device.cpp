@@ -17,5 +17,5 @@ using Element = long double;
 #endif
 
 void attend(Device& be, View<const Element, 4, cuda_space> q, View<Element, 4, cuda_space> out) {
-  full_attention_forward(be, q, q, q, {}, out);
+  full_attention_forward(be, AttentionInputs<Device, Element>{q, q, q}, out);
 }

@@ -12,5 +12,5 @@ using Space = cuda_space;
 #endif
 
 void attend(EigenBackend& be, View<const double, 4, Space> q, View<double, 4> out) {
-  full_attention_forward(be, q, q, q, {}, out);
+  full_attention_forward(be, AttentionInputs<EigenBackend, double>{q, q, q}, out);
 }

@@ -129,13 +129,14 @@ TEST_CASE("attention runs on xtensor's memory, and refuses a step in the last ax
   xt::xtensor<double, 4> v = xt::ones<double>({1, 2, 5, 4}), out = xt::zeros<double>({1, 2, 3, 4});
   xt::view(v, 0, 1) *= 2;
   EigenBackend be(1);
-  full_attention_forward(be, as_view(q), as_view(k), as_view(v), {}, as_view(out));
+  const AttentionInputs<EigenBackend, double> in{as_view(q), as_view(k), as_view(v)};
+  full_attention_forward(be, in, as_view(out));
   CHECK(xt::allclose(xt::view(out, 0, 0), 1.0));
   CHECK(xt::allclose(xt::view(out, 0, 1), 2.0));
   const auto step = xt::view(q, xt::all(), xt::all(), xt::all(), xt::range(0, 4, 2));
   xt::xtensor<double, 4> narrow = xt::zeros<double>({1, 2, 3, 2}),
                          keys = xt::zeros<double>({1, 2, 5, 2});
-  CHECK_THROWS_WITH(
-      full_attention_forward(be, as_view(step), as_view(keys), as_view(keys), {}, as_view(narrow)),
-      ContainsSubstring("the last axis of q, k, v and out must be contiguous"));
+  const AttentionInputs<EigenBackend, double> apart{as_view(step), as_view(keys), as_view(keys)};
+  CHECK_THROWS_WITH(full_attention_forward(be, apart, as_view(narrow)),
+                    ContainsSubstring("the last axis of q, k, v and out must be contiguous"));
 }

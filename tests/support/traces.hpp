@@ -205,13 +205,13 @@ std::vector<double> trace_elementwise(B& be) {
 
 /// Queries, keys, values and their gradients, [B,H,M,D] and [B,H,N,D], inside wider rows.
 template <class B, class T>
-struct AttentionInputs {
+struct AttentionTensors {
   static constexpr index_t batch = 2, heads = 3;
   index_t M, N, D;
   Tensor<B, T, 2> q_rows, k_rows, v_rows, d_out_rows, out_rows, d_q_rows, d_k_rows, d_v_rows;
   Tensor<B, index_t, 1> lengths;
 
-  AttentionInputs(Run<B, T>& run, index_t queries, index_t keys, index_t size)
+  AttentionTensors(Run<B, T>& run, index_t queries, index_t keys, index_t size)
       : M(queries),
         N(keys),
         D(size),
@@ -234,6 +234,10 @@ struct AttentionInputs {
   auto d_q() { return heads_of(d_q_rows); }
   auto d_k() { return heads_of(d_k_rows); }
   auto d_v() { return heads_of(d_v_rows); }
+  AttentionInputs<B, T> inputs(const AttendContext<compute_t<T>, typename B::space>& context) {
+    return {q(), k(), v(), context};
+  }
+  AttentionGradients<B, T> gradients() { return {d_out(), d_q(), d_k(), d_v()}; }
 };
 
 template <class T, class B>
@@ -241,7 +245,7 @@ std::vector<double> trace_full_attention(B& be) {
   Run<B, T> run(be);
   using C = compute_t<T>;
   for (const bool causal : {false, true}) {
-    AttentionInputs<B, T> in(run, 37, 41, 8);
+    AttentionTensors<B, T> in(run, 37, 41, 8);
     const auto relative = run.template random<C>({in.heads, in.M + in.N - 1});
     const auto dense = run.template random<C>({in.batch, 1, in.M, in.N});
     AttendContext<C, typename B::space> context;
@@ -255,9 +259,8 @@ std::vector<double> trace_full_attention(B& be) {
     context.mask.dense.strides[1] = 0;
     context.dropout = {0.2, {1, 2}};
     auto d_relative = run.template random<C>({in.heads, in.M + in.N - 1});
-    full_attention_forward<B, T>(be, in.q(), in.k(), in.v(), context, in.out());
-    full_attention_backward<B, T>(be, in.q(), in.k(), in.v(), context, in.d_out(), in.d_q(),
-                                  in.d_k(), in.d_v(), d_relative.data());
+    full_attention_forward(be, in.inputs(context), in.out());
+    full_attention_backward(be, in.inputs(context), in.gradients(), d_relative.data());
     run.record(in.out_rows, in.d_q_rows, in.d_k_rows, in.d_v_rows, d_relative);
   }
   return run.take();
@@ -267,14 +270,13 @@ template <class T, class B>
 std::vector<double> trace_segmented(B& be) {
   Run<B, T> run(be);
   for (const Padding padding : {Padding::masked, Padding::upstream}) {
-    AttentionInputs<B, T> in(run, 11, 23, 8);
+    AttentionTensors<B, T> in(run, 11, 23, 8);
     AttendContext<compute_t<T>, typename B::space> context;
     context.mask.lengths = in.lengths.data();
     context.dropout = {0.2, {1, 2}};
     const SegmentedOptions options{5, 13, padding};
-    segmented_attention_forward<B, T>(be, in.q(), in.k(), in.v(), context, options, in.out());
-    segmented_attention_backward<B, T>(be, in.q(), in.k(), in.v(), context, options, in.d_out(),
-                                       in.d_q(), in.d_k(), in.d_v());
+    segmented_attention_forward(be, in.inputs(context), options, in.out());
+    segmented_attention_backward(be, in.inputs(context), options, in.gradients());
     run.record(in.out_rows, in.d_q_rows, in.d_k_rows, in.d_v_rows);
   }
   return run.take();
@@ -285,16 +287,16 @@ std::vector<double> trace_kv_product(B& be) {
   Run<B, T> run(be);
   for (const Product product : {Product::complement, Product::segment}) {
     for (const double clamp : {0.0, 1.0}) {
-      AttentionInputs<B, T> in(run, 1, 23, 6);
+      AttentionTensors<B, T> in(run, 1, 23, 6);
       ScoreMask<compute_t<T>, typename B::space> mask;
       mask.lengths = in.lengths.data();
       const SegmentedOptions segments{5, 0, Padding::masked};
       const index_t shape[] = {in.batch, in.heads, 5, in.D, in.D};
       auto z = run.template random<compute_t<T>>(shape);
       const auto d_z = run.template random<compute_t<T>>(shape);
-      kv_product_forward<B, T>(be, in.k(), in.v(), mask, segments, {product, clamp}, z);
-      kv_product_backward<B, T>(be, in.k(), in.v(), mask, segments, {product, clamp}, d_z, in.d_k(),
-                                in.d_v());
+      const KvProductInputs<B, T> of{in.k(), in.v(), mask};
+      kv_product_forward(be, of, segments, {product, clamp}, z);
+      kv_product_backward(be, of, segments, {product, clamp}, {d_z, in.d_k(), in.d_v()});
       run.record(z, in.d_k_rows, in.d_v_rows);
     }
   }
@@ -310,8 +312,8 @@ std::vector<double> trace_raf(B& be) {
   auto r = run.random({steps, cells}), u = run.random({steps, cells}),
        d_x = run.random({steps, cells});
   auto d_leak = run.template random<T>({1}), d_threshold = run.template random<T>({1});
-  raf_forward<B, T>(be, x, leak, threshold, r, u);
-  raf_backward<B, T>(be, u, leak, threshold, d_r, d_x, d_leak, d_threshold);
+  raf_forward<B, T>(be, x, {leak, threshold}, {}, r, u);
+  raf_backward<B, T>(be, u, {leak, threshold}, {}, {d_r, d_x, d_leak, d_threshold});
   run.record(r, u, d_x, d_leak, d_threshold);
   return run.take();
 }
@@ -355,7 +357,7 @@ inline std::vector<RecurrentCase> recurrent_cases() {
 template <class T, class B>
 std::vector<double> trace_segmented_recurrent(B& be, const RecurrentCase& c) {
   Run<B, T> run(be);
-  AttentionInputs<B, T> in(run, c.M, c.N, c.D);
+  AttentionTensors<B, T> in(run, c.M, c.N, c.D);
   AttendContext<compute_t<T>, typename B::space> context;
   context.mask.lengths = in.lengths.data();
   context.dropout = {0.2, {1, 2}};
@@ -372,10 +374,9 @@ std::vector<double> trace_segmented_recurrent(B& be, const RecurrentCase& c) {
   const RecurrentParameters<T> d_parameters{d_weight.data(), d_leak.data(), d_threshold.data(),
                                             c.sigma ? d_sigma.data() : nullptr,
                                             c.gate ? d_gate.data() : nullptr};
-  segmented_recurrent_forward<B, T>(be, in.q(), in.k(), in.v(), parameters, context, c.options,
-                                    in.out());
-  segmented_recurrent_backward<B, T>(be, in.q(), in.k(), in.v(), parameters, context, c.options,
-                                     in.d_out(), in.d_q(), in.d_k(), in.d_v(), d_parameters);
+  segmented_recurrent_forward(be, in.inputs(context), parameters, c.options, in.out());
+  segmented_recurrent_backward(be, in.inputs(context), parameters, c.options, in.gradients(),
+                               d_parameters);
   run.record(in.out_rows, in.d_q_rows, in.d_k_rows, in.d_v_rows, d_weight, d_leak, d_threshold,
              d_sigma, d_gate);
   return run.take();
@@ -400,8 +401,8 @@ inline std::vector<CrossAttentionOptions> variant_options() {
 template <class T, class B>
 std::vector<double> trace_variant(B& be, const CrossAttentionOptions& options) {
   Run<B, T> run(be);
-  const index_t D = 4, M = 9, F = D * AttentionInputs<B, T>::heads;
-  AttentionInputs<B, T> in(run, M, 23, D), step(run, 1, 23, D);
+  const index_t D = 4, M = 9, F = D * AttentionTensors<B, T>::heads;
+  AttentionTensors<B, T> in(run, M, 23, D), step(run, 1, 23, D);
   AttendContext<compute_t<T>, typename B::space> context;
   context.mask.lengths = in.lengths.data();
   const auto weight = run.random({D, D}), ih = run.random({F, F}, 0.3),

@@ -238,13 +238,14 @@ TEST_CASE("a RAF gradient without the reset's share of the threshold is refused"
       [&](auto x, auto l, auto t, auto r) {
         using T = typename decltype(r)::value_type;
         auto u = zeros<T, 2>(be, x.extents);
-        raf_forward(be, x, l, t, r, u.view());
+        raf_forward<EigenBackend, T>(be, x, {l, t}, {}, r, u.view());
       },
       [&](auto x, auto l, auto t, auto d_r, auto d_x, auto d_l, auto d_t) {
         auto u = zeros<double, 2>(be, x.extents), r = zeros<double, 2>(be, x.extents);
-        raf_forward(be, x, l, t, r.view(), u.view());
+        const RafParameters<EigenBackend, double> parameters{l, t};
+        raf_forward(be, x, parameters, {}, r.view(), u.view());
         auto d_threshold = zeros<double, 1>(be, {1});
-        raf_backward(be, u.view(), l, t, d_r, d_x, d_l, d_threshold.view());
+        raf_backward(be, u.view(), parameters, {}, {d_r, d_x, d_l, d_threshold.view()});
         for (index_t i = 0; i < x.size(); ++i) {
           if (r.data()[i] > 0) d_t(0) -= d_r.data[i] * u.data()[i] / (t(0) * t(0));
         }
@@ -264,18 +265,21 @@ TEST_CASE("a segmented recurrent gradient without that of the key norms is refus
   const auto check = [&](bool with_norms) {
     return grad_check(
         {1, 1, M, D},
-        [&](auto q, auto k, auto v, auto w, auto l, auto t, auto y) {
-          segmented_recurrent_forward(be, q, k, v, {w.data, l.data, t.data}, {}, options, y);
+        [&]<class T>(View<const T, 4> q, auto k, auto v, auto w, auto l, auto t, auto y) {
+          segmented_recurrent_forward<EigenBackend, T>(be, {q, k, v}, {w.data, l.data, t.data},
+                                                       options, y);
         },
         [&](auto q, auto k, auto v, auto w, auto l, auto t, auto d_y, auto d_q, auto d_k, auto d_v,
             auto d_w, auto d_l, auto d_t) {
-          segmented_recurrent_backward(be, q, k, v, {w.data, l.data, t.data}, {}, options, d_y, d_q,
-                                       d_k, d_v, {d_w.data, d_l.data, d_t.data});
+          const AttentionInputs<EigenBackend, double> in{q, k, v};
+          const RecurrentParameters<const double> parameters{w.data, l.data, t.data};
+          segmented_recurrent_backward(be, in, parameters, options, {d_y, d_q, d_k, d_v},
+                                       {d_w.data, d_l.data, d_t.data});
           if (with_norms) return;
           // dn_c = -sum_i dC_ic C_ic / n_c with C = O - A
           auto o = zeros<double, 4>(be, q.extents), a = zeros<double, 4>(be, q.extents);
-          segmented_recurrent_forward(be, q, k, v, {w.data, l.data, t.data}, {}, options, o.view());
-          segmented_attention_forward(be, q, k, v, {}, options.segments, a.view());
+          segmented_recurrent_forward(be, in, parameters, options, o.view());
+          segmented_attention_forward(be, in, options.segments, a.view());
           for (index_t c = 0; c < D; ++c) {
             double square = 0, along = 0;
             for (index_t s = 0; s < N; ++s) square += k(0, 0, s, c) * k(0, 0, s, c);

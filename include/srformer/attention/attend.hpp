@@ -39,11 +39,11 @@ SRF_HD Rows<T> head_rows(const View<T, 4, Space>& x, index_t b, index_t h) {
 /// A block of the [B,H,M,N] scores: some queries, some keys that follow each other.
 struct ScoreBlock {
   index_t b, h, head_size;
-  index_t heads, queries, keys;      ///< H, M, N of the whole
-  index_t first_query, query_count;  ///< the queries at hand
-  index_t first_key, key_count;      ///< the keys at hand
-  index_t zero_keys = 0;             ///< further keys of zeros, with zero values and no bias
-  index_t gap = 0;                   ///< elements between two rows of weights in scratch
+  index_t heads, queries, keys;              ///< H, M, N of the whole
+  index_t first_query = 0, query_count = 0;  ///< the queries at hand
+  index_t first_key = 0, key_count = 0;      ///< the keys at hand
+  index_t zero_keys = 0;  ///< further keys of zeros, with zero values and no bias
+  index_t gap = 0;        ///< elements between two rows of weights in scratch
 
   /// From one row of weights to the next.
   SRF_HD index_t stride() const { return key_count + gap; }
@@ -55,6 +55,30 @@ template <class C, class Space, class Mask = ScoreMask<C, Space>>
 struct AttendContext {
   Mask mask{};
   Dropout dropout{};
+};
+
+/// What a block of scores is of: q [query_count, D], k, v [key_count, D]. K is T, or the compute type where a
+/// caller takes many blocks to the same keys.
+template <class T, class K = T>
+struct AttendRows {
+  Rows<const T> q;
+  Rows<const K> k, v;
+};
+
+/// The gradient of the output of a block, and those that backward adds to. G is T, or the compute type.
+///   d_relative  [H, M+N-1] of this source: += ds by distance; null: not wanted
+template <class T, class G = T>
+struct AttendGradients {
+  Rows<const T> d_out;
+  Rows<T> d_q;
+  Rows<G> d_k, d_v;
+  compute_t<T>* d_relative = nullptr;
+};
+
+/// Room for [query_count, key_count] numbers each, in rows that are block.stride() apart.
+template <class C>
+struct AttendScratch {
+  C *weights, *d_weights;
 };
 
 namespace detail {
@@ -112,54 +136,51 @@ SRF_HD C weigh_row_backward(const Team& team, const AttendContext<C, Space, Mask
 }  // namespace detail
 
 /// out = alpha a for the queries of a block.
-///   q, out [query_count, D], k, v [key_count, D], weights scratch [query_count, key_count] a stride apart
-template <class Team, class T, class C, class Space, class Mask>
+///   out [query_count, D], weights scratch [query_count, key_count] in rows that are block.stride() apart
+template <class Team, class C, class Space, class Mask, class T, class K>
 SRF_HD void attend_forward(const Team& team, const AttendContext<C, Space, Mask>& context,
-                           const ScoreBlock& block, Rows<const T> q, Rows<const T> k,
-                           Rows<const T> v, C alpha, Rows<T> out, C* weights) {
+                           const ScoreBlock& block, const AttendRows<T, K>& rows, C alpha,
+                           Rows<T> out, C* weights) {
   const index_t n = block.key_count, stride = block.stride();
-  detail::block_weights(team, context, block, q, k, weights);
+  detail::block_weights(team, context, block, rows.q, rows.k, weights);
   if (context.dropout.active()) {
     for (index_t r = 0; r < block.query_count; ++r) {
       detail::drop_row(team, context.dropout, block, r, weights + r * stride);
     }
   }
   team.gemm(Op::none, Op::none, block.query_count, block.head_size, n, alpha, weights, stride,
-            v.data, v.stride, C(0), out.data, out.stride);
+            rows.v.data, rows.v.stride, C(0), out.data, out.stride);
 }
 
 /// d_q, d_k, d_v += the gradients through out = alpha a. Returns sum_i d_out_i . a_i.
-///   d_relative  [H, M+N-1] of this source, or null: += ds by distance
-///   weights, d_weights  scratch [query_count, key_count] each, a stride apart
-/// K and G are T, or the compute type where a caller takes many blocks to the same keys.
-template <class Team, class T, class C, class Space, class Mask, class K, class G>
+template <class Team, class C, class Space, class Mask, class T, class K, class G>
 SRF_HD C attend_backward(const Team& team, const AttendContext<C, Space, Mask>& context,
-                         const ScoreBlock& block, Rows<const T> q, Rows<K> k, Rows<K> v,
-                         Rows<const T> d_out, C alpha, Rows<T> d_q, Rows<G> d_k, Rows<G> d_v,
-                         C* d_relative, C* weights, C* d_weights) {
+                         const ScoreBlock& block, const AttendRows<T, K>& rows, C alpha,
+                         const AttendGradients<T, G>& d, const AttendScratch<C>& scratch) {
   const index_t m = block.query_count, n = block.key_count, D = block.head_size;
   const index_t stride = block.stride();
-  detail::block_weights(team, context, block, q, k, weights);
+  C *weights = scratch.weights, *d_weights = scratch.d_weights;
+  detail::block_weights(team, context, block, rows.q, rows.k, weights);
   // a = (drop p) v
-  team.gemm(Op::none, Op::transpose, m, n, D, C(1), d_out.data, d_out.stride, v.data, v.stride,
-            C(0), d_weights, stride);
+  team.gemm(Op::none, Op::transpose, m, n, D, C(1), d.d_out.data, d.d_out.stride, rows.v.data,
+            rows.v.stride, C(0), d_weights, stride);
   C along(0);
   for (index_t r = 0; r < m; ++r) {
     C *p = weights + r * stride, *d_p = d_weights + r * stride;
     along = along + detail::weigh_row_backward(team, context, block, r, alpha, p, d_p);
-    if (d_relative != nullptr) {
-      C* row = d_relative + block.h * (block.queries + block.keys - 1) + block.first_key -
+    if (d.d_relative != nullptr) {
+      C* row = d.d_relative + block.h * (block.queries + block.keys - 1) + block.first_key -
                (block.first_query + r) + block.queries - 1;
       team.for_each(n, [=](index_t c) { row[c] = row[c] + d_p[c]; });
     }
   }
-  team.gemm(Op::transpose, Op::none, n, D, m, alpha, weights, stride, d_out.data, d_out.stride,
-            C(1), d_v.data, d_v.stride);
+  team.gemm(Op::transpose, Op::none, n, D, m, alpha, weights, stride, d.d_out.data, d.d_out.stride,
+            C(1), d.d_v.data, d.d_v.stride);
   // s = q k^T + bias
-  team.gemm(Op::none, Op::none, m, D, n, C(1), d_weights, stride, k.data, k.stride, C(1), d_q.data,
-            d_q.stride);
-  team.gemm(Op::transpose, Op::none, n, D, m, C(1), d_weights, stride, q.data, q.stride, C(1),
-            d_k.data, d_k.stride);
+  team.gemm(Op::none, Op::none, m, D, n, C(1), d_weights, stride, rows.k.data, rows.k.stride, C(1),
+            d.d_q.data, d.d_q.stride);
+  team.gemm(Op::transpose, Op::none, n, D, m, C(1), d_weights, stride, rows.q.data, rows.q.stride,
+            C(1), d.d_k.data, d.d_k.stride);
   return along;
 }
 

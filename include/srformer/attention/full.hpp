@@ -37,9 +37,10 @@ struct FullForward {
     const index_t count = M - first < rows_each ? M - first : rows_each;
     const index_t keys = context.mask.visible(first + count - 1, context.mask.keys(b, N));
     const ScoreBlock block{b, h, D, H, M, N, first, count, 0, keys, 0, row_gap<C, Space>};
-    attend_forward<Team, T, C, Space>(team, context, block, head_rows(q, b, h).from(first),
-                                      head_rows(k, b, h), head_rows(v, b, h), C(1),
-                                      head_rows(out, b, h).from(first), static_cast<C*>(scratch));
+    const AttendRows<T> rows{head_rows(q, b, h).from(first), head_rows(k, b, h),
+                             head_rows(v, b, h)};
+    attend_forward(team, context, block, rows, C(1), head_rows(out, b, h).from(first),
+                   static_cast<C*>(scratch));
   }
 };
 
@@ -77,15 +78,16 @@ struct FullBackward {
     C* d_rel = d_relative == nullptr ? nullptr : d_relative + b * H * (M + N - 1);
     const Rows<const T> key = head_rows(k, b, h), value = head_rows(v, b, h);
     const Rows<T> d_key = head_rows(d_k, b, h), d_value = head_rows(d_v, b, h);
-    const auto add_blocks = [&](auto keys_of, auto values_of, auto sum_k, auto sum_v) {
+    const auto add_blocks = [&]<class K>(Rows<const K> keys_of, Rows<const K> values_of,
+                                         Rows<K> sum_k, Rows<K> sum_v) {
       for (index_t first = 0; first < M; first += rows_each) {
         const index_t count = M - first < rows_each ? M - first : rows_each;
         const index_t keys = context.mask.visible(first + count - 1, existing);
         const ScoreBlock block{b, h, D, H, M, N, first, count, 0, keys, 0, gap};
-        attend_backward<Team, T, C, Space>(team, context, block, head_rows(q, b, h).from(first),
-                                           keys_of, values_of, head_rows(d_out, b, h).from(first),
-                                           C(1), head_rows(d_q, b, h).from(first), sum_k, sum_v,
-                                           d_rel, weights, d_weights);
+        const AttendRows<T, K> rows{head_rows(q, b, h).from(first), keys_of, values_of};
+        const AttendGradients<T, K> d{head_rows(d_out, b, h).from(first),
+                                      head_rows(d_q, b, h).from(first), sum_k, sum_v, d_rel};
+        attend_backward(team, context, block, rows, C(1), d, AttendScratch<C>{weights, d_weights});
       }
     };
     if (!gathers()) return add_blocks(key, value, d_key, d_value);
@@ -100,7 +102,7 @@ struct FullBackward {
         zero_k[c] = C(0), zero_v[c] = C(0);
       });
     }
-    add_blocks(near_k, near_v, sum_k, sum_v);
+    add_blocks(Rows<const C>(near_k), Rows<const C>(near_v), sum_k, sum_v);
     for (index_t t = 0; t < existing; ++t) {
       T *to_k = d_key.row(t), *to_v = d_value.row(t);
       const C *from_k = sum_k.row(t), *from_v = sum_v.row(t);
@@ -123,9 +125,9 @@ struct FullStep {
     const index_t H = in.heads(), N = in.keys(), K = in.queries(), g = lane / H, h = lane % H;
     const index_t b = in.source(g);
     const ScoreBlock block{b, h, in.head_size(), H, K, N, 0, K, 0, in.context.mask.keys(b, N)};
-    attend_forward<Team, T, C, Space>(team, in.context, block, head_rows(in.q, g, h),
-                                      head_rows(in.k, b, h), head_rows(in.v, b, h), C(1),
-                                      head_rows(in.out, g, h), static_cast<C*>(scratch));
+    const AttendRows<T> rows{head_rows(in.q, g, h), head_rows(in.k, b, h), head_rows(in.v, b, h)};
+    attend_forward(team, in.context, block, rows, C(1), head_rows(in.out, g, h),
+                   static_cast<C*>(scratch));
   }
 };
 
@@ -140,13 +142,14 @@ struct AddOverBatch {
   }
 };
 
-template <class Q, class K>
-void check_attention(const char* function, const Q& q, const K& k, const K& v, const auto& out) {
-  const index_t B = q.extent(0), H = q.extent(1), D = q.extent(3), N = k.extent(2);
+template <class B, class T>
+void check_attention(const char* function, const AttentionInputs<B, T>& in, const auto& out) {
+  const auto &q = in.q, &k = in.k, &v = in.v;
+  const index_t batch = q.extent(0), H = q.extent(1), D = q.extent(3), N = k.extent(2);
   require(q.size() > 0 && k.size() > 0, function,
           "q is " + shape_text(q.extents) + " and k is " + shape_text(k.extents) +
               ", none may be empty");
-  check_shape(function, "k", "[B,H,N,D]", k.extents, std::array{B, H, N, D});
+  check_shape(function, "k", "[B,H,N,D]", k.extents, std::array{batch, H, N, D});
   check_shape(function, "v", "[B,H,N,D]", v.extents, k.extents);
   const bool backward = std::string_view(function).ends_with("_backward");
   check_shape(function, backward ? "d_out" : "out", "[B,H,M,D]", out.extents, q.extents);
@@ -154,13 +157,14 @@ void check_attention(const char* function, const Q& q, const K& k, const K& v, c
           "the last axis of q, k, v and out must be contiguous");
 }
 
-template <class Q, class K>
-void check_attention_gradients(const char* function, const auto& q, const auto& k, const Q& d_q,
-                               const K& d_k, const K& d_v) {
-  check_shape(function, "d_q", "[B,H,M,D]", d_q.extents, q.extents);
-  check_shape(function, "d_k", "[B,H,N,D]", d_k.extents, k.extents);
-  check_shape(function, "d_v", "[B,H,N,D]", d_v.extents, k.extents);
-  require(d_q.stride(3) == 1 && d_k.stride(3) == 1 && d_v.stride(3) == 1, function,
+template <class B, class T>
+void check_attention_gradients(const char* function, const AttentionInputs<B, T>& in,
+                               const AttentionGradients<B, T>& d) {
+  check_attention(function, in, d.d_out);
+  check_shape(function, "d_q", "[B,H,M,D]", d.d_q.extents, in.q.extents);
+  check_shape(function, "d_k", "[B,H,N,D]", d.d_k.extents, in.k.extents);
+  check_shape(function, "d_v", "[B,H,N,D]", d.d_v.extents, in.k.extents);
+  require(d.d_q.stride(3) == 1 && d.d_k.stride(3) == 1 && d.d_v.stride(3) == 1, function,
           "the last axis of d_q, d_k and d_v must be contiguous");
 }
 
@@ -169,55 +173,53 @@ void check_attention_gradients(const char* function, const auto& q, const auto& 
 /// Throws shape_error where q, k, v and out do not fit each other; `function` is named in the message.
 template <class B, class T>
 void check_attention(const char* function, const AttentionInputs<B, T>& in, Out<B, T, 4> out) {
-  detail::check_attention(function, in.q, in.k, in.v, out);
+  detail::check_attention(function, in, out);
 }
 
 /// out = softmax(q k^T + bias) v.
-///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; scores are not scaled
+///   out [B,H,M,D], last axis contiguous
 /// Saves nothing. Cost 4 B H M N D.
 template <class B, class T>
 requires BackendFor<B, T>
-void full_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                            const AttendContext<compute_t<T>, typename B::space>& context,
+void full_attention_forward(B& be, const AttentionInputs<B, T>& in,
                             View<T, 4, typename B::space> out) {
-  detail::check_attention("full_attention_forward", q, k, v, out);
-  check_dropout("full_attention_forward", context.dropout);
+  detail::check_attention("full_attention_forward", in, out);
+  check_dropout("full_attention_forward", in.context.dropout);
   if constexpr (HasBatchedGemm<B>) {
-    detail::full_attention_batched_forward<B, T>(be, q, k, v, context, out);
+    detail::full_attention_batched_forward<B, T>(be, in, out);
   } else {
-    const index_t M = q.extent(2), N = k.extent(2), each = detail::query_block(N);
+    const index_t M = in.q.extent(2), N = in.k.extent(2), each = detail::query_block(N);
     const index_t blocks = (M + each - 1) / each;
     constexpr index_t gap = detail::row_gap<compute_t<T>, typename B::space>;
-    be.for_each_row(q.extent(0) * q.extent(1) * blocks,
-                    each * (N + gap) * static_cast<index_t>(sizeof(compute_t<T>)),
-                    detail::FullForward<T, typename B::space>{q, k, v, out, context, each, blocks});
+    be.for_each_row(
+        in.q.extent(0) * in.q.extent(1) * blocks,
+        each * (N + gap) * static_cast<index_t>(sizeof(compute_t<T>)),
+        detail::FullForward<T, typename B::space>{in.q, in.k, in.v, out, in.context, each, blocks});
   }
 }
 
-/// d_q, d_k, d_v += the gradients; d_relative [H, M+N-1], where given, += that of the bias by distance.
-/// Cost 10 B H M N D.
+/// The gradients in d += those through full_attention_forward; d_relative [H, M+N-1], where given, += that of the
+/// bias by distance. Cost 10 B H M N D.
 template <class B, class T>
 requires BackendFor<B, T>
-void full_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                             const AttendContext<compute_t<T>, typename B::space>& context,
-                             In<B, T, 4> d_out, View<T, 4, typename B::space> d_q,
-                             View<T, 4, typename B::space> d_k, View<T, 4, typename B::space> d_v,
+void full_attention_backward(B& be, const AttentionInputs<B, T>& in,
+                             const AttentionGradients<B, T>& d,
                              compute_t<T>* d_relative = nullptr) {
-  detail::check_attention("full_attention_backward", q, k, v, d_out);
-  detail::check_attention_gradients("full_attention_backward", q, k, d_q, d_k, d_v);
-  check_dropout("full_attention_backward", context.dropout);
+  detail::check_attention_gradients("full_attention_backward", in, d);
+  check_dropout("full_attention_backward", in.context.dropout);
   using C = compute_t<T>;
   if constexpr (HasBatchedGemm<B>) {
-    detail::full_attention_batched_backward<B, T>(be, q, k, v, context, d_out, d_q, d_k, d_v,
-                                                  d_relative);
+    detail::full_attention_batched_backward<B, T>(be, in, d, d_relative);
   } else {
+    const auto &q = in.q, &k = in.k;
     const index_t batch = q.extent(0), H = q.extent(1), M = q.extent(2), N = k.extent(2);
     const index_t each = detail::query_block(N), distances = H * (M + N - 1);
     Tensor<B, C, 1> partial(be, {d_relative == nullptr ? 0 : batch * distances});
     be.fill(partial.data(), partial.size(), C(0));
     const detail::FullBackward<T, typename B::space> lane{
-        q,       k,   v, d_out, d_q, d_k, d_v, d_relative == nullptr ? nullptr : partial.data(),
-        context, each};
+        q,          k,     in.v,  d.d_out,
+        d.d_q,      d.d_k, d.d_v, d_relative == nullptr ? nullptr : partial.data(),
+        in.context, each};
     be.for_each_row(batch * H, lane.scratch_size() * static_cast<index_t>(sizeof(C)), lane);
     if (d_relative != nullptr) {
       be.for_each(distances, detail::AddOverBatch<C>{partial.data(), d_relative, batch, distances});
@@ -239,13 +241,13 @@ struct Full {
   template <class B, class T>
   static void forward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
                       const Options&, Saved<B, T>&, Out<B, T, 4> out) {
-    full_attention_forward<B, T>(be, in.q, in.k, in.v, in.context, out);
+    full_attention_forward(be, in, out);
   }
   template <class B, class T>
   static void backward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
                        const Options&, const Saved<B, T>&, const AttentionGradients<B, T>& d,
                        const Parameters<T>&) {
-    full_attention_backward<B, T>(be, in.q, in.k, in.v, in.context, d.d_out, d.d_q, d.d_k, d.d_v);
+    full_attention_backward(be, in, d);
   }
   template <class B, class T>
   static Prepared<B, T> prepare(B&, const AttentionInputs<B, T>&, const Parameters<const T>&,
@@ -256,7 +258,7 @@ struct Full {
   static void step(B& be, const AttentionStep<T, typename B::space>& in, const Parameters<const T>&,
                    const Options&, const Prepared<B, T>&) {
     if constexpr (HasBatchedGemm<B>) {
-      detail::full_attention_batched_forward<B, T>(be, in.q, in.k, in.v, in.context, in.out,
+      detail::full_attention_batched_forward<B, T>(be, {in.q, in.k, in.v, in.context}, in.out,
                                                    in.sources);
     } else {
       for_each_lane<B, T>(be, in, in.queries() * in.keys(), 0,

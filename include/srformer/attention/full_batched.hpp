@@ -13,8 +13,7 @@
 
 #include <cstdint>
 
-#include <srformer/attention/attend.hpp>
-#include <srformer/backend/tensor.hpp>
+#include <srformer/attention/variant.hpp>
 
 namespace srformer::detail {
 
@@ -183,13 +182,12 @@ struct ScoreRoom {
 
 ///   sources  [G] on the backend: the source of each of the G groups of q and out; null: group g has source g
 template <class B, class T>
-void full_attention_batched_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                                    const AttendContext<compute_t<T>, typename B::space>& context,
-                                    View<T, 4, typename B::space> out,
+void full_attention_batched_forward(B& be, const AttentionInputs<B, T>& in, Out<B, T, 4> out,
                                     const std::int32_t* sources = nullptr) {
   using C = compute_t<T>;
   using Space = typename B::space;
   using From = LaneRows<const T, Space>;
+  const auto &q = in.q, &k = in.k, &v = in.v;
   const index_t N = k.extent(2), D = q.extent(3);
   ScoreRoom<B, T> room(be, q, N);
   for_each_range<B>(q, N, [&](ScoreRange r) {
@@ -200,7 +198,7 @@ void full_attention_batched_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T
                     q.stride(2), From{k, lane, 0, sources}, k.stride(2), C(0),
                     Following<C>{scores, size}, N);
     be.for_each_row(r.lanes * r.count, 0,
-                    WeighScores<T, Space>{context, r, scores, room.narrow.data()});
+                    WeighScores<T, Space>{in.context, r, scores, room.narrow.data()});
     be.gemm_batched(Op::none, Op::none, r.lanes, r.count, D, N, C(1), room.factors(size), N,
                     From{v, lane, 0, sources}, v.stride(2), C(0), LaneRows<T, Space>{out, lane, i},
                     out.stride(2));
@@ -208,15 +206,13 @@ void full_attention_batched_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T
 }
 
 template <class B, class T>
-void full_attention_batched_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                                     const AttendContext<compute_t<T>, typename B::space>& context,
-                                     In<B, T, 4> d_out, View<T, 4, typename B::space> d_q,
-                                     View<T, 4, typename B::space> d_k,
-                                     View<T, 4, typename B::space> d_v, compute_t<T>* d_relative) {
+void full_attention_batched_backward(B& be, const AttentionInputs<B, T>& in,
+                                     const AttentionGradients<B, T>& d, compute_t<T>* d_relative) {
   using C = compute_t<T>;
   using Space = typename B::space;
   using From = LaneRows<const T, Space>;
   using To = LaneRows<T, Space>;
+  const auto &q = in.q, &k = in.k, &v = in.v;
   const index_t N = k.extent(2), D = q.extent(3), distances = q.extent(2) + N - 1;
   ScoreRoom<B, T> weights(be, q, N), d_weights(be, q, N);
   for_each_range<B>(q, N, [&](const ScoreRange& r) {
@@ -225,11 +221,11 @@ void full_attention_batched_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, 
     be.gemm_batched(Op::none, Op::transpose, r.lanes, r.count, N, D, C(1), From{q, lane, i},
                     q.stride(2), From{k, lane, 0}, k.stride(2), C(0), Following<C>{p, size}, N);
     // A = P v
-    be.gemm_batched(Op::none, Op::transpose, r.lanes, r.count, N, D, C(1), From{d_out, lane, i},
-                    d_out.stride(2), From{v, lane, 0}, v.stride(2), C(0), Following<C>{d_p, size},
+    be.gemm_batched(Op::none, Op::transpose, r.lanes, r.count, N, D, C(1), From{d.d_out, lane, i},
+                    d.d_out.stride(2), From{v, lane, 0}, v.stride(2), C(0), Following<C>{d_p, size},
                     N);
     be.for_each_row(r.lanes * r.count, 0,
-                    WeighScoresBackward<T, Space>{context, r, p, d_p, weights.narrow.data(),
+                    WeighScoresBackward<T, Space>{in.context, r, p, d_p, weights.narrow.data(),
                                                   d_weights.narrow.data()});
     if (d_relative != nullptr) {
       constexpr index_t each = SumByDistance<C>::queries_each;
@@ -239,12 +235,13 @@ void full_attention_batched_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, 
       be.for_each(r.heads * distances, AddByDistance<C>{r, partial.data(), d_relative, parts});
     }
     be.gemm_batched(Op::transpose, Op::none, r.lanes, N, D, r.count, C(1), weights.factors(size), N,
-                    From{d_out, lane, i}, d_out.stride(2), C(1), To{d_v, lane, 0}, d_v.stride(2));
+                    From{d.d_out, lane, i}, d.d_out.stride(2), C(1), To{d.d_v, lane, 0},
+                    d.d_v.stride(2));
     // S = q k^T
     be.gemm_batched(Op::none, Op::none, r.lanes, r.count, D, N, C(1), d_weights.factors(size), N,
-                    From{k, lane, 0}, k.stride(2), C(1), To{d_q, lane, i}, d_q.stride(2));
+                    From{k, lane, 0}, k.stride(2), C(1), To{d.d_q, lane, i}, d.d_q.stride(2));
     be.gemm_batched(Op::transpose, Op::none, r.lanes, N, D, r.count, C(1), d_weights.factors(size),
-                    N, From{q, lane, i}, q.stride(2), C(1), To{d_k, lane, 0}, d_k.stride(2));
+                    N, From{q, lane, i}, q.stride(2), C(1), To{d.d_k, lane, 0}, d.d_k.stride(2));
   });
 }
 

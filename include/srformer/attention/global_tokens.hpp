@@ -89,7 +89,7 @@ struct GlobalTokensInputs {
     const index_t H = q.extent(1), M = q.extent(2), N = k.extent(2), D = q.extent(3);
     for (index_t j = 0; j < rule.count(); ++j) {
       const ScoreBlock segment =
-          segment_block(rule, options.padding, j, b, h, H, M, N, D, context.mask.query_offset);
+          segment_block(rule, options.padding, j, {b, h, D, H, M, N}, context.mask.query_offset);
       if (segment.query_count == 0) continue;
       ScoreBlock block = segment;
       block.keys = most_columns(), block.first_key = 0;
@@ -124,9 +124,9 @@ struct GlobalTokensForward {
         rule, b, h, [&](const auto& context, const ScoreBlock& segment, const ScoreBlock& block) {
           in.gather(team, segment, k, mean_k, rule.count(), keys);
           in.gather(team, segment, v, mean_v, rule.count(), values);
-          attend_forward<Team, T, C, Space>(team, context, block, q.from(block.first_query),
-                                            Rows<const T>{keys, D}, Rows<const T>{values, D}, C(1),
-                                            head_rows(out, b, h).from(block.first_query), weights);
+          const AttendRows<T> rows{q.from(block.first_query), {keys, D}, {values, D}};
+          attend_forward(team, context, block, rows, C(1),
+                         head_rows(out, b, h).from(block.first_query), weights);
         });
   }
 };
@@ -160,11 +160,13 @@ struct GlobalTokensBackward {
           in.gather(team, segment, v, mean_v, rule.count(), values);
           team.for_each(block.key_count * D,
                         [=](index_t c) { d_keys[c] = T(C(0)), d_values[c] = T(C(0)); });
-          attend_backward<Team, T, C, Space>(
-              team, context, block, q.from(block.first_query), Rows<const T>{keys, D},
-              Rows<const T>{values, D}, head_rows(d_out, b, h).from(block.first_query), C(1),
-              head_rows(d_q, b, h).from(block.first_query), Rows<T>{d_keys, D},
-              Rows<T>{d_values, D}, nullptr, weights, d_weights);
+          const AttendRows<T> rows{q.from(block.first_query), {keys, D}, {values, D}};
+          const AttendGradients<T> d{head_rows(d_out, b, h).from(block.first_query),
+                                     head_rows(d_q, b, h).from(block.first_query),
+                                     {d_keys, D},
+                                     {d_values, D}};
+          attend_backward(team, context, block, rows, C(1), d,
+                          AttendScratch<C>{weights, d_weights});
           scatter(team, segment, d_keys, rule.count(), dk, d_mean_k);
           scatter(team, segment, d_values, rule.count(), dv, d_mean_v);
         });
@@ -235,9 +237,8 @@ struct GlobalTokensStep {
                      keys);
           one.gather(team, segment, head_rows(in.v, b, h), &means(1, b * H + h, 0, 0), rule.count(),
                      values);
-          attend_forward<Team, T, C, Space>(team, context, block, head_rows(in.q, g, h),
-                                            Rows<const T>{keys, D}, Rows<const T>{values, D}, C(1),
-                                            head_rows(in.out, g, h), weights);
+          const AttendRows<T> rows{head_rows(in.q, g, h), {keys, D}, {values, D}};
+          attend_forward(team, context, block, rows, C(1), head_rows(in.out, g, h), weights);
         });
   }
 };
@@ -245,45 +246,40 @@ struct GlobalTokensStep {
 }  // namespace detail
 
 /// Segmented attention with the means of all segments behind each (paper, section 4: "LongT5").
-///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; scores are not scaled
+///   out [B,H,M,D], last axis contiguous
 /// Saves nothing. Cost 4 B H M (L + S) D, and 2 B H N D for the means.
 template <class B, class T>
 requires BackendFor<B, T>
-void global_tokens_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                           const AttendContext<compute_t<T>, typename B::space>& context,
-                           const SegmentedOptions& options, View<T, 4, typename B::space> out) {
-  detail::check_attention("global_tokens_forward", q, k, v, out);
+void global_tokens_forward(B& be, const AttentionInputs<B, T>& in, const SegmentedOptions& options,
+                           View<T, 4, typename B::space> out) {
+  detail::check_attention("global_tokens_forward", in, out);
   detail::check_segments("global_tokens_forward", options);
-  check_dropout("global_tokens_forward", context.dropout);
-  const detail::GlobalTokensInputs<T, typename B::space> in{q, k, v, context, options};
-  const index_t M = q.extent(2), D = q.extent(3), columns = in.most_columns();
-  const index_t of_c = M * columns, of_t = 2 * (in.most_segments() + columns) * D;
+  check_dropout("global_tokens_forward", in.context.dropout);
+  const detail::GlobalTokensInputs<T, typename B::space> x{in.q, in.k, in.v, in.context, options};
+  const index_t M = in.q.extent(2), D = in.q.extent(3), columns = x.most_columns();
+  const index_t of_c = M * columns, of_t = 2 * (x.most_segments() + columns) * D;
   be.for_each_row(
-      q.extent(0) * q.extent(1),
+      in.q.extent(0) * in.q.extent(1),
       of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
-      detail::GlobalTokensForward<T, typename B::space>{in, out});
+      detail::GlobalTokensForward<T, typename B::space>{x, out});
 }
 
-/// d_q, d_k, d_v += the gradients through global_tokens_forward.
+/// The gradients in d += those through global_tokens_forward.
 template <class B, class T>
 requires BackendFor<B, T>
-void global_tokens_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                            const AttendContext<compute_t<T>, typename B::space>& context,
-                            const SegmentedOptions& options, In<B, T, 4> d_out,
-                            View<T, 4, typename B::space> d_q, View<T, 4, typename B::space> d_k,
-                            View<T, 4, typename B::space> d_v) {
-  detail::check_attention("global_tokens_backward", q, k, v, d_out);
-  detail::check_attention_gradients("global_tokens_backward", q, k, d_q, d_k, d_v);
+void global_tokens_backward(B& be, const AttentionInputs<B, T>& in, const SegmentedOptions& options,
+                            const AttentionGradients<B, T>& d) {
+  detail::check_attention_gradients("global_tokens_backward", in, d);
   detail::check_segments("global_tokens_backward", options);
-  check_dropout("global_tokens_backward", context.dropout);
-  const detail::GlobalTokensInputs<T, typename B::space> in{q, k, v, context, options};
-  const index_t M = q.extent(2), D = q.extent(3), columns = in.most_columns(),
-                S = in.most_segments();
+  check_dropout("global_tokens_backward", in.context.dropout);
+  const detail::GlobalTokensInputs<T, typename B::space> x{in.q, in.k, in.v, in.context, options};
+  const index_t M = in.q.extent(2), D = in.q.extent(3), columns = x.most_columns(),
+                S = x.most_segments();
   const index_t of_c = 2 * M * columns + 2 * S * D, of_t = 2 * S * D + 4 * columns * D;
   be.for_each_row(
-      q.extent(0) * q.extent(1),
+      in.q.extent(0) * in.q.extent(1),
       of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
-      detail::GlobalTokensBackward<T, typename B::space>{in, d_out, d_q, d_k, d_v});
+      detail::GlobalTokensBackward<T, typename B::space>{x, d.d_out, d.d_q, d.d_k, d.d_v});
 }
 
 /// Segmented attention with global tokens as a variant.
@@ -302,14 +298,13 @@ struct GlobalTokens {
   template <class B, class T>
   static void forward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
                       const Options& options, Saved<B, T>&, Out<B, T, 4> out) {
-    global_tokens_forward<B, T>(be, in.q, in.k, in.v, in.context, options.segments(), out);
+    global_tokens_forward(be, in, options.segments(), out);
   }
   template <class B, class T>
   static void backward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
                        const Options& options, const Saved<B, T>&,
                        const AttentionGradients<B, T>& d, const Parameters<T>&) {
-    global_tokens_backward<B, T>(be, in.q, in.k, in.v, in.context, options.segments(), d.d_out,
-                                 d.d_q, d.d_k, d.d_v);
+    global_tokens_backward(be, in, options.segments(), d);
   }
   template <class B, class T>
   static Prepared<B, T> prepare(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,

@@ -210,42 +210,54 @@ struct KvProductBackward {
 
 }  // namespace detail
 
+/// What the products are of.
+///   k, y [B,H,N,D], last axes contiguous; of the mask, lengths alone count
+template <class B, class T>
+struct KvProductInputs {
+  In<B, T, 4> k, y;
+  ScoreMask<compute_t<T>, typename B::space> mask{};
+};
+
+/// The gradient of z, and those of k and y, to which backward adds.
+template <class B, class T>
+struct KvProductGradients {
+  In<B, compute_t<T>, 5> d_z;
+  Out<B, T, 4> d_k, d_y;
+};
+
 /// z_j = the key-value product of segment j, or of all the others.
-///   k, y [B,H,N,D], last axes contiguous, z [B,H,S,D,D] contiguous with S = ceil(N/L); segments past
-///   the end of a shorter source are zero
+///   z [B,H,S,D,D] contiguous with S = ceil(N/L); segments past the end of a shorter source are zero
 /// Backward needs k and y. Cost 2 B H N D^2.
 template <class B, class T>
 requires BackendFor<B, T>
-void kv_product_forward(B& be, View<const T, 4, typename B::space> k, In<B, T, 4> y,
-                        const ScoreMask<compute_t<T>, typename B::space>& mask,
-                        const SegmentedOptions& segments, const KvProductOptions& options,
-                        Out<B, compute_t<T>, 5> z) {
+void kv_product_forward(B& be, const KvProductInputs<B, T>& in, const SegmentedOptions& segments,
+                        const KvProductOptions& options, Out<B, compute_t<T>, 5> z) {
   detail::check_segments("kv_product_forward", segments);
+  const auto& k = in.k;
   const index_t D = k.extent(3);
   const index_t S = (k.extent(2) + segments.segment_size - 1) / segments.segment_size;
-  check_shape("kv_product_forward", "y", "[B,H,N,D]", y.extents, k.extents);
+  check_shape("kv_product_forward", "y", "[B,H,N,D]", in.y.extents, k.extents);
   check_shape("kv_product_forward", "z", "[B,H,S,D,D]", z.extents,
               std::array{k.extent(0), k.extent(1), S, D, D});
   const index_t scratch = S * D * D;
-  be.for_each_row(k.extent(0) * k.extent(1), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
-                  detail::KvProductForward<T, typename B::space>{k, y, z, mask, segments, options});
+  be.for_each_row(
+      k.extent(0) * k.extent(1), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
+      detail::KvProductForward<T, typename B::space>{k, in.y, z, in.mask, segments, options});
 }
 
-/// d_k, d_y += the gradients through kv_product_forward.
+/// The gradients in d += those through kv_product_forward.
 template <class B, class T>
 requires BackendFor<B, T>
-void kv_product_backward(B& be, In<B, T, 4> k, In<B, T, 4> y,
-                         const ScoreMask<compute_t<T>, typename B::space>& mask,
-                         const SegmentedOptions& segments, const KvProductOptions& options,
-                         In<B, compute_t<T>, 5> d_z, View<T, 4, typename B::space> d_k,
-                         View<T, 4, typename B::space> d_y) {
+void kv_product_backward(B& be, const KvProductInputs<B, T>& in, const SegmentedOptions& segments,
+                         const KvProductOptions& options, const KvProductGradients<B, T>& d) {
   detail::check_segments("kv_product_backward", segments);
-  check_shape("kv_product_backward", "d_k", "[B,H,N,D]", d_k.extents, k.extents);
-  check_shape("kv_product_backward", "d_y", "[B,H,N,D]", d_y.extents, k.extents);
-  const index_t D = k.extent(3), scratch = 3 * d_z.extent(2) * D * D;
+  const auto& k = in.k;
+  check_shape("kv_product_backward", "d_k", "[B,H,N,D]", d.d_k.extents, k.extents);
+  check_shape("kv_product_backward", "d_y", "[B,H,N,D]", d.d_y.extents, k.extents);
+  const index_t D = k.extent(3), scratch = 3 * d.d_z.extent(2) * D * D;
   be.for_each_row(k.extent(0) * k.extent(1), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
-                  detail::KvProductBackward<T, typename B::space>{k, y, d_z, d_k, d_y, mask,
-                                                                  segments, options});
+                  detail::KvProductBackward<T, typename B::space>{k, in.y, d.d_z, d.d_k, d.d_y,
+                                                                  in.mask, segments, options});
 }
 
 }  // namespace srformer

@@ -215,33 +215,30 @@ struct LinearBackward {
 }  // namespace detail
 
 /// out_i = f(q_i) KV / (f(q_i) . z + 1e-6).
-///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; of the mask, lengths alone count
+///   out [B,H,M,D], last axis contiguous; of the context, the mask's lengths alone count
 /// Saves nothing.
 template <class B, class T>
 requires BackendFor<B, T>
-void linear_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                              const ScoreMask<compute_t<T>, typename B::space>& mask,
+void linear_attention_forward(B& be, const AttentionInputs<B, T>& in,
                               View<T, 4, typename B::space> out) {
-  detail::check_attention("linear_attention_forward", q, k, v, out);
-  const index_t D = q.extent(3), scratch = D * D + D + 2 * detail::linear_rows * D;
-  be.for_each_row(q.extent(0) * q.extent(1), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
-                  detail::LinearForward<T, typename B::space>{{q, k, v, mask}, out});
+  detail::check_attention("linear_attention_forward", in, out);
+  const index_t D = in.q.extent(3), scratch = D * D + D + 2 * detail::linear_rows * D;
+  be.for_each_row(
+      in.q.extent(0) * in.q.extent(1), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
+      detail::LinearForward<T, typename B::space>{{in.q, in.k, in.v, in.context.mask}, out});
 }
 
-/// d_q, d_k, d_v += the gradients through linear_attention_forward.
+/// The gradients in d += those through linear_attention_forward.
 template <class B, class T>
 requires BackendFor<B, T>
-void linear_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                               const ScoreMask<compute_t<T>, typename B::space>& mask,
-                               In<B, T, 4> d_out, View<T, 4, typename B::space> d_q,
-                               View<T, 4, typename B::space> d_k,
-                               View<T, 4, typename B::space> d_v) {
-  detail::check_attention("linear_attention_backward", q, k, v, d_out);
-  detail::check_attention_gradients("linear_attention_backward", q, k, d_q, d_k, d_v);
-  const index_t D = q.extent(3), scratch = 2 * (D * D + D) + 3 * detail::linear_rows * D;
-  be.for_each_row(
-      q.extent(0) * q.extent(1), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
-      detail::LinearBackward<T, typename B::space>{{q, k, v, mask}, d_out, d_q, d_k, d_v});
+void linear_attention_backward(B& be, const AttentionInputs<B, T>& in,
+                               const AttentionGradients<B, T>& d) {
+  detail::check_attention_gradients("linear_attention_backward", in, d);
+  const index_t D = in.q.extent(3), scratch = 2 * (D * D + D) + 3 * detail::linear_rows * D;
+  be.for_each_row(in.q.extent(0) * in.q.extent(1),
+                  scratch * static_cast<index_t>(sizeof(compute_t<T>)),
+                  detail::LinearBackward<T, typename B::space>{
+                      {in.q, in.k, in.v, in.context.mask}, d.d_out, d.d_q, d.d_k, d.d_v});
 }
 
 /// Linear attention as a variant.
@@ -265,14 +262,13 @@ struct Linear {
   template <class B, class T>
   static void forward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
                       const Options&, Saved<B, T>&, Out<B, T, 4> out) {
-    linear_attention_forward<B, T>(be, in.q, in.k, in.v, in.context.mask, out);
+    linear_attention_forward(be, in, out);
   }
   template <class B, class T>
   static void backward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
                        const Options&, const Saved<B, T>&, const AttentionGradients<B, T>& d,
                        const Parameters<T>&) {
-    linear_attention_backward<B, T>(be, in.q, in.k, in.v, in.context.mask, d.d_out, d.d_q, d.d_k,
-                                    d.d_v);
+    linear_attention_backward(be, in, d);
   }
   template <class B, class T>
   static Prepared<B, T> prepare(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,

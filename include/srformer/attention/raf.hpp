@@ -92,7 +92,7 @@ SRF_HD void raf_step(const Team& team, index_t cells, const RafScalars<C>& raf, 
 
 /// Gradients of the two scalars.
 template <class C>
-struct RafGradients {
+struct RafScalarGradients {
   C leak, threshold;
 };
 
@@ -173,14 +173,19 @@ SRF_HD SumPair<typename At::Value> recurrence_backward(const At& at, const RafSc
   return {leak, threshold};
 }
 
+/// What one step back reads, of all cells: U_j, U_{j-1}, null for the first step, and dR_j.
+template <class C>
+struct RafStepBack {
+  const C *u, *before, *d_r;
+};
+
 /// One step back: d_membrane is dMem_j and becomes dMem_{j-1}; d_x receives dX_j (may be u or d_r).
-///   u, before   U_j and U_{j-1}, null for the first step;  d_r  dR_j
 template <class Team, class C>
-SRF_HD RafGradients<C> raf_step_backward(const Team& team, index_t cells, const RafScalars<C>& raf,
-                                         const C* u, const C* before, const C* d_r, C* d_membrane,
-                                         C* d_x) {
-  const C inverse = C(1) / raf.threshold, started(before != nullptr ? 1 : 0);
-  const C* previous = before != nullptr ? before : u;
+SRF_HD RafScalarGradients<C> raf_step_backward(const Team& team, index_t cells,
+                                               const RafScalars<C>& raf, const RafStepBack<C>& step,
+                                               C* d_membrane, C* d_x) {
+  const C *u = step.u, *d_r = step.d_r, *previous = step.before != nullptr ? step.before : u;
+  const C inverse = C(1) / raf.threshold, started(step.before != nullptr ? 1 : 0);
   const RafScalars<C> s = raf;
   const auto sums = with_firing(raf, [=](auto binary) {
     return team.template sum<SumPair<C>>(cells, [=](index_t c) {
@@ -237,8 +242,8 @@ struct RafBackward {
     T d_leak(0), d_threshold(0);
     for (index_t j = steps - 1; j >= 0; --j) {
       const index_t at = j * cells + first;
-      const auto d = raf_step_backward<Team, T>(
-          team, n, raf, u + at, j > 0 ? u + at - cells : nullptr, d_r + at, d_membrane, d_now);
+      const RafStepBack<T> step{u + at, j > 0 ? u + at - cells : nullptr, d_r + at};
+      const auto d = raf_step_backward(team, n, raf, step, d_membrane, d_now);
       T* out = d_x + at;
       team.for_each(n, [=](index_t c) { out[c] = out[c] + d_now[c]; });
       d_leak = d_leak + d.leak;
@@ -270,41 +275,56 @@ void check_threshold(const char* function, const T* threshold) {
 
 }  // namespace detail
 
+/// The learned scalars, [1] each.
+template <class B, class T>
+struct RafParameters {
+  In<B, T, 1> leak, threshold;
+};
+
+/// The gradient of r, and those to which backward adds.
+template <class B, class T>
+struct RafGradients {
+  In<B, T, 2> d_r;
+  Out<B, T, 2> d_x;
+  Out<B, T, 1> d_leak, d_threshold;
+};
+
 /// r = RAF(x), paper equations 4 to 6.
-///   x, r, u [steps, cells] contiguous; u is U_j, saved for backward; leak, threshold [1]
+///   x, r, u [steps, cells] contiguous; u is U_j, saved for backward
 /// T computes in itself: the state of the recurrence is never narrow.
 /// Errors: a threshold of exactly zero. Cost O(steps cells); parallel over cells; deterministic.
 template <class B, class T>
 requires BackendFor<B, T>
-void raf_forward(B& be, In<B, T, 2> x, In<B, T, 1> leak, In<B, T, 1> threshold,
-                 View<T, 2, typename B::space> r, View<T, 2, typename B::space> u,
-                 const RafOptions& options = {}) {
+void raf_forward(B& be, In<B, T, 2> x, const RafParameters<B, T>& parameters,
+                 const RafOptions& options, View<T, 2, typename B::space> r,
+                 View<T, 2, typename B::space> u) {
   static_assert(std::is_same_v<T, compute_t<T>>,
                 "the recurrence keeps its state in a wide type: use float for half and bfloat16");
   check_shape("raf_forward", "r", "[steps,cells]", r.extents, x.extents);
   check_shape("raf_forward", "u", "[steps,cells]", u.extents, x.extents);
-  detail::check_threshold<typename B::space>("raf_forward", threshold.data);
+  const T *leak = parameters.leak.data, *threshold = parameters.threshold.data;
+  detail::check_threshold<typename B::space>("raf_forward", threshold);
   const index_t rows = (x.extent(1) + detail::raf_cells - 1) / detail::raf_cells;
   be.for_each_row(rows, detail::raf_cells * static_cast<index_t>(sizeof(T)),
-                  detail::RafForward<T>{x.data, r.data, u.data, leak.data, threshold.data,
-                                        x.extent(0), x.extent(1), options});
+                  detail::RafForward<T>{x.data, r.data, u.data, leak, threshold, x.extent(0),
+                                        x.extent(1), options});
 }
 
-/// d_x, d_leak, d_threshold += the gradients through raf_forward. The derivative at u = 0 is 0.
+/// The gradients in d += those through raf_forward. The derivative at u = 0 is 0.
 template <class B, class T>
 requires BackendFor<B, T>
-void raf_backward(B& be, In<B, T, 2> u, In<B, T, 1> leak, In<B, T, 1> threshold, In<B, T, 2> d_r,
-                  View<T, 2, typename B::space> d_x, View<T, 1, typename B::space> d_leak,
-                  View<T, 1, typename B::space> d_threshold, const RafOptions& options = {}) {
-  check_shape("raf_backward", "d_r", "[steps,cells]", d_r.extents, u.extents);
-  check_shape("raf_backward", "d_x", "[steps,cells]", d_x.extents, u.extents);
-  detail::check_threshold<typename B::space>("raf_backward", threshold.data);
+void raf_backward(B& be, In<B, T, 2> u, const RafParameters<B, T>& parameters,
+                  const RafOptions& options, const RafGradients<B, T>& d) {
+  check_shape("raf_backward", "d_r", "[steps,cells]", d.d_r.extents, u.extents);
+  check_shape("raf_backward", "d_x", "[steps,cells]", d.d_x.extents, u.extents);
+  const T *leak = parameters.leak.data, *threshold = parameters.threshold.data;
+  detail::check_threshold<typename B::space>("raf_backward", threshold);
   const index_t rows = (u.extent(1) + detail::raf_cells - 1) / detail::raf_cells;
   Tensor<B, T, 2> partial(be, {rows, 2});
   be.for_each_row(rows, 2 * detail::raf_cells * static_cast<index_t>(sizeof(T)),
-                  detail::RafBackward<T>{u.data, leak.data, threshold.data, d_r.data, d_x.data,
+                  detail::RafBackward<T>{u.data, leak, threshold, d.d_r.data, d.d_x.data,
                                          partial.data(), u.extent(0), u.extent(1), options});
-  be.for_each(2, detail::AddPairs<T>{partial.data(), d_leak.data, d_threshold.data, rows});
+  be.for_each(2, detail::AddPairs<T>{partial.data(), d.d_leak.data, d.d_threshold.data, rows});
 }
 
 }  // namespace srformer

@@ -30,25 +30,18 @@ inline void check_segments(const char* function, const SegmentedOptions& options
           "horizon must be at least 1, or 0 for the number of queries");
 }
 
-/// The block of scores between segment j and the queries that see it, of `queries` queries of which
-/// the first is decoder step `offset`.
+/// The block of scores between segment j and the queries that see it. `whole` says whose scores they are and how
+/// many there are of everything; its first query is decoder step `offset`.
 SRF_HD inline ScoreBlock segment_block(const SegmentRule& rule, Padding padding, index_t j,
-                                       index_t b, index_t h, index_t heads, index_t queries,
-                                       index_t keys, index_t head_size, index_t offset = 0) {
+                                       const ScoreBlock& whole, index_t offset = 0) {
   const index_t from = rule.first_query(j) - offset, first = from > 0 ? from : 0;
-  const index_t end = rule.end_query(j, queries + offset) - offset;
+  const index_t end = rule.end_query(j, whole.queries + offset) - offset;
   const index_t real = rule.keys(j);
-  return {b,
-          h,
-          head_size,
-          heads,
-          queries,
-          keys,
-          first,
-          end > first ? end - first : 0,
-          rule.first_key(j),
-          real,
-          padding == Padding::upstream ? rule.size - real : 0};
+  ScoreBlock block = whole;
+  block.first_query = first, block.query_count = end > first ? end - first : 0;
+  block.first_key = rule.first_key(j), block.key_count = real;
+  block.zero_keys = padding == Padding::upstream ? rule.size - real : 0;
+  return block;
 }
 
 /// The most segments that some of `queries` queries can see.
@@ -79,8 +72,8 @@ struct SegmentRows {
 
   /// The block of scores of segment j; without queries where none sees it.
   SRF_HD ScoreBlock block_of_segment(const SegmentRule& rule, index_t lane, index_t j) const {
-    return segment_block(rule, options.padding, j, lane / heads, lane % heads, heads, queries, keys,
-                         head_size, context.mask.query_offset);
+    const ScoreBlock whole{lane / heads, lane % heads, head_size, heads, queries, keys};
+    return segment_block(rule, options.padding, j, whole, context.mask.query_offset);
   }
 
   /// The block of scores that query i of a source and head is in.

@@ -35,10 +35,10 @@ struct SegmentedForward {
   SRF_HD void attend(const Team& team, const ScoreBlock& block, C* weights) const {
     if (block.query_count == 0) return;
     const index_t b = block.b, h = block.h, i = block.first_query, t = block.first_key;
-    attend_forward<Team, T, C, Space>(team, rows.context, block, head_rows(q, b, h).from(i),
-                                      head_rows(k, b, h).from(t), head_rows(v, b, h).from(t),
-                                      alpha == nullptr ? C(1) : C(alpha[0]),
-                                      head_rows(out, b, h).from(i), weights);
+    const AttendRows<T> x{head_rows(q, b, h).from(i), head_rows(k, b, h).from(t),
+                          head_rows(v, b, h).from(t)};
+    attend_forward(team, rows.context, block, x, alpha == nullptr ? C(1) : C(alpha[0]),
+                   head_rows(out, b, h).from(i), weights);
   }
 };
 
@@ -62,12 +62,12 @@ struct SegmentedBackward {
   SRF_HD C attend(const Team& team, const ScoreBlock& block, C* weights) const {
     if (block.query_count == 0) return C(0);
     const index_t b = block.b, h = block.h, i = block.first_query, t = block.first_key;
-    return attend_backward<Team, T, C, Space>(
-        team, rows.context, block, head_rows(q, b, h).from(i), head_rows(k, b, h).from(t),
-        head_rows(v, b, h).from(t), head_rows(d_out, b, h).from(i),
-        alpha == nullptr ? C(1) : C(alpha[0]), head_rows(d_q, b, h).from(i),
-        head_rows(d_k, b, h).from(t), head_rows(d_v, b, h).from(t), nullptr, weights,
-        weights + rows.most_weights());
+    const AttendRows<T> x{head_rows(q, b, h).from(i), head_rows(k, b, h).from(t),
+                          head_rows(v, b, h).from(t)};
+    const AttendGradients<T> d{head_rows(d_out, b, h).from(i), head_rows(d_q, b, h).from(i),
+                               head_rows(d_k, b, h).from(t), head_rows(d_v, b, h).from(t)};
+    return attend_backward(team, rows.context, block, x, alpha == nullptr ? C(1) : C(alpha[0]), d,
+                           AttendScratch<C>{weights, weights + rows.most_weights()});
   }
 };
 
@@ -107,10 +107,10 @@ struct SegmentedStep {
                            rule.first_key(j),
                            real,
                            upstream ? rule.size - real : 0};
-    attend_forward<Team, T, C, Space>(
-        team, in.context, block, head_rows(in.q, g, h), head_rows(in.k, b, h).from(block.first_key),
-        head_rows(in.v, b, h).from(block.first_key), alpha == nullptr ? C(1) : C(alpha[0]),
-        head_rows(in.out, g, h), weights);
+    const AttendRows<T> rows{head_rows(in.q, g, h), head_rows(in.k, b, h).from(block.first_key),
+                             head_rows(in.v, b, h).from(block.first_key)};
+    attend_forward(team, in.context, block, rows, alpha == nullptr ? C(1) : C(alpha[0]),
+                   head_rows(in.out, g, h), weights);
     return j;
   }
 };
@@ -118,49 +118,44 @@ struct SegmentedStep {
 }  // namespace detail
 
 /// out_i = softmax(q_i K_j^T + bias) V_j with j = seg(i) (paper, section 3.1).
-///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; scores are not scaled
+///   out [B,H,M,D], last axis contiguous
 /// Saves nothing. Cost 4 B H M L D.
 template <class B, class T>
 requires BackendFor<B, T>
-void segmented_attention_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                                 const AttendContext<compute_t<T>, typename B::space>& context,
+void segmented_attention_forward(B& be, const AttentionInputs<B, T>& in,
                                  const SegmentedOptions& options,
                                  View<T, 4, typename B::space> out) {
-  detail::check_attention("segmented_attention_forward", q, k, v, out);
+  detail::check_attention("segmented_attention_forward", in, out);
   detail::check_segments("segmented_attention_forward", options);
-  check_dropout("segmented_attention_forward", context.dropout);
+  check_dropout("segmented_attention_forward", in.context.dropout);
   using Space = typename B::space;
-  const auto rows = detail::segment_rows<T, Space>(q, k, context, options);
+  const auto rows = detail::segment_rows<T, Space>(in.q, in.k, in.context, options);
   if constexpr (HasBatchedGemm<B>) {
-    detail::segmented_batched_forward<B, T>(be, q, k, v, rows, nullptr, out);
+    detail::segmented_batched_forward<B, T>(be, {in.q, in.k, in.v, rows}, out);
   } else {
-    const detail::SegmentedForward<T, Space> f{q, k, v, out, rows};
-    be.for_each_row(q.extent(0) * q.extent(1) * rows.most,
+    const detail::SegmentedForward<T, Space> f{in.q, in.k, in.v, out, rows};
+    be.for_each_row(in.q.extent(0) * in.q.extent(1) * rows.most,
                     f.scratch_size() * static_cast<index_t>(sizeof(compute_t<T>)), f);
   }
 }
 
-/// d_q, d_k, d_v += the gradients through segmented_attention_forward. Cost 10 B H M L D.
+/// The gradients in d += those through segmented_attention_forward. Cost 10 B H M L D.
 template <class B, class T>
 requires BackendFor<B, T>
-void segmented_attention_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                                  const AttendContext<compute_t<T>, typename B::space>& context,
-                                  const SegmentedOptions& options, In<B, T, 4> d_out,
-                                  View<T, 4, typename B::space> d_q,
-                                  View<T, 4, typename B::space> d_k,
-                                  View<T, 4, typename B::space> d_v) {
-  detail::check_attention("segmented_attention_backward", q, k, v, d_out);
-  detail::check_attention_gradients("segmented_attention_backward", q, k, d_q, d_k, d_v);
+void segmented_attention_backward(B& be, const AttentionInputs<B, T>& in,
+                                  const SegmentedOptions& options,
+                                  const AttentionGradients<B, T>& d) {
+  detail::check_attention_gradients("segmented_attention_backward", in, d);
   detail::check_segments("segmented_attention_backward", options);
-  check_dropout("segmented_attention_backward", context.dropout);
+  check_dropout("segmented_attention_backward", in.context.dropout);
   using Space = typename B::space;
-  const auto rows = detail::segment_rows<T, Space>(q, k, context, options);
+  const auto rows = detail::segment_rows<T, Space>(in.q, in.k, in.context, options);
   if constexpr (HasBatchedGemm<B>) {
-    detail::segmented_batched_backward<B, T>(be, q, k, v, rows, nullptr, d_out, d_q, d_k, d_v,
-                                             nullptr);
+    detail::segmented_batched_backward<B, T>(be, {in.q, in.k, in.v, rows}, d, nullptr);
   } else {
-    const detail::SegmentedBackward<T, Space> f{q, k, v, d_out, d_q, d_k, d_v, rows};
-    be.for_each_row(q.extent(0) * q.extent(1) * rows.most,
+    const detail::SegmentedBackward<T, Space> f{in.q,  in.k,  in.v,  d.d_out,
+                                                d.d_q, d.d_k, d.d_v, rows};
+    be.for_each_row(in.q.extent(0) * in.q.extent(1) * rows.most,
                     f.scratch_size() * static_cast<index_t>(sizeof(compute_t<T>)), f);
   }
 }
@@ -195,14 +190,13 @@ struct Segmented {
   template <class B, class T>
   static void forward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
                       const Options& options, Saved<B, T>&, Out<B, T, 4> out) {
-    segmented_attention_forward<B, T>(be, in.q, in.k, in.v, in.context, options.segments(), out);
+    segmented_attention_forward(be, in, options.segments(), out);
   }
   template <class B, class T>
   static void backward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>&,
                        const Options& options, const Saved<B, T>&,
                        const AttentionGradients<B, T>& d, const Parameters<T>&) {
-    segmented_attention_backward<B, T>(be, in.q, in.k, in.v, in.context, options.segments(),
-                                       d.d_out, d.d_q, d.d_k, d.d_v);
+    segmented_attention_backward(be, in, options.segments(), d);
   }
   template <class B, class T>
   static Prepared<B, T> prepare(B&, const AttentionInputs<B, T>&, const Parameters<const T>&,

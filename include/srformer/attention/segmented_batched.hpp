@@ -11,6 +11,7 @@
 #pragma once
 
 #include <srformer/attention/segment_block.hpp>
+#include <srformer/attention/variant.hpp>
 
 namespace srformer::detail {
 
@@ -20,7 +21,7 @@ struct SegmentStage {
   using C = compute_t<T>;
   View<const T, 4, Space> q, k, v;
   SegmentRows<C, Space> rows;
-  const T* alpha;  ///< null: 1
+  const T* alpha = nullptr;  ///< null: 1
 
   SRF_HD index_t width() const { return rows.width(); }
   SRF_HD C share() const { return alpha == nullptr ? C(1) : C(alpha[0]); }
@@ -132,37 +133,35 @@ struct ReadSegmentBackward {
   }
 };
 
+/// out = alpha a.
 template <class B, class T>
-void segmented_batched_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                               const SegmentRows<compute_t<T>, typename B::space>& rows,
-                               const T* alpha, View<T, 4, typename B::space> out) {
+void segmented_batched_forward(B& be, const SegmentStage<T, typename B::space>& stage,
+                               Out<B, T, 4> out) {
   using Space = typename B::space;
-  const SegmentStage<T, Space> stage{q, k, v, rows, alpha};
+  const auto &q = stage.q, &k = stage.k;
   const index_t lanes = q.extent(0) * q.extent(1), queries = lanes * q.extent(2);
   Tensor<B, compute_t<T>, 2> scores(be, {queries, stage.width()});
-  const index_t segments = lanes * rows.most;
+  const index_t segments = lanes * stage.rows.most;
   be.for_each_row(segments, 0, ScoreSegment<T, Space>{stage, segments, {q, k, scores.data()}});
   be.for_each_row(queries, 0, WeighSegmentRow<T, Space>{stage, scores.data()});
   be.for_each_row(segments, 0, ReadSegment<T, Space>{stage, scores.data(), out});
 }
 
+///   along  as in WeighSegmentRow
 template <class B, class T>
-void segmented_batched_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
-                                const SegmentRows<compute_t<T>, typename B::space>& rows,
-                                const T* alpha, In<B, T, 4> d_out,
-                                View<T, 4, typename B::space> d_q,
-                                View<T, 4, typename B::space> d_k,
-                                View<T, 4, typename B::space> d_v, compute_t<T>* along) {
+void segmented_batched_backward(B& be, const SegmentStage<T, typename B::space>& stage,
+                                const AttentionGradients<B, T>& d, compute_t<T>* along) {
   using Space = typename B::space;
-  const SegmentStage<T, Space> stage{q, k, v, rows, alpha};
+  const auto &q = stage.q, &k = stage.k, &v = stage.v;
   const index_t lanes = q.extent(0) * q.extent(1), queries = lanes * q.extent(2);
   Tensor<B, compute_t<T>, 3> scores(be, {2, queries, stage.width()});
   compute_t<T>*p = scores.data(), *d_p = p + queries * stage.width();
-  const index_t segments = lanes * rows.most;
+  const index_t segments = lanes * stage.rows.most;
   be.for_each_row(2 * segments, 0,
-                  ScoreSegment<T, Space>{stage, segments, {q, k, p}, {d_out, v, d_p}});
+                  ScoreSegment<T, Space>{stage, segments, {q, k, p}, {d.d_out, v, d_p}});
   be.for_each_row(queries, 0, WeighSegmentRow<T, Space>{stage, p, d_p, along});
-  be.for_each_row(segments, 0, ReadSegmentBackward<T, Space>{stage, p, d_p, d_out, d_q, d_k, d_v});
+  be.for_each_row(segments, 0,
+                  ReadSegmentBackward<T, Space>{stage, p, d_p, d.d_out, d.d_q, d.d_k, d.d_v});
 }
 
 }  // namespace srformer::detail

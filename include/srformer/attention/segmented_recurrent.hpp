@@ -553,64 +553,61 @@ struct RecurrentStep {
 }  // namespace detail
 
 /// The cross-attention of SRformer (paper, Algorithm 1).
-///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; scores are not scaled
 ///   parameters  weight [D,D] and so on, on the backend
+///   out [B,H,M,D], last axis contiguous
 /// Saves nothing. Cost per source and head: 4 M L D + 2 M D^2 + 2 N D^2, and for W 2 D^3 per visited
 /// segment, or 2 N D^2 where it is folded.
 /// Errors: shapes, segment size below 1, a threshold of exactly zero.
 template <class B, class T>
 requires BackendFor<B, T>
 void segmented_recurrent_forward(
-    B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+    B& be, const AttentionInputs<B, T>& in,
     const std::type_identity_t<RecurrentParameters<const T>>& parameters,
-    const AttendContext<compute_t<T>, typename B::space>& context,
     const SegmentedRecurrentOptions& options, View<T, 4, typename B::space> out) {
   using Space = typename B::space;
-  detail::check_attention("segmented_recurrent_forward", q, k, v, out);
-  const detail::RecurrentInputs<T, Space> in{q, k, v, parameters, context, options};
-  detail::check_recurrent("segmented_recurrent_forward", in);
+  detail::check_attention("segmented_recurrent_forward", in, out);
+  const detail::RecurrentInputs<T, Space> x{in.q, in.k, in.v, parameters, in.context, options};
+  detail::check_recurrent("segmented_recurrent_forward", x);
   if constexpr (HasBatchedGemm<B>) {
     if (options.local) {
-      detail::segmented_batched_forward<B, T>(be, q, k, v, in.segment_rows(), in.sigma(), out);
+      detail::segmented_batched_forward<B, T>(be, {in.q, in.k, in.v, x.segment_rows(), x.sigma()},
+                                              out);
     }
-    detail::recurrent_batched_forward(be, in, out);
+    detail::recurrent_batched_forward(be, x, out);
   } else {
-    detail::run_recurrent(be, in, detail::Pass::forward,
-                          [in, out](auto& on) { detail::recurrent_forward(on, in, out); });
+    detail::run_recurrent(be, x, detail::Pass::forward,
+                          [x, out](auto& on) { detail::recurrent_forward(on, x, out); });
   }
 }
 
-/// d_q, d_k, d_v and the gradients in d_parameters += those through segmented_recurrent_forward.
-/// Null pointers in d_parameters are left out.
+/// The gradients in d and d_parameters += those through segmented_recurrent_forward. Null pointers in d_parameters are
+/// left out.
 template <class B, class T>
 requires BackendFor<B, T>
 void segmented_recurrent_backward(
-    B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v,
+    B& be, const AttentionInputs<B, T>& in,
     const std::type_identity_t<RecurrentParameters<const T>>& parameters,
-    const AttendContext<compute_t<T>, typename B::space>& context,
-    const SegmentedRecurrentOptions& options, In<B, T, 4> d_out, View<T, 4, typename B::space> d_q,
-    View<T, 4, typename B::space> d_k, View<T, 4, typename B::space> d_v,
+    const SegmentedRecurrentOptions& options, const AttentionGradients<B, T>& d,
     const std::type_identity_t<RecurrentParameters<T>>& d_parameters) {
   using Space = typename B::space;
   using C = compute_t<T>;
-  detail::check_attention("segmented_recurrent_backward", q, k, v, d_out);
-  detail::check_attention_gradients("segmented_recurrent_backward", q, k, d_q, d_k, d_v);
-  const detail::RecurrentInputs<T, Space> in{q, k, v, parameters, context, options};
-  detail::check_recurrent("segmented_recurrent_backward", in);
-  const index_t batch = q.extent(0), H = q.extent(1), D = q.extent(3), lanes = batch * H;
+  detail::check_attention_gradients("segmented_recurrent_backward", in, d);
+  const detail::RecurrentInputs<T, Space> x{in.q, in.k, in.v, parameters, in.context, options};
+  detail::check_recurrent("segmented_recurrent_backward", x);
+  const index_t batch = in.q.extent(0), H = in.q.extent(1), D = in.q.extent(3), lanes = batch * H;
   Tensor<B, C, 2> partial(be, {lanes, D * D + 4});
   const detail::LanePartials<C> partials{partial.data(), D * D};
   if constexpr (HasBatchedGemm<B>) {
-    Tensor<B, C, 2> along(be, {lanes, q.extent(2)});
+    Tensor<B, C, 2> along(be, {lanes, in.q.extent(2)});
     if (options.local) {
-      detail::segmented_batched_backward<B, T>(be, q, k, v, in.segment_rows(), in.sigma(), d_out,
-                                               d_q, d_k, d_v, along.data());
+      detail::segmented_batched_backward<B, T>(be, {in.q, in.k, in.v, x.segment_rows(), x.sigma()},
+                                               d, along.data());
     }
-    detail::recurrent_batched_backward(be, in, d_out, d_q, d_k, d_v, along, partials);
+    detail::recurrent_batched_backward(be, x, d, along, partials);
   } else {
-    const detail::RecurrentGradients<T, Space> d{d_out, d_q, d_k, d_v, partials};
-    detail::run_recurrent(be, in, detail::Pass::backward,
-                          [in, d](auto& on) { detail::recurrent_backward(on, in, d); });
+    const detail::RecurrentGradients<T, Space> of{d.d_out, d.d_q, d.d_k, d.d_v, partials};
+    detail::run_recurrent(be, x, detail::Pass::backward,
+                          [x, of](auto& on) { detail::recurrent_backward(on, x, of); });
   }
   be.for_each(D * D + 3 + H, detail::AddLanePartials<T>{partials, d_parameters, batch, H});
 }
@@ -695,8 +692,7 @@ struct SegmentedRecurrent {
   static void forward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>& parameters,
                       const Options& options, Saved<B, T>&, Out<B, T, 4> out) {
     check_learned("segmented_recurrent_forward", options, parameters);
-    segmented_recurrent_forward<B, T>(be, in.q, in.k, in.v, parameters, in.context,
-                                      options.recurrent(), out);
+    segmented_recurrent_forward(be, in, parameters, options.recurrent(), out);
   }
   template <class B, class T>
   static void backward(B& be, const AttentionInputs<B, T>& in,
@@ -704,9 +700,7 @@ struct SegmentedRecurrent {
                        const Saved<B, T>&, const AttentionGradients<B, T>& d,
                        const Parameters<T>& d_parameters) {
     check_learned("segmented_recurrent_backward", options, parameters);
-    segmented_recurrent_backward<B, T>(be, in.q, in.k, in.v, parameters, in.context,
-                                       options.recurrent(), d.d_out, d.d_q, d.d_k, d.d_v,
-                                       d_parameters);
+    segmented_recurrent_backward(be, in, parameters, options.recurrent(), d, d_parameters);
   }
   /// States that no query visits are not written.
   template <class B, class T>

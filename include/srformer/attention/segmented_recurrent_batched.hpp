@@ -359,13 +359,11 @@ inline index_t states_of_a_part(index_t states, index_t head_size) {
   return each;
 }
 
-/// d_q, d_k, d_v += the gradients through the recurrent part; partials receive those of the parameters.
+/// The gradients in d += those through the recurrent part; partials receive those of the parameters.
 ///   along_local  [B*H, terms] sums of dO . A, of the local part, where sigma weighs it
 template <class B, class T>
 void recurrent_batched_backward(B& be, const RecurrentInputs<T, typename B::space>& in,
-                                In<B, T, 4> d_out, View<T, 4, typename B::space> d_q,
-                                View<T, 4, typename B::space> d_k,
-                                View<T, 4, typename B::space> d_v,
+                                const AttentionGradients<B, T>& d,
                                 In<B, compute_t<T>, 2> along_local,
                                 const LanePartials<compute_t<T>>& partials) {
   using C = compute_t<T>;
@@ -378,10 +376,10 @@ void recurrent_batched_backward(B& be, const RecurrentInputs<T, typename B::spac
     Tensor<B, C, 1> d_r(be, {n * lanes.steps * cells}), d_scalars(be, {2 * n * cells});
     // O = ... + beta gate rest / n,  rest_i = q_i R
     be.for_each(rest.size(),
-                RestGradient<T, Space>{lanes, d_out, run.inverse.data(), d_rest.data()});
-    be.for_each_row(
-        n * lanes.steps, 0,
-        ReadStepBackward<T, Space>{lanes, d_q, run.read(), d_rest.data(), rest.data(), d_r.data()});
+                RestGradient<T, Space>{lanes, d.d_out, run.inverse.data(), d_rest.data()});
+    be.for_each_row(n * lanes.steps, 0,
+                    ReadStepBackward<T, Space>{lanes, d.d_q, run.read(), d_rest.data(), rest.data(),
+                                               d_r.data()});
     C* d_z = d_r.data();
     if (in.options.recurrence) {
       // R = RAF(X)
@@ -417,11 +415,11 @@ void recurrent_batched_backward(B& be, const RecurrentInputs<T, typename B::spac
     const index_t parts = (lanes.queries() + Along::queries_each - 1) / Along::queries_each;
     Tensor<B, C, 1> along(be, {n * D}), partial(be, {n * parts * D});
     be.for_each(partial.size(),
-                Along{lanes, d_out, rest.data(), run.inverse.data(), partial.data(), parts});
+                Along{lanes, d.d_out, rest.data(), run.inverse.data(), partial.data(), parts});
     be.for_each(n * D, SumLaneParts<C>{partial.data(), along.data(), parts, D, D});
     be.for_each_row(segments, 0,
                     AddSegmentGradients<T, Space>{lanes, run.k.data(), to_k.data(), to_v.data(),
-                                                  along.data(), run.inverse.data(), d_k, d_v});
+                                                  along.data(), run.inverse.data(), d.d_k, d.d_v});
     be.for_each_row(
         n, 0,
         SumLaneScalars<T, Space>{lanes, d_scalars.data(), along.data(), along_local, partials});

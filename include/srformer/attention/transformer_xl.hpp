@@ -33,6 +33,18 @@ struct RnnParameters {
   }
 };
 
+/// The RNN over the keys and that over the values.
+template <class T>
+struct XlParameters {
+  RnnParameters<T> key{}, value{};
+
+  template <class U>
+  requires(std::is_same_v<U, const T>) SRF_HD operator XlParameters<U>()
+      const {  // NOLINT: as pointers convert
+    return {key, value};
+  }
+};
+
 namespace detail {
 
 inline constexpr index_t rnn_rows = 64;  // rows whose features are gathered at a time
@@ -42,14 +54,14 @@ template <class T, class Space>
 struct RnnInputs {
   using C = compute_t<T>;
   View<const T, 4, Space> k, v;
-  RnnParameters<const T> of_keys, of_values;
+  XlParameters<const T> rnns;
   ScoreMask<C, Space> mask;
   SegmentedOptions options;
 
   SRF_HD index_t batch() const { return k.extent(0); }
   SRF_HD index_t features() const { return k.extent(1) * k.extent(3); }
   SRF_HD RnnParameters<const T> parameters(index_t lane) const {
-    return lane < batch() ? of_keys : of_values;
+    return lane < batch() ? rnns.key : rnns.value;
   }
   /// Rows of memory of source b.
   SRF_HD index_t rows(index_t b) const {
@@ -231,7 +243,7 @@ struct XlInputs {
     const index_t H = q.extent(1), M = q.extent(2), N = k.extent(2), D = q.extent(3);
     for (index_t j = 0; j < rule.count(); ++j) {
       const ScoreBlock segment =
-          segment_block(rule, options.padding, j, b, h, H, M, N, D, context.mask.query_offset);
+          segment_block(rule, options.padding, j, {b, h, D, H, M, N}, context.mask.query_offset);
       if (segment.query_count == 0) continue;
       const index_t previous = j > 0 ? j - 1 : 0, real = rule.keys(previous);
       const index_t rows = options.padding == Padding::upstream ? rule.size : real;
@@ -265,10 +277,11 @@ struct XlForward {
                             index_t first, index_t rows) {
                           in.gather(team, 0, segment, first, rows, head_rows(in.k, b, h), keys);
                           in.gather(team, 1, segment, first, rows, head_rows(in.v, b, h), values);
-                          attend_forward<Team, T, C, Space>(
-                              team, context, block, head_rows(in.q, b, h).from(block.first_query),
-                              Rows<const T>{keys, D}, Rows<const T>{values, D}, C(1),
-                              head_rows(out, b, h).from(block.first_query), weights);
+                          const AttendRows<T> x{head_rows(in.q, b, h).from(block.first_query),
+                                                {keys, D},
+                                                {values, D}};
+                          attend_forward(team, context, block, x, C(1),
+                                         head_rows(out, b, h).from(block.first_query), weights);
                         });
   }
 };
@@ -289,23 +302,24 @@ struct XlBackward {
     C *weights = static_cast<C*>(scratch), *d_weights = weights + M * columns;
     T *keys = reinterpret_cast<T*>(d_weights + M * columns), *values = keys + columns * D;
     T *d_keys = values + columns * D, *d_values = d_keys + columns * D;
-    in.for_each_segment(rule, b, h,
-                        [&](const auto& context, const ScoreBlock& segment, const ScoreBlock& block,
-                            index_t first, index_t rows) {
-                          in.gather(team, 0, segment, first, rows, head_rows(in.k, b, h), keys);
-                          in.gather(team, 1, segment, first, rows, head_rows(in.v, b, h), values);
-                          team.for_each(block.key_count * D, [=](index_t c) {
-                            d_keys[c] = T(C(0)), d_values[c] = T(C(0));
-                          });
-                          attend_backward<Team, T, C, Space>(
-                              team, context, block, head_rows(in.q, b, h).from(block.first_query),
-                              Rows<const T>{keys, D}, Rows<const T>{values, D},
-                              head_rows(d_out, b, h).from(block.first_query), C(1),
-                              head_rows(d_q, b, h).from(block.first_query), Rows<T>{d_keys, D},
-                              Rows<T>{d_values, D}, nullptr, weights, d_weights);
-                          scatter(team, 0, segment, first, rows, d_keys, head_rows(d_k, b, h));
-                          scatter(team, 1, segment, first, rows, d_values, head_rows(d_v, b, h));
-                        });
+    in.for_each_segment(
+        rule, b, h,
+        [&](const auto& context, const ScoreBlock& segment, const ScoreBlock& block, index_t first,
+            index_t rows) {
+          in.gather(team, 0, segment, first, rows, head_rows(in.k, b, h), keys);
+          in.gather(team, 1, segment, first, rows, head_rows(in.v, b, h), values);
+          team.for_each(block.key_count * D,
+                        [=](index_t c) { d_keys[c] = T(C(0)), d_values[c] = T(C(0)); });
+          const AttendRows<T> x{
+              head_rows(in.q, b, h).from(block.first_query), {keys, D}, {values, D}};
+          const AttendGradients<T> d{head_rows(d_out, b, h).from(block.first_query),
+                                     head_rows(d_q, b, h).from(block.first_query),
+                                     {d_keys, D},
+                                     {d_values, D}};
+          attend_backward(team, context, block, x, C(1), d, AttendScratch<C>{weights, d_weights});
+          scatter(team, 0, segment, first, rows, d_keys, head_rows(d_k, b, h));
+          scatter(team, 1, segment, first, rows, d_values, head_rows(d_v, b, h));
+        });
   }
 
  private:
@@ -327,11 +341,13 @@ struct XlBackward {
   }
 };
 
-template <class Space, class T>
-void check_rnn(const char* function, const RnnParameters<T>& p) {
-  require(p.weight_ih != nullptr && p.weight_hh != nullptr && p.bias_ih != nullptr &&
-              p.bias_hh != nullptr,
-          function, "the RNN needs weight_ih, weight_hh, bias_ih and bias_hh");
+template <class T>
+void check_rnns(const char* function, const XlParameters<T>& parameters) {
+  for (const RnnParameters<T>& p : {parameters.key, parameters.value}) {
+    require(p.weight_ih != nullptr && p.weight_hh != nullptr && p.bias_ih != nullptr &&
+                p.bias_hh != nullptr,
+            function, "the RNN needs weight_ih, weight_hh, bias_ih and bias_hh");
+  }
 }
 
 }  // namespace detail
@@ -374,109 +390,105 @@ struct XlStep {
                            block.queries = block.query_count = K;
                            one.gather(team, 0, segment, first, rows, head_rows(in.k, b, h), keys);
                            one.gather(team, 1, segment, first, rows, head_rows(in.v, b, h), values);
-                           attend_forward<Team, T, C, Space>(
-                               team, context, block, head_rows(in.q, g, h), Rows<const T>{keys, D},
-                               Rows<const T>{values, D}, C(1), head_rows(in.out, g, h), weights);
+                           const AttendRows<T> x{head_rows(in.q, g, h), {keys, D}, {values, D}};
+                           attend_forward(team, context, block, x, C(1), head_rows(in.out, g, h),
+                                          weights);
                          });
   }
 };
 
 }  // namespace detail
 
-/// memory = the outputs of the RNNs over keys and values, which depend on no query.
-///   k, v [B,H,N,D], memory [2,B,R,H*D] contiguous with R = memory_rows(options, N)
+/// memory = the outputs of the RNNs over keys and values, which depend on no query: q may be left empty, and of the
+/// context the mask's lengths alone count.
+///   memory [2,B,R,H*D] contiguous with R = memory_rows(options, N)
 /// Cost 8 B N (H D)^2, sequential over N.
 template <class B, class T>
 requires BackendFor<B, T>
-void transformer_xl_memory(B& be, In<B, T, 4> k, In<B, T, 4> v,
-                           const std::type_identity_t<RnnParameters<const T>>& of_keys,
-                           const std::type_identity_t<RnnParameters<const T>>& of_values,
-                           const ScoreMask<compute_t<T>, typename B::space>& mask,
+void transformer_xl_memory(B& be, const AttentionInputs<B, T>& in,
+                           const std::type_identity_t<XlParameters<const T>>& parameters,
                            const SegmentedOptions& options, View<T, 4, typename B::space> memory) {
   using Space = typename B::space;
+  const auto& k = in.k;
   detail::check_segments("transformer_xl_memory", options);
-  detail::check_rnn<Space>("transformer_xl_memory", of_keys);
-  detail::check_rnn<Space>("transformer_xl_memory", of_values);
-  check_shape("transformer_xl_memory", "v", "[B,H,N,D]", v.extents, k.extents);
+  detail::check_rnns("transformer_xl_memory", parameters);
+  check_shape("transformer_xl_memory", "v", "[B,H,N,D]", in.v.extents, k.extents);
   detail::check_memory("transformer_xl_memory", memory, k, options);
   const index_t F = k.extent(1) * k.extent(3);
   const index_t scratch = 2 * F * F + 2 * detail::rnn_rows * F + F;
-  be.for_each_row(2 * k.extent(0), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
-                  detail::RnnForward<T, Space>{{k, v, of_keys, of_values, mask, options}, memory});
+  be.for_each_row(
+      2 * k.extent(0), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
+      detail::RnnForward<T, Space>{{k, in.v, parameters, in.context.mask, options}, memory});
 }
 
 /// Segmented attention that also sees the memory of the segment before.
-///   q, out [B,H,M,D], k, v [B,H,N,D], last axes contiguous; memory as transformer_xl_memory gave it,
-///   which is what backward needs. Cost 8 B H M L D.
+///   memory  as transformer_xl_memory gave it, which is what backward needs
+///   out [B,H,M,D], last axis contiguous
+/// Cost 8 B H M L D.
 template <class B, class T>
 requires BackendFor<B, T>
-void transformer_xl_forward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v, In<B, T, 4> memory,
-                            const AttendContext<compute_t<T>, typename B::space>& context,
+void transformer_xl_forward(B& be, const AttentionInputs<B, T>& in, In<B, T, 4> memory,
                             const SegmentedOptions& options, View<T, 4, typename B::space> out) {
-  detail::check_attention("transformer_xl_forward", q, k, v, out);
+  detail::check_attention("transformer_xl_forward", in, out);
   detail::check_segments("transformer_xl_forward", options);
-  detail::check_memory("transformer_xl_forward", memory, k, options);
-  check_dropout("transformer_xl_forward", context.dropout);
-  const index_t columns = 2 * options.segment_size, of_c = q.extent(2) * columns;
-  const index_t of_t = 2 * columns * q.extent(3);
+  detail::check_memory("transformer_xl_forward", memory, in.k, options);
+  check_dropout("transformer_xl_forward", in.context.dropout);
+  const index_t columns = 2 * options.segment_size, of_c = in.q.extent(2) * columns;
+  const index_t of_t = 2 * columns * in.q.extent(3);
   be.for_each_row(
-      q.extent(0) * q.extent(1),
+      in.q.extent(0) * in.q.extent(1),
       of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
-      detail::XlForward<T, typename B::space>{{q, k, v, memory, context, options}, out});
+      detail::XlForward<T, typename B::space>{{in.q, in.k, in.v, memory, in.context, options},
+                                              out});
 }
 
-/// d_q, d_k, d_v and the gradients of both RNNs += those through memory and attention. Null pointers
-/// in the parameters' gradients are left out.
+/// The gradients in d and of both RNNs += those through memory and attention. Null pointers in d_parameters are left
+/// out.
 template <class B, class T>
 requires BackendFor<B, T>
-void transformer_xl_backward(B& be, In<B, T, 4> q, In<B, T, 4> k, In<B, T, 4> v, In<B, T, 4> memory,
-                             const std::type_identity_t<RnnParameters<const T>>& of_keys,
-                             const std::type_identity_t<RnnParameters<const T>>& of_values,
-                             const AttendContext<compute_t<T>, typename B::space>& context,
-                             const SegmentedOptions& options, In<B, T, 4> d_out,
-                             View<T, 4, typename B::space> d_q, View<T, 4, typename B::space> d_k,
-                             View<T, 4, typename B::space> d_v,
-                             const std::type_identity_t<RnnParameters<T>>& d_of_keys,
-                             const std::type_identity_t<RnnParameters<T>>& d_of_values) {
+void transformer_xl_backward(B& be, const AttentionInputs<B, T>& in, In<B, T, 4> memory,
+                             const std::type_identity_t<XlParameters<const T>>& parameters,
+                             const SegmentedOptions& options, const AttentionGradients<B, T>& d,
+                             const std::type_identity_t<XlParameters<T>>& d_parameters) {
   using Space = typename B::space;
   using C = compute_t<T>;
-  detail::check_attention("transformer_xl_backward", q, k, v, d_out);
-  detail::check_attention_gradients("transformer_xl_backward", q, k, d_q, d_k, d_v);
+  const auto &q = in.q, &k = in.k, &v = in.v;
+  detail::check_attention_gradients("transformer_xl_backward", in, d);
   detail::check_segments("transformer_xl_backward", options);
   detail::check_memory("transformer_xl_backward", memory, k, options);
-  check_dropout("transformer_xl_backward", context.dropout);
-  detail::check_rnn<Space>("transformer_xl_backward", of_keys);
-  detail::check_rnn<Space>("transformer_xl_backward", of_values);
+  check_dropout("transformer_xl_backward", in.context.dropout);
+  detail::check_rnns("transformer_xl_backward", parameters);
   const index_t columns = 2 * options.segment_size, of_c = 2 * q.extent(2) * columns;
   const index_t of_t = 4 * columns * q.extent(3), batch = k.extent(0);
   Tensor<B, C, 4> d_memory = zeros<C, 4>(be, memory.extents);
-  be.for_each_row(batch * q.extent(1),
-                  of_c * static_cast<index_t>(sizeof(C)) + of_t * static_cast<index_t>(sizeof(T)),
-                  detail::XlBackward<T, Space>{
-                      {q, k, v, memory, context, options}, d_out, d_q, d_k, d_v, d_memory.view()});
+  be.for_each_row(
+      batch * q.extent(1),
+      of_c * static_cast<index_t>(sizeof(C)) + of_t * static_cast<index_t>(sizeof(T)),
+      detail::XlBackward<T, Space>{
+          {q, k, v, memory, in.context, options}, d.d_out, d.d_q, d.d_k, d.d_v, d_memory.view()});
   const index_t F = k.extent(1) * k.extent(3), share = 2 * F * F + F;
   Tensor<B, C, 1> partial(be, {2 * batch * share});
   be.for_each_row(2 * batch,
                   (3 * detail::rnn_rows * F + F + 2 * F * F) * static_cast<index_t>(sizeof(C)),
-                  detail::RnnBackward<T, Space>{{k, v, of_keys, of_values, context.mask, options},
+                  detail::RnnBackward<T, Space>{{k, v, parameters, in.context.mask, options},
                                                 memory,
                                                 d_memory.view(),
-                                                d_k,
-                                                d_v,
+                                                d.d_k,
+                                                d.d_v,
                                                 partial.data()});
-  be.for_each(share, detail::AddRnnPartials<T>{partial.data(), d_of_keys, batch, F});
-  be.for_each(share,
-              detail::AddRnnPartials<T>{partial.data() + batch * share, d_of_values, batch, F});
+  be.for_each(share, detail::AddRnnPartials<T>{partial.data(), d_parameters.key, batch, F});
+  be.for_each(share, detail::AddRnnPartials<T>{partial.data() + batch * share, d_parameters.value,
+                                               batch, F});
 }
 
 /// Transformer-XL style attention as a variant.
 struct TransformerXl {
   static constexpr std::string_view name = "transformer_xl";
   using Options = Segmented::Options;
-  /// The RNN over the keys and that over the values, [H*D,H*D] and [H*D] as torch.nn.RNN has them.
   template <class T>
-  struct Parameters {
-    RnnParameters<T> key{}, value{};
+  struct Parameters : XlParameters<T> {
+    Parameters() = default;
+    Parameters(const XlParameters<T>& p) : XlParameters<T>(p) {}  // NOLINT
 
     static void visit(auto& p, const Options&, const HeadSizes& sizes, auto&& f) {
       const index_t F = sizes.inner();
@@ -504,19 +516,16 @@ struct TransformerXl {
   static void forward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>& parameters,
                       const Options& options, Saved<B, T>& saved, Out<B, T, 4> out) {
     detail::check_segments("transformer_xl_forward", options.segments());
-    detail::check_attention("transformer_xl_forward", in.q, in.k, in.v, out);
+    detail::check_attention("transformer_xl_forward", in, out);
     saved = prepare<B, T>(be, in, parameters, options);
-    transformer_xl_forward<B, T>(be, in.q, in.k, in.v, saved.memory, in.context, options.segments(),
-                                 out);
+    transformer_xl_forward(be, in, saved.memory, options.segments(), out);
   }
   template <class B, class T>
   static void backward(B& be, const AttentionInputs<B, T>& in,
                        const Parameters<const T>& parameters, const Options& options,
                        const Saved<B, T>& saved, const AttentionGradients<B, T>& d,
                        const Parameters<T>& d_parameters) {
-    transformer_xl_backward<B, T>(be, in.q, in.k, in.v, saved.memory, parameters.key,
-                                  parameters.value, in.context, options.segments(), d.d_out, d.d_q,
-                                  d.d_k, d.d_v, d_parameters.key, d_parameters.value);
+    transformer_xl_backward(be, in, saved.memory, parameters, options.segments(), d, d_parameters);
   }
   template <class B, class T>
   static Prepared<B, T> prepare(B& be, const AttentionInputs<B, T>& in,
@@ -525,8 +534,7 @@ struct TransformerXl {
     const auto& k = in.k;
     Saved<B, T> saved{Tensor<B, T, 4>(
         be, {2, k.extent(0), memory_rows(segments, k.extent(2)), k.extent(1) * k.extent(3)})};
-    transformer_xl_memory<B, T>(be, k, in.v, parameters.key, parameters.value, in.context.mask,
-                                segments, saved.memory.view());
+    transformer_xl_memory(be, in, parameters, segments, saved.memory.view());
     return saved;
   }
   template <class B, class T>

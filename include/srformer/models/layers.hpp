@@ -141,23 +141,29 @@ struct SelfAttention {
     saved.qkv = SpacedRows<B, T>(be, h.extent(0), 3 * s.inner());
     saved.a = Tensor<B, T, 2>(be, {h.extent(0), s.inner()});
     project(be, h, saved.qkv.view());
-    full_attention_forward(be, part(s, saved.qkv, 0), part(s, saved.qkv, 1), part(s, saved.qkv, 2),
-                           context, as_heads(saved.a.view(), s.batch, s.heads, s.head_size));
+    full_attention_forward(be, inputs(s, saved, context),
+                           as_heads(saved.a.view(), s.batch, s.heads, s.head_size));
   }
 
   void backward(B& be, const AttentionShape& s, In<B, T, 2> h,
                 const AttendContext<compute_t<T>, typename B::space>& context, const Saved& saved,
                 const Gradients& d) const {
     auto d_qkv = SpacedRows<B, T>::zeros(be, h.extent(0), 3 * s.inner());
-    full_attention_backward(be, part(s, saved.qkv, 0), part(s, saved.qkv, 1), part(s, saved.qkv, 2),
-                            context, as_heads<const T>(d.d_a, s.batch, s.heads, s.head_size),
-                            part(s, d_qkv, 0), part(s, d_qkv, 1), part(s, d_qkv, 2), d.d_relative);
+    const AttentionGradients<B, T> d_attention{
+        as_heads<const T>(d.d_a, s.batch, s.heads, s.head_size), part(s, d_qkv, 0),
+        part(s, d_qkv, 1), part(s, d_qkv, 2)};
+    full_attention_backward(be, inputs(s, saved, context), d_attention, d.d_relative);
     detail::scale_queries<B, T>(be, d_qkv.view(), s.inner(), query_scale);
     linear_backward(be, h, stacked(*q, 3 * s.inner()), d_qkv, d.d_h, d_stacked(*q, 3 * s.inner()),
                     d_stacked_bias(q_bias, 3 * s.inner()));
   }
 
  private:
+  static AttentionInputs<B, T> inputs(
+      const AttentionShape& s, const Saved& saved,
+      const AttendContext<compute_t<T>, typename B::space>& context) {
+    return {part(s, saved.qkv, 0), part(s, saved.qkv, 1), part(s, saved.qkv, 2), context};
+  }
   template <class Matrix>
   static auto part(const AttentionShape& s, Matrix& qkv, index_t which) {
     return as_heads(qkv.view(), s.batch, s.heads, s.head_size, which * s.inner());

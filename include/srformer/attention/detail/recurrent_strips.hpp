@@ -101,7 +101,7 @@ struct RecurrentStrip {
 
   /// dP_s in the place of U_s, and dG in that of G; dq and the scalars' gradients are added to.
   [[gnu::noinline, gnu::flatten]] void backward(Rows<const T> q, Rows<const T> d_rest, Rows<T> d_q,
-                                                RafGradients<T>& d_raf) const {
+                                                RafScalarGradients<T>& d_raf) const {
     const V none(T(0));
     V leak = none, threshold = none;
     Sums d_membrane = all(nullptr), sum = all(nullptr);
@@ -224,7 +224,7 @@ bool read_states_backward_in_strips(On& on, const RecurrentInputs<T, Space>& in,
     const Lane& lane = on.this_lane();
     const auto q = family(in.q, Cut::whole);
     const Family<const T> d_rest = d.d_rest;
-    RafGradients<C> d_raf{C(0), C(0)};
+    RafScalarGradients<C> d_raf{C(0), C(0)};
     const auto run = [&](const auto& strip, index_t r, index_t c) {
       strip.template forward<true>(column_rows(q, lane, r), column_rows(d.rest, lane, c));
       strip.backward(column_rows(q, lane, r), column_rows(d_rest, lane, c),
