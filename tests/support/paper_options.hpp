@@ -124,13 +124,15 @@ struct CrossAttentionParameters {
   LearnedPointers<T> pointers(const CrossAttentionOptions& options) const {
     LearnedPointers<T> list;
     if (options.has_recurrent_parameters()) {
-      for (T* p : {recurrent.weight, recurrent.leak, recurrent.threshold}) list.add(p);
+      list.add(recurrent.weight), list.add(recurrent.leak), list.add(recurrent.threshold);
       if (options.sigma) list.add(recurrent.sigma);
       if (options.gate) list.add(recurrent.gate);
     }
-    if (options.has_memory())
-      for (const RnnParameters<T>& rnn : {rnn_key, rnn_value})
-        for (T* p : {rnn.weight_ih, rnn.weight_hh, rnn.bias_ih, rnn.bias_hh}) list.add(p);
+    const auto add_rnn = [&](const RnnParameters<T>& rnn) {
+      list.add(rnn.weight_ih), list.add(rnn.weight_hh);
+      list.add(rnn.bias_ih), list.add(rnn.bias_hh);
+    };
+    if (options.has_memory()) add_rnn(rnn_key), add_rnn(rnn_value);
     return list;
   }
 };

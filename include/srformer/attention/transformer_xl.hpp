@@ -343,11 +343,12 @@ struct XlBackward {
 
 template <class T>
 void check_rnns(const char* function, const XlParameters<T>& parameters) {
-  for (const RnnParameters<T>& p : {parameters.key, parameters.value}) {
-    require(p.weight_ih != nullptr && p.weight_hh != nullptr && p.bias_ih != nullptr &&
-                p.bias_hh != nullptr,
-            function, "the RNN needs weight_ih, weight_hh, bias_ih and bias_hh");
-  }
+  const auto whole = [](const RnnParameters<T>& p) {
+    return p.weight_ih != nullptr && p.weight_hh != nullptr && p.bias_ih != nullptr &&
+           p.bias_hh != nullptr;
+  };
+  require(whole(parameters.key) && whole(parameters.value), function,
+          "the RNN needs weight_ih, weight_hh, bias_ih and bias_hh");
 }
 
 }  // namespace detail
