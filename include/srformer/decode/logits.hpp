@@ -326,10 +326,11 @@ template <class C>
 void add_sorted(std::span<const C> row, Candidates& all) {
   std::vector<std::int32_t> order(row.size());
   std::iota(order.begin(), order.end(), 0);
-  std::ranges::stable_sort(order, [&](auto a, auto b) { return primal(row[b]) < primal(row[a]); });
+  const auto score = [&](std::int32_t c) { return primal(row[static_cast<std::size_t>(c)]); };
+  std::ranges::stable_sort(order, [&](auto a, auto b) { return score(b) < score(a); });
   for (const std::int32_t c : order) {
     all.tokens.push_back(c);
-    all.scores.push_back(static_cast<double>(primal(row[c])));
+    all.scores.push_back(static_cast<double>(score(c)));
   }
 }
 
@@ -380,7 +381,9 @@ requires BackendFor<B, T> Candidates best_tokens(B& be, In<B, T, 2> logits,
   be.for_each_row(
       R, 0, detail::TakeBest<T>{rows, count, numbers.data() + R, numbers.data(), tokens.data()});
   const auto found = to_host(be, numbers);
-  const auto wide = [&](index_t i) { return static_cast<double>(primal(found[i])); };
+  const auto wide = [&](index_t i) {
+    return static_cast<double>(primal(found[static_cast<std::size_t>(i)]));
+  };
   Candidates best{count, {}, to_host(be, tokens), {}};
   for (index_t r = 0; r < R; ++r) best.log_totals.push_back(wide(r));
   for (index_t i = 0; i < R * count; ++i) best.scores.push_back(wide(R + i));
@@ -388,7 +391,8 @@ requires BackendFor<B, T> Candidates best_tokens(B& be, In<B, T, 2> logits,
   best.count = V;
   const auto values = to_host(be, all);
   for (index_t r = 0; r < R; ++r)
-    detail::add_sorted(std::span<const C>(values).subspan(r * V, V), best);
+    detail::add_sorted(std::span<const C>(values.data() + r * V, static_cast<std::size_t>(V)),
+                       best);
   return best;
 }
 
