@@ -6,7 +6,6 @@
 #include <array>
 #include <limits>
 
-
 #include "support/attention_case.hpp"
 
 namespace srformer::testing {

@@ -30,7 +30,6 @@
 
 #include "support/paper_options.hpp"
 
-
 namespace srformer::reference {
 
 using Array = xt::xarray<double>;
