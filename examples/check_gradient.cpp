@@ -75,8 +75,9 @@ int main(int argc, char** argv) {
     app.add_option("--break", sizes.broken, "Scale the gradient of this input by 1.001");
     program::parse(app, argc, argv);
 
-    nlohmann::json config = {
-        {"cross_attention", {{"variant", "segmented_recurrent"}, {"segment_size", 5}}}};
+    nlohmann::json config = {{"cross_attention", {{"variant", "segmented_recurrent"}}}};
+    if (flags.variant) config["cross_attention"]["variant"] = *flags.variant;
+    if (program::offers_option("segment_size")) config["cross_attention"]["segment_size"] = 5;
     flags.apply(config);
     const auto options =
         cross_attention_options<ProgramVariants>(cross_attention_from_json(config, "the flags"));

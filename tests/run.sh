@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Builds and tests everything: installs what is missing, configures, builds, and ends with the summary of ctest.
 #
-#   tests/run.sh               g++ Release with every test, the programs on the CPU in every scalar, clang over headers and
-#                              tests, and nvcc where it is installed (the programs in float32)
+#   tests/run.sh               g++ Release with every test, the programs on the CPU in every scalar (at -O1, as the tests),
+#                              clang over headers and tests, and nvcc where it is installed (the programs in float32)
 #   tests/run.sh --label X     as above, but runs only the tests with label X
 #   tests/run.sh --all         first also Debug, address and undefined sanitizers, clang, and each Thrust at hand; then the
-#                              programs on every device in every scalar, and other seeds
+#                              programs as users build them, on every device in every scalar, and other seeds
 #   tests/run.sh --all --stage NAME   one stage of that: debug, asan, clang, plain, x86-64-v3, thrust-include, thrust-cccl,
 #                              release or other_seeds (which needs what release has built)
 #

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <srformer/attention/segment.hpp>
+#include <srformer/attention/segments.hpp>
 
 #include <set>
 #include <vector>

@@ -5,8 +5,8 @@
 #include <concepts>
 #include <tuple>
 
-#include <srformer/attention/full_batched.hpp>
-#include <srformer/attention/segmented_recurrent_batched.hpp>
+#include <srformer/attention/detail/full_batched.hpp>
+#include <srformer/attention/detail/segmented_recurrent_batched.hpp>
 #include <srformer/backend/eigen.hpp>
 #include <srformer/testing/thread_team.hpp>
 #if defined(SRF_HAS_THRUST)

@@ -7,7 +7,7 @@
 // nothing is saved. attention/attend.hpp has the gradient.
 #pragma once
 
-#include <srformer/attention/full_batched.hpp>
+#include <srformer/attention/detail/full_batched.hpp>
 #include <srformer/attention/variant.hpp>
 
 namespace srformer {

@@ -12,7 +12,7 @@
 #pragma once
 
 #include <srformer/attention/full.hpp>
-#include <srformer/attention/segment.hpp>
+#include <srformer/attention/segments.hpp>
 
 namespace srformer {
 

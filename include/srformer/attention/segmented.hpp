@@ -7,8 +7,8 @@
 // that of attention/attend.hpp, segment by segment. Nothing is saved.
 #pragma once
 
+#include <srformer/attention/detail/segmented_batched.hpp>
 #include <srformer/attention/full.hpp>
-#include <srformer/attention/segmented_batched.hpp>
 
 namespace srformer {
 

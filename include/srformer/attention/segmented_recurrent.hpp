@@ -22,13 +22,13 @@
 // Where L < D and nothing is clamped, W is folded into the values: Z_j W^T is the sum of K_l^T (V_l W^T) over the other
 // segments l, which replaces 2 S D^3 by 2 N D^2. Nothing is saved; backward runs the products and the recurrence again.
 //
-// attention/segmented_recurrent_batched.hpp has the same for backends with gemm_batched.
+// attention/detail/segmented_recurrent_batched.hpp has the same for backends with gemm_batched.
 #pragma once
 
 #include <srformer/attention/detail/recurrent_strips.hpp>
+#include <srformer/attention/detail/segmented_recurrent_batched.hpp>
 #include <srformer/attention/full.hpp>
 #include <srformer/attention/segmented.hpp>
-#include <srformer/attention/segmented_recurrent_batched.hpp>
 
 namespace srformer {
 
@@ -655,7 +655,7 @@ struct SegmentedRecurrent {
     }
     SegmentedRecurrentOptions recurrent() const {
       return {.segments = segments(),
-              .product = {product, clamp},
+              .product = {.product = product, .clamp = clamp},
               .normalize = normalize,
               .recurrence = recurrence,
               .local = local,

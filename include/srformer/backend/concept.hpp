@@ -73,7 +73,7 @@ struct PointerFunctor {
 }  // namespace detail
 
 /// Whether a backend multiplies batches of matrices itself. Attention then goes through products over all
-/// heads (attention/full_batched.hpp and its neighbours) instead of one team for each.
+/// heads (attention/detail/full_batched.hpp and its neighbours) instead of one team for each.
 template <class B>
 concept HasBatchedGemm = requires(B& be, index_t n, detail::PointerFunctor<const double*> from,
                                   detail::PointerFunctor<double*> to) {

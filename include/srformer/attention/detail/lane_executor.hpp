@@ -21,7 +21,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include <srformer/attention/segment_block.hpp>
+#include <srformer/attention/segments.hpp>
 
 namespace srformer::detail {
 

@@ -11,7 +11,7 @@
 // lies past the end of a shorter source is zero. As many lanes are taken at a time as cells_at_a_time allows.
 #pragma once
 
-#include <srformer/attention/recurrent_cells.hpp>
+#include <srformer/attention/detail/recurrent_cells.hpp>
 
 namespace srformer::detail {
 
@@ -359,6 +359,30 @@ inline index_t states_of_a_part(index_t states, index_t head_size) {
   return each;
 }
 
+/// R = RAF(X), X = Z W^T in reverse: dW of the lanes, and dZ [lane, s, D, D], which takes Z's place. Returns dZ.
+///   d_r  [lane, step, D, D], d_scalars [2, lane, D, D]
+template <class B, class T>
+compute_t<T>* recurrence_backward_batched(B& be, const RecurrentLanes<T, typename B::space>& lanes,
+                                          RecurrentRun<B, T>& run, const compute_t<T>* d_r,
+                                          compute_t<T>* d_scalars,
+                                          const LanePartials<compute_t<T>>& partials) {
+  using C = compute_t<T>;
+  const index_t D = lanes.in.head_size(), cells = lanes.cells(), n = lanes.count;
+  C *d_x = run.x.data(), *d_z = run.z.data();
+  for_each_long(be, n * cells,
+                RunCellsBackward<T, typename B::space>{lanes, run.u.data(), d_r, d_x, d_scalars});
+  const index_t each = states_of_a_part(lanes.most, D), terms = lanes.most / each;
+  Tensor<B, C, 1> d_weight(be, {n * terms * cells});
+  be.gemm_batched(Op::transpose, Op::none, n * terms, D, D, each * D, C(1),
+                  run.matrices(run.x, each * cells), D, run.matrices(run.z, each * cells), D, C(0),
+                  Following<C>{d_weight.data(), cells}, D);
+  be.for_each(n * cells, SumLaneParts<C>{d_weight.data(), partials.weight(lanes.first), terms,
+                                         cells, cells + 4});
+  be.gemm(Op::none, Op::none, n * lanes.most * D, D, D, C(1), d_x, D, run.weights(lanes), D, C(0),
+          d_z, D);
+  return d_z;
+}
+
 /// The gradients in d += those through the recurrent part; partials receive those of the parameters.
 ///   along_local  [B*H, terms] sums of dO . A, of the local part, where sigma weighs it
 template <class B, class T>
@@ -371,7 +395,7 @@ void recurrent_batched_backward(B& be, const RecurrentInputs<T, typename B::spac
   for_each_lanes<T>(be, in, [&](const RecurrentLanes<T, Space>& lanes) {
     RecurrentRun<B, T> run(be, lanes, true);
     const index_t D = in.head_size(), cells = lanes.cells(), L = lanes.size(), n = lanes.count;
-    const index_t segments = n * lanes.segments, seen = n * lanes.most;
+    const index_t segments = n * lanes.segments;
     Tensor<B, C, 1> rest(be, {n * lanes.queries() * D}), d_rest(be, {rest.size()});
     Tensor<B, C, 1> d_r(be, {n * lanes.steps * cells}), d_scalars(be, {2 * n * cells});
     // O = ... + beta gate rest / n,  rest_i = q_i R
@@ -382,22 +406,7 @@ void recurrent_batched_backward(B& be, const RecurrentInputs<T, typename B::spac
                                                d_r.data()});
     C* d_z = d_r.data();
     if (in.options.recurrence) {
-      // R = RAF(X)
-      C* d_x = run.x.data();
-      for_each_long(
-          be, n * cells,
-          RunCellsBackward<T, Space>{lanes, run.u.data(), d_r.data(), d_x, d_scalars.data()});
-      // X = Z W^T
-      const index_t each = states_of_a_part(lanes.most, D), terms = lanes.most / each;
-      Tensor<B, C, 1> d_weight(be, {n * terms * cells});
-      be.gemm_batched(Op::transpose, Op::none, n * terms, D, D, each * D, C(1),
-                      run.matrices(run.x, each * cells), D, run.matrices(run.z, each * cells), D,
-                      C(0), Following<C>{d_weight.data(), cells}, D);
-      be.for_each(n * cells, SumLaneParts<C>{d_weight.data(), partials.weight(lanes.first), terms,
-                                             cells, cells + 4});
-      d_z = run.z.data();
-      be.gemm(Op::none, Op::none, seen * D, D, D, C(1), d_x, D, run.weights(lanes), D, C(0), d_z,
-              D);
+      d_z = recurrence_backward_batched(be, lanes, run, d_r.data(), d_scalars.data(), partials);
     } else {
       be.fill(partials.weight(lanes.first), n * (cells + 4), C(0));
     }

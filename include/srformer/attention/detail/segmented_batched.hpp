@@ -10,7 +10,7 @@
 // Scores lie as [B, H, M, min(L, N)].
 #pragma once
 
-#include <srformer/attention/segment_block.hpp>
+#include <srformer/attention/segments.hpp>
 #include <srformer/attention/variant.hpp>
 
 namespace srformer::detail {

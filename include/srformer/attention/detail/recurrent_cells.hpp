@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What attention/segmented_recurrent_batched.hpp does cell by cell of the [D,D] states, along the segments of
+// What attention/detail/segmented_recurrent_batched.hpp does cell by cell of the [D,D] states, along the segments of
 // one source and head:
 //
 //   Z_s from P_j   what the other segments hold, attention/kv_product.hpp has the equations
