@@ -43,7 +43,7 @@ std::optional<bulletins::Fact> fact_in(const std::string& sentence, std::size_t 
 }
 
 /// The sentences of a bulletin with their full stops.
-std::vector<std::string> sentences_of(const Pair& pair) {
+std::vector<std::string> sentences_of(const examples::Pair& pair) {
   std::vector<std::string> sentences = parts(pair.text, ". ");
   for (std::size_t i = 0; i + 1 < sentences.size(); ++i) sentences[i] += '.';
   return sentences;
@@ -52,7 +52,7 @@ std::vector<std::string> sentences_of(const Pair& pair) {
 }  // namespace
 
 TEST_CASE("a bulletin is the same bytes on every platform") {
-  const Pair pair = make_bulletin(1, Split::train, 0, 11);
+  const examples::Pair pair = make_bulletin(1, Split::train, 0, 11);
   CHECK(pair.text ==
         "The clock tower is dark. First prize went to the marrows. The Minerva came into port. "
         "A lost dog was found. The Rovers won at home. By a wide margin Vickers won the vote. "
@@ -64,7 +64,7 @@ TEST_CASE("a bulletin is the same bytes on every platform") {
 }
 
 TEST_CASE("a bulletin depends on seed, split and index, and not on how many are made") {
-  const Pair pair = make_bulletin(1, Split::train, 3, 11);
+  const examples::Pair pair = make_bulletin(1, Split::train, 3, 11);
   CHECK(make_bulletins(1, Split::train, 5, 11)[3] == pair);
   CHECK(make_bulletins(1, Split::train, 4, 11)[3] == pair);
   CHECK_FALSE(make_bulletin(2, Split::train, 3, 11) == pair);
@@ -76,7 +76,7 @@ TEST_CASE("a bulletin depends on seed, split and index, and not on how many are 
 TEST_CASE("the headline follows from the text, and belongs to its split") {
   for (const Split split : splits) {
     for (std::size_t index = 0; index < 100; ++index) {
-      const Pair pair = make_bulletin(7, split, index, 13);
+      const examples::Pair pair = make_bulletin(7, split, index, 13);
       const auto sentences = sentences_of(pair);
       REQUIRE(sentences.size() == 13);
       bulletins::Facts facts{};
@@ -137,7 +137,7 @@ TEST_CASE("no character is so rare that a tokenizer drops it") {
   constexpr double dropped_by_sentencepiece = 1 - 0.9995;
   std::map<char, std::size_t> count;
   std::size_t characters = 0;
-  for (const Pair& pair : make_bulletins(1, Split::train, 2000, 11)) {
+  for (const examples::Pair& pair : make_bulletins(1, Split::train, 2000, 11)) {
     for (const char c : pair.text + ' ' + pair.summary) {
       ++count[c];
       ++characters;

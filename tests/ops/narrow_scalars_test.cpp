@@ -27,12 +27,12 @@ constexpr double bound<Eigen::bfloat16> = 5e-3;
 
 /// A matrix in T and in double that hold the same.
 template <class T>
-struct Pair {
+struct Twin {
   std::vector<T> narrow;
   Values wide;
   index_t rows, columns;
 
-  Pair(index_t r, index_t c, std::uint64_t seed, double scale = 1, double offset = 0)
+  Twin(index_t r, index_t c, std::uint64_t seed, double scale = 1, double offset = 0)
       : rows(r), columns(c) {
     for (index_t i = 0; i < r * c; ++i) {
       const double x = scale == 0 ? 0 : offset + scale * normal({seed}, std::uint64_t(i));
@@ -59,8 +59,8 @@ struct Pair {
 };
 
 template <class T>
-Pair<T> zero(index_t rows, index_t columns) {
-  return Pair<T>(rows, columns, 0, 0);
+Twin<T> zero(index_t rows, index_t columns) {
+  return Twin<T>(rows, columns, 0, 0);
 }
 
 /// Runs f with T and with double.
@@ -77,10 +77,10 @@ TEMPLATE_TEST_CASE("ops in narrow scalars", "", Eigen::half, Eigen::bfloat16) {
   EigenBackend be(1);
   // Rows enough for a sum that is stored on the way to stop growing.
   const index_t R = 1500, I = 7, O = 5;
-  Pair<T> x(R, I, 1), y = zero<T>(R, O), d_y(R, O, 2, 0.1, 1), d_x = zero<T>(R, I);
+  Twin<T> x(R, I, 1), y = zero<T>(R, O), d_y(R, O, 2, 0.1, 1), d_x = zero<T>(R, I);
 
   SECTION("linear") {
-    Pair<T> weight(O, I, 3), bias(1, O, 4), d_weight = zero<T>(O, I), d_bias = zero<T>(1, O);
+    Twin<T> weight(O, I, 3), bias(1, O, 4), d_weight = zero<T>(O, I), d_bias = zero<T>(1, O);
     both<T>([&]<class U>(U) {
       linear_forward<EigenBackend, U>(be, x.template as<U>(), weight.template as<U>(),
                                       bias.template row<U>(), y.template as<U>());
@@ -96,7 +96,7 @@ TEMPLATE_TEST_CASE("ops in narrow scalars", "", Eigen::half, Eigen::bfloat16) {
   SECTION("embedding") {
     std::vector<std::int32_t> ids(static_cast<std::size_t>(R), 1);
     ids[3] = 0;
-    Pair<T> table(3, O, 3), d_table = zero<T>(3, O);
+    Twin<T> table(3, O, 3), d_table = zero<T>(3, O);
     both<T>([&]<class U>(U) {
       embedding_forward<EigenBackend, U>(be, ids, table.template as<U>(), y.template as<U>());
       embedding_backward<EigenBackend, U>(be, ids, d_y.template as<U>(), d_table.template as<U>());
@@ -105,7 +105,7 @@ TEMPLATE_TEST_CASE("ops in narrow scalars", "", Eigen::half, Eigen::bfloat16) {
     CHECK(d_table.error() < bound<T>);
   }
   SECTION("rms norm") {
-    Pair<T> weight(1, I, 3), d_weight = zero<T>(1, I), normed = zero<T>(R, I), d(R, I, 5, 0.1, 1);
+    Twin<T> weight(1, I, 3), d_weight = zero<T>(1, I), normed = zero<T>(R, I), d(R, I, 5, 0.1, 1);
     both<T>([&]<class U>(U) {
       rms_norm_forward<EigenBackend, U>(be, x.template as<U>(), weight.template row<U>(),
                                         normed.template as<U>());
@@ -118,8 +118,8 @@ TEMPLATE_TEST_CASE("ops in narrow scalars", "", Eigen::half, Eigen::bfloat16) {
     CHECK(d_weight.error() < bound<T>);
   }
   SECTION("layer norm") {
-    Pair<T> weight(1, I, 3), bias(1, I, 4), normed = zero<T>(R, I), d(R, I, 5, 0.1, 1);
-    Pair<T> d_weight = zero<T>(1, I), d_bias = zero<T>(1, I);
+    Twin<T> weight(1, I, 3), bias(1, I, 4), normed = zero<T>(R, I), d(R, I, 5, 0.1, 1);
+    Twin<T> d_weight = zero<T>(1, I), d_bias = zero<T>(1, I);
     both<T>([&]<class U>(U) {
       layer_norm_forward<EigenBackend, U>(be, x.template as<U>(), weight.template row<U>(),
                                           bias.template row<U>(), normed.template as<U>());
@@ -130,7 +130,7 @@ TEMPLATE_TEST_CASE("ops in narrow scalars", "", Eigen::half, Eigen::bfloat16) {
     for (const auto* found : {&normed, &d_x, &d_weight, &d_bias}) CHECK(found->error() < bound<T>);
   }
   SECTION("positions") {
-    Pair<T> positions(5, I, 3), d_positions = zero<T>(5, I), d(R, I, 5, 0.1, 1);
+    Twin<T> positions(5, I, 3), d_positions = zero<T>(5, I), d(R, I, 5, 0.1, 1);
     both<T>([&]<class U>(U) {
       add_positions_forward<EigenBackend, U>(be, 3, positions.template as<U>(), 2, 3.5,
                                              x.template as<U>());
@@ -140,7 +140,7 @@ TEMPLATE_TEST_CASE("ops in narrow scalars", "", Eigen::half, Eigen::bfloat16) {
     for (const auto* found : {&x, &d, &d_positions}) CHECK(found->error() < bound<T>);
   }
   SECTION("softmax over a long row") {
-    Pair<T> scores(2, R, 3, 3), p = zero<T>(2, R), d_p(2, R, 5), d = zero<T>(2, R);
+    Twin<T> scores(2, R, 3, 3), p = zero<T>(2, R), d_p(2, R, 5), d = zero<T>(2, R);
     both<T>([&]<class U>(U) {
       softmax_forward<EigenBackend, U>(be, scores.template as<U>(), p.template as<U>());
       softmax_backward<EigenBackend, U>(be, p.template as<U>(), d_p.template as<U>(),
@@ -151,8 +151,8 @@ TEMPLATE_TEST_CASE("ops in narrow scalars", "", Eigen::half, Eigen::bfloat16) {
   }
   SECTION("activations") {
     for (const Activation kind : {Activation::relu, Activation::gelu, Activation::gelu_new}) {
-      Pair<T> b(R, I, 3), h = zero<T>(R, I), g = zero<T>(R, I), d(R, I, 5), d_b = zero<T>(R, I);
-      Pair<T> d_a = zero<T>(R, I), d_h = zero<T>(R, I);
+      Twin<T> b(R, I, 3), h = zero<T>(R, I), g = zero<T>(R, I), d(R, I, 5), d_b = zero<T>(R, I);
+      Twin<T> d_a = zero<T>(R, I), d_h = zero<T>(R, I);
       both<T>([&]<class U>(U) {
         const auto at = x.template as<U>();
         activation_forward<EigenBackend, U>(be, kind, at, h.template as<U>());
@@ -166,7 +166,7 @@ TEMPLATE_TEST_CASE("ops in narrow scalars", "", Eigen::half, Eigen::bfloat16) {
     }
   }
   SECTION("dropout") {
-    Pair<T> dropped = zero<T>(R, I);
+    Twin<T> dropped = zero<T>(R, I);
     both<T>([&]<class U>(U) {
       dropout_forward<EigenBackend, U>(be, x.template as<U>(), dropped.template as<U>(),
                                        {0.3, {5, 6}});
@@ -182,13 +182,13 @@ TEMPLATE_TEST_CASE("cross-entropy in narrow scalars, of labels that are all but 
   const index_t R = 4, V = 11;
   const std::vector<std::int32_t> labels{3, 0, -100, 10};
   const double smoothing = GENERATE(0.0, 0.1), certain = GENERATE(0.0, 9.0);
-  Pair<T> z(R, V, 1), d_z = zero<T>(R, V);
+  Twin<T> z(R, V, 1), d_z = zero<T>(R, V);
   for (index_t r = 0; r < R; ++r) {
     if (labels[r] < 0) continue;
     const T raised(z.wide[r * V + labels[r]] + certain);
     z.narrow[r * V + labels[r]] = raised, z.wide[r * V + labels[r]] = double(compute_t<T>(raised));
   }
-  Pair<T> in_place = z;
+  Twin<T> in_place = z;
   Values loss;
   both<T>([&]<class U>(U) {
     using C = compute_t<U>;

@@ -71,7 +71,8 @@ struct OnednnShape {
 /// C = alpha A B^T + beta C by matmul.
 inline void onednn_matmul(index_t m, index_t n, index_t k, float alpha, const float* a, index_t lda,
                           const float* b, index_t ldb, float beta, float* c, index_t ldc) {
-  const Onednn<dnnl_engine_t, dnnl_engine_destroy> engine(dnnl_engine_create, dnnl_cpu, 0);
+  const Onednn<dnnl_engine_t, dnnl_engine_destroy> engine(dnnl_engine_create, dnnl_cpu,
+                                                          std::size_t{0});
   const Onednn<dnnl_stream_t, dnnl_stream_destroy> stream(dnnl_stream_create, engine,
                                                           dnnl_stream_default_flags);
   const OnednnShape left(m, k, lda, 1), right(k, n, 1, ldb), out(m, n, ldc, 1);

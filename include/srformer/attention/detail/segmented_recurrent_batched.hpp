@@ -12,6 +12,7 @@
 #pragma once
 
 #include <srformer/attention/detail/recurrent_cells.hpp>
+#include <srformer/attention/variant.hpp>
 
 namespace srformer::detail {
 
