@@ -110,11 +110,13 @@ TEST_CASE("lists know their variants by name, and options by name and type") {
   auto options = Wrong::Options::named("wrong_step");
   CHECK(options.is<WrongStep>());
   CHECK(options.get_if<SlidingWindow>() == nullptr);
-  CHECK(options.set<index_t>("window", 9));
-  CHECK_FALSE(options.set<double>("window", 9));
-  CHECK_FALSE(options.set<index_t>("segment_size", 9));
+  CHECK(options.set("window", 9));
+  CHECK_FALSE(options.set("window", 9.0));
+  CHECK_FALSE(options.set("window", true));
+  CHECK_FALSE(options.set("segment_size", 9));
+  CHECK(options.value_or("window", 1) == 9);
   CHECK(options.value_or<index_t>("window", 1) == 9);
-  CHECK(options.value_or<index_t>("segment_size", 1) == 1);
+  CHECK(options.value_or("segment_size", 1) == 1);
   CHECK(options.for_generation(0).value_or<index_t>("horizon", 0) == 128);
   CHECK(options.for_generation(3).value_or<index_t>("horizon", 0) == 3);
   CHECK(options.value_or<index_t>("horizon", 5) == 0);
@@ -133,4 +135,14 @@ TEST_CASE("what was saved by another variant is refused") {
   CHECK_THROWS_WITH(
       Wrong::backward(be, in, learned, other, saved, {x, x.view(), x.view(), x.view()}, learned),
       ContainsSubstring("of another variant"));
+}
+
+TEST_CASE("learned parameters that are not those of the options are refused") {
+  EigenBackend be(1);
+  auto x = zeros<double, 4>(be, {1, 1, 2, 3});
+  const AttentionInputs<EigenBackend, double> in{x, x, x};
+  Wrong::Saved<EigenBackend, double> saved;
+  CHECK_THROWS_WITH(
+      Wrong::forward(be, in, {}, Wrong::Options::of<SlidingWindow>(), saved, x.view()),
+      ContainsSubstring("sliding_window: 0 learned parameters were given, the options have 1"));
 }

@@ -128,6 +128,10 @@ void check_step(const char* function, const K& q, const K& k, const K& v,
           "the last axis of q, k, v and out must be contiguous");
 }
 
+template <class M>
+using option_value = std::conditional_t<std::is_integral_v<M> && !std::is_same_v<M, bool>, index_t,
+                                        std::conditional_t<std::is_floating_point_v<M>, double, M>>;
+
 /// What belongs to a variant, as a type of its own for each variant.
 template <class V, class Of>
 struct Belonging {
@@ -224,21 +228,23 @@ struct Variants {
                  chosen_);
     }
 
-    /// The option of this name and type, or `otherwise` where the chosen variant has none.
+    /// The option of this name, or `otherwise` where the chosen variant has none of that name and type. Integers
+    /// of any width are index_t.
     template <class M>
-    M value_or(std::string_view option, M otherwise) const {
+    detail::option_value<M> value_or(std::string_view option, M otherwise) const {
+      detail::option_value<M> value = otherwise;
       visit_options([&]<class N>(const OptionInfo& info, const N& member) {
-        if constexpr (std::is_same_v<M, N>)
-          if (info.name == option) otherwise = member;
+        if constexpr (std::is_same_v<detail::option_value<M>, N>)
+          if (info.name == option) value = member;
       });
-      return otherwise;
+      return value;
     }
     /// Sets the option of this name and type where the chosen variant has it; whether it has.
     template <class M>
     bool set(std::string_view option, M value) {
       bool found = false;
       visit_options([&]<class N>(const OptionInfo& info, N& member) {
-        if constexpr (std::is_same_v<M, N>)
+        if constexpr (std::is_same_v<detail::option_value<M>, N>)
           if (info.name == option) member = value, found = true;
       });
       return found;
@@ -389,7 +395,13 @@ struct Variants {
   static typename V::template Parameters<T> parameters(const typename V::Options& options,
                                                        const LearnedPointers<T>& learned) {
     typename V::template Parameters<T> p{};
-    std::size_t i = 0;
+    std::size_t i = 0, present = 0;
+    V::template Parameters<T>::visit(
+        p, options, HeadSizes{}, [&](const LearnedInfo& info, auto&) { present += info.present; });
+    // gradients may be left out
+    require(learned.count == present || (learned.count == 0 && !std::is_const_v<T>), V::name,
+            std::to_string(learned.count) + " learned parameters were given, the options have " +
+                std::to_string(present));
     V::template Parameters<T>::visit(
         p, options, HeadSizes{}, [&](const LearnedInfo& info, T*& member) {
           member = info.present && i < learned.count ? learned.at[i++] : nullptr;
