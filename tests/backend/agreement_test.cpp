@@ -39,6 +39,8 @@ TEMPLATE_LIST_TEST_CASE("ops agree on all backends", "", tests::HostBackends) {
   compare_backends<TestType>("elementwise", 1e-12,
                              [](auto& be) { return trace_elementwise<double>(be); });
   compare_backends<TestType>("raf", 1e-12, [](auto& be) { return trace_raf<double>(be); });
+  compare_backends<TestType>("sliding window", 1e-12,
+                             [](auto& be) { return trace_own_variant<double>(be); });
 }
 
 TEMPLATE_LIST_TEST_CASE("float agrees on all backends to its rounding", "", tests::HostBackends) {

@@ -121,6 +121,11 @@ TEST_CASE("every variant agrees on teams of one and four, step by step too") {
   }
 }
 
+TEST_CASE("a variant of one's own agrees on teams of one and four, step by step too") {
+  compare_teams("sliding window", 1e-12,
+                [](auto& be) { return tests::trace_own_variant<double>(be); });
+}
+
 TEST_CASE("functors that store bfloat16 and compute in float agree on teams of one and four") {
   using namespace tests;
   using Narrow = Eigen::bfloat16;

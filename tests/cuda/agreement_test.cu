@@ -128,5 +128,7 @@ TEST_CASE("every variant on a device agrees with the host") {
       tests::compare_device(cuda, variant_name(options.variant), 1e-2,
                             [&](auto& be) { return tests::trace_variant<float>(be, options); });
     }
+    tests::compare_device(cuda, "sliding window", 1e-2,
+                          [](auto& be) { return tests::trace_own_variant<float>(be); });
   });
 }

@@ -16,6 +16,7 @@
 #include <srformer/ops/norm.hpp>
 #include <srformer/ops/softmax.hpp>
 
+#include "../../examples/sliding_window.hpp"
 #include "support/catch.hpp"
 #include "support/paper_options.hpp"
 
@@ -429,6 +430,35 @@ std::vector<double> trace_variant(B& be, const CrossAttentionOptions& options) {
       prepare_cross_attention<B, T>(be, step.k(), step.v(), parameters, context, options, 0, M);
   for (index_t i = 0; i < M; ++i) {
     cross_attention_step<B, T>(be, step.q(), parameters, context, options, i, prepared, step.out());
+    run.record(step.out_rows);
+  }
+  return run.take();
+}
+
+/// A variant of somebody else's, that of examples/sliding_window.hpp.
+template <class T, class B>
+std::vector<double> trace_own_variant(B& be) {
+  using List = Variants<SlidingWindow>;
+  Run<B, T> run(be);
+  const index_t D = 4, M = 9, H = AttentionTensors<B, T>::heads;
+  AttentionTensors<B, T> in(run, M, 23, D), step(run, 1, 23, D);
+  AttendContext<compute_t<T>, typename B::space> context;
+  context.mask.lengths = in.lengths.data();
+  const auto options = List::Options::of<SlidingWindow>({.window = 5, .generation_horizon = 6});
+  auto scale = run.template random<T>({H}), d_scale = run.template random<T>({H});
+  LearnedPointers<T> learned, d_learned;
+  learned.add(scale.data()), d_learned.add(d_scale.data());
+  typename List::Saved<B, T> saved;
+  const srformer::AttentionInputs<B, T> inputs{in.q(), in.k(), in.v(), context};
+  List::forward<B, T>(be, inputs, learned, options, saved, in.out());
+  List::backward<B, T>(be, inputs, learned, options, saved,
+                       {in.d_out(), in.d_q(), in.d_k(), in.d_v()}, d_learned);
+  run.record(in.out_rows, in.d_q_rows, in.d_k_rows, in.d_v_rows, d_scale);
+  const auto prepared =
+      List::prepare<B, T>(be, gather_heads<B, T>(be, step.k()), gather_heads<B, T>(be, step.v()),
+                          context, learned, options, {.steps = M});
+  for (index_t i = 0; i < M; ++i) {
+    List::step<B, T>(be, step.q(), context, learned, prepared, {.step = i}, step.out());
     run.record(step.out_rows);
   }
   return run.take();
