@@ -243,26 +243,31 @@ struct Dots {
         __builtin_shufflevector(x, y, (first_of(W, Lane) + W)...);
   }
 
-  /// W parts of each of lanes / W rows from b on.
-  template <int W>
-  [[gnu::always_inline]] void sums(const T* b, V& sum) const {
-    if constexpr (W < lanes) {
-      V more;
-      sums<2 * W>(b, sum);
-      sums<2 * W>(b + rows_apart(W) * ldb, more);
-      halve<W>(sum, more, std::make_integer_sequence<int, lanes>{});
+  /// The lanes' parts of the dot with the row at b.
+  [[gnu::always_inline]] V parts_of_row(const T* b) const {
+    V parts[line_vectors] = {};
+    index_t p = 0;
+    for (; p + line <= k; p += line) add(a + p, b + p, parts);
+    if (p < k) {
+      T left[line] = {}, right[line] = {};
+      std::memcpy(left, a + p, static_cast<std::size_t>(k - p) * sizeof(T));
+      std::memcpy(right, b + p, static_cast<std::size_t>(k - p) * sizeof(T));
+      add(left, right, parts);
+    }
+    add_parts(parts);
+    return parts[0];
+  }
+
+  /// W parts of each of lanes / W rows, of which `row` is the first.
+  template <int W, int row = 0>
+  [[gnu::always_inline]] static V sums(const V (&rows)[lanes]) {
+    if constexpr (W == lanes) {
+      return rows[row];
     } else {
-      V parts[line_vectors] = {};
-      index_t p = 0;
-      for (; p + line <= k; p += line) add(a + p, b + p, parts);
-      if (p < k) {
-        T left[line] = {}, right[line] = {};
-        std::memcpy(left, a + p, static_cast<std::size_t>(k - p) * sizeof(T));
-        std::memcpy(right, b + p, static_cast<std::size_t>(k - p) * sizeof(T));
-        add(left, right, parts);
-      }
-      add_parts(parts);
-      sum = parts[0];
+      V sum = sums<2 * W, row>(rows);
+      halve<W>(sum, sums<2 * W, row + rows_apart(W)>(rows),
+               std::make_integer_sequence<int, lanes>{});
+      return sum;
     }
   }
 
@@ -280,8 +285,10 @@ struct Dots {
   void run(index_t n, const T* b, T alpha, T beta, T* c) const {
     index_t j = 0;
     for (; j + lanes <= n; j += lanes) {
-      V out;
-      sums<1>(b + j * ldb, out);
+      V rows[lanes];  // in the order in which they are stored, as memory gives most so
+#pragma GCC unroll 16
+      for (int r = 0; r < lanes; ++r) rows[r] = parts_of_row(b + (j + r) * ldb);
+      V out = sums<1>(rows);
       out *= alpha;
       if (beta != T(0)) {
         V old;
@@ -291,8 +298,7 @@ struct Dots {
       std::memcpy(c + j, &out, sizeof(V));
     }
     for (; j < n; ++j) {
-      V part;
-      sums<lanes>(b + j * ldb, part);
+      V part = parts_of_row(b + j * ldb);
       const T sum = sum_of_lanes(part);
       c[j] = beta == T(0) ? alpha * sum : alpha * sum + beta * c[j];
     }
