@@ -2,7 +2,7 @@
 // A cross-attention of one's own, from its gradients to decoding: the sliding window of sliding_window.hpp is checked,
 // trained in a small T5, and decoded with beams.
 //
-//   custom_variant [--steps 200]
+//   custom_variant [--steps 400]
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -65,11 +65,11 @@ void print(const char* what, std::span<const std::int32_t> ids) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  index_t steps = 200;
+  index_t steps = 400;
   if (argc == 3 && std::strcmp(argv[1], "--steps") == 0) {
     steps = std::atol(argv[2]);
   } else if (argc > 1) {
-    std::printf("usage: custom_variant [--steps 200]\n");
+    std::printf("usage: custom_variant [--steps 400]\n");
     return std::strcmp(argv[1], "--help") == 0 ? 0 : 2;
   }
 
