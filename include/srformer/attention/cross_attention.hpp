@@ -395,17 +395,17 @@ struct Variants {
   static typename V::template Parameters<T> parameters(const typename V::Options& options,
                                                        const LearnedPointers<T>& learned) {
     typename V::template Parameters<T> p{};
-    std::size_t i = 0, present = 0;
-    V::template Parameters<T>::visit(
-        p, options, HeadSizes{}, [&](const LearnedInfo& info, auto&) { present += info.present; });
+    std::size_t present = 0;
+    V::template Parameters<T>::visit(p, options, HeadSizes{},
+                                     [&](const LearnedInfo& info, T*& member) {
+                                       if (!info.present) return;
+                                       if (present < learned.count) member = learned.at[present];
+                                       ++present;
+                                     });
     // gradients may be left out
     require(learned.count == present || (learned.count == 0 && !std::is_const_v<T>), V::name,
             std::to_string(learned.count) + " learned parameters were given, the options have " +
                 std::to_string(present));
-    V::template Parameters<T>::visit(
-        p, options, HeadSizes{}, [&](const LearnedInfo& info, T*& member) {
-          member = info.present && i < learned.count ? learned.at[i++] : nullptr;
-        });
     return p;
   }
 };

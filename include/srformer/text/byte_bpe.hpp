@@ -854,7 +854,7 @@ inline std::vector<nlohmann::ordered_json> special_token_objects(
   return objects;
 }
 
-/// The names of BART's special tokens but for the mask.
+/// The names of BART's special tokens except the mask.
 inline nlohmann::ordered_json special_token_names() {
   return {{"bos_token", "<s>"},  {"eos_token", "</s>"},  {"unk_token", "<unk>"},
           {"sep_token", "</s>"}, {"pad_token", "<pad>"}, {"cls_token", "<s>"}};
