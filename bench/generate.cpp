@@ -60,7 +60,7 @@ int main(int argc, char** argv) try {
   options.max_new_tokens = options.min_new_tokens = 1;
   const double start = now();
   const HfCheckpoint checkpoint(model_path);
-  const auto model = device->model(model_config(checkpoint));
+  const auto model = device->model(program::ProgramArchitectures::read(checkpoint));
   model->load(checkpoint, false);
   model->generate(std::vector{model->config().eos_token_id}, std::vector<index_t>{1}, options);
   const double load_seconds = now() - start;

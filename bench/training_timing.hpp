@@ -95,7 +95,7 @@ struct TrainingSizes {
 template <class Backend, class Config>
 nlohmann::json time_steps(Backend& be, const HfCheckpoint& checkpoint, const Config& config,
                           const TrainingSizes& s) {
-  model_of_t<Backend, float, Config> model(be, config);
+  typename Config::template Model<Backend, float, PaperVariants> model(be, config);
   load_parameters(model, checkpoint);
   Batch batch;
   batch.rows = s.batch, batch.source_width = s.source, batch.target_width = s.target;
@@ -149,7 +149,7 @@ void time_training(Backend& be, const TrainingSizes& sizes) {
   const HfCheckpoint checkpoint(sizes.model);
   const nlohmann::json line =
       std::visit([&](const auto& config) { return time_steps(be, checkpoint, config, sizes); },
-                 model_config(checkpoint));
+                 PaperArchitectures::read(checkpoint));
   std::printf("%s\n", line.dump().c_str());
 }
 

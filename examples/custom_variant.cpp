@@ -51,6 +51,7 @@ T5Config small_config() {
   T5Config config;
   config.vocab_size = words, config.d_model = 32, config.d_kv = 16, config.d_ff = 64;
   config.num_layers = config.num_decoder_layers = 1, config.num_heads = 2;
+  config.dropout_rate = 0;
   config.cross_attention = Mine::Options::of<SlidingWindow>(
       {.window = every, .horizon = summary_words, .generation_horizon = summary_words});
   return config;

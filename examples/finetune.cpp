@@ -90,23 +90,27 @@ void add_recurrence(ordered_json& entry, AnyModel& model) {
   }
 }
 
-/// Where a full BART is given a variant: what the authors gave it.
-void set_defaults_of_bart(nlohmann::json& config) {
-  nlohmann::json& cross = config["cross_attention"];
+/// Where a model of full attention is given a variant: what the authors of the paper gave its architecture.
+void set_defaults_of_paper(const ModelConfig& config, nlohmann::json& json) {
+  nlohmann::json& cross = json["cross_attention"];
   if (!cross.is_null() && cross.value("variant", "full") != "full") return;
-  if (program::offers_option("segment_size")) cross["segment_size"] = 16;
-  if (program::offers_option("clamp")) cross["clamp"] = 2;
+  const auto set = [&]<class C>(const C&) {
+    if constexpr (requires { C::paper_options(); })
+      for (const auto& [name, value] : C::paper_options().items())
+        if (program::offers_option(name)) cross[name] = value;
+  };
+  std::visit(set, config);
 }
 
 /// The configuration to train with: that of the checkpoint under the flags.
 ModelConfig trained_config(const HfCheckpoint& checkpoint, const FinetuneOptions& options,
                            bool resumed) {
-  const ModelConfig before = model_config(checkpoint);
+  const ModelConfig before = ProgramArchitectures::read(checkpoint);
   nlohmann::json json = checkpoint.config();
-  if (std::holds_alternative<BartConfig>(before)) set_defaults_of_bart(json);
+  set_defaults_of_paper(before, json);
   options.cross_attention.apply(json);
   ModelConfig config = before;
-  const auto set = [&](auto& c, double& dropout) {
+  const auto set = [&](auto& c) {
     using List = ProgramVariants;
     const CrossAttentionConfig stored = cross_attention_options<List>(c.cross_attention);
     auto cross =
@@ -121,10 +125,9 @@ ModelConfig trained_config(const HfCheckpoint& checkpoint, const FinetuneOptions
         if (!options.cross_attention.given(name)) cross.set(name, options.max_target_length);
     }
     c.cross_attention = cross;
-    if (options.dropout_rate) dropout = *options.dropout_rate;
+    if (options.dropout_rate) c.set_dropout(*options.dropout_rate);
   };
-  if (auto* t5 = std::get_if<T5Config>(&config)) set(*t5, t5->dropout_rate);
-  if (auto* bart = std::get_if<BartConfig>(&config)) set(*bart, bart->dropout);
+  std::visit(set, config);
   return config;
 }
 
@@ -354,7 +357,7 @@ class Finetuning {
                      std::to_string(tokenizer_.size()) + " tokens; take the model's own tokenizer");
     model_ = device.model(config_);
     load(*model_, checkpoint_, options, console_);
-    trainer_ = model_->train(train_->examples, options.training(config));
+    trainer_ = model_->train(train_->examples, options.training());
     if (resume_) trainer_->resume(*resume_);
     make_folder(output_);
     if (options.overwrite) remove_old_run(output_);

@@ -87,17 +87,15 @@ struct FinetuneOptions {
     }
   }
 
-  TrainingOptions training(const CommonConfig& config) const {
+  TrainingOptions training() const {
     TrainingOptions o;
     o.batch_size = train_batch, o.accumulation = accumulation;
     o.epochs = epochs, o.max_steps = max_steps;
     o.learning_rate = learning_rate, o.schedule = schedule_from_name(scheduler);
     o.warmup_steps = warmup_steps, o.warmup_ratio = warmup_ratio;
     o.adamw = adamw, o.label_smoothing = label_smoothing;
-    o.dropout_rate = config.dropout, o.attention_dropout = config.attention_dropout;
-    o.activation_dropout = config.activation_dropout;
     o.group_by_length = group_by_length, o.skip_nonfinite = skip_nonfinite;
-    o.seed = seed, o.pad_id = config.pad_token_id;
+    o.seed = seed;
     return o;
   }
 

@@ -5,9 +5,13 @@
 //   init_model --output_dir model --config config.json --tokenizer t5-small --seed 1
 #include <unistd.h>
 #include <algorithm>
+#include <deque>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
+#include <type_traits>
+#include <variant>
 #include <vector>
 
 #include <srformer/backend/eigen.hpp>
@@ -15,6 +19,7 @@
 #include <srformer/models/checkpoint.hpp>
 #include <srformer/text/tokenizer.hpp>
 
+#include "architectures.hpp"
 #include "cross_attention_flags.hpp"
 
 namespace {
@@ -23,117 +28,83 @@ namespace fs = std::filesystem;
 using srformer::index_t;
 using srformer::program::usage_error;
 
-template <class Config>
-using ModelOf =
-    srformer::model_of_t<srformer::EigenBackend, float, Config, srformer::program::ProgramVariants>;
+using srformer::program::ModelConfig;
+using srformer::program::ProgramArchitectures;
+using srformer::program::ProgramVariants;
 
-/// config.json of a known size of T5. The tokenizer decides the vocabulary where there is one.
-nlohmann::json t5_preset(index_t d_model, index_t d_kv, index_t d_ff, index_t layers,
-                         index_t heads) {
-  return {{"model_type", "t5"},
-          {"is_encoder_decoder", true},
-          {"d_model", d_model},
-          {"d_kv", d_kv},
-          {"d_ff", d_ff},
-          {"num_layers", layers},
-          {"num_heads", heads},
-          {"feed_forward_proj", "relu"},
-          {"relative_attention_num_buckets", 32},
-          {"relative_attention_max_distance", 128},
-          {"initializer_factor", 1.0},
-          {"layer_norm_epsilon", 1e-6},
-          {"tie_word_embeddings", true},
-          {"use_cache", true},
-          {"dropout_rate", 0.1},
-          {"vocab_size", 32128},
-          {"pad_token_id", 0},
-          {"eos_token_id", 1},
-          {"decoder_start_token_id", 0}};
+/// config.json of every known size, by name. The tokenizer decides the vocabulary where there is one.
+std::map<std::string, nlohmann::json> presets() {
+  std::map<std::string, nlohmann::json> all;
+  ProgramArchitectures::for_each([&]<class C>(std::type_identity<C>) {
+    if constexpr (requires { C::presets(); })
+      for (const auto& [name, config] : C::presets()) all.emplace(name, to_json(config));
+  });
+  return all;
 }
 
-/// The same of BART.
-nlohmann::json bart_preset(index_t d_model, index_t ffn_dim, index_t layers, index_t heads) {
-  return {{"model_type", "bart"},
-          {"is_encoder_decoder", true},
-          {"d_model", d_model},
-          {"encoder_layers", layers},
-          {"decoder_layers", layers},
-          {"encoder_attention_heads", heads},
-          {"decoder_attention_heads", heads},
-          {"encoder_ffn_dim", ffn_dim},
-          {"decoder_ffn_dim", ffn_dim},
-          {"max_position_embeddings", 1024},
-          {"activation_function", "gelu"},
-          {"init_std", 0.02},
-          {"scale_embedding", false},
-          {"dropout", 0.1},
-          {"attention_dropout", 0.1},
-          {"activation_dropout", 0.1},
-          {"vocab_size", 50265},
-          {"bos_token_id", 0},
-          {"pad_token_id", 1},
-          {"eos_token_id", 2},
-          {"forced_eos_token_id", 2},
-          {"decoder_start_token_id", 2}};
-}
-
-nlohmann::json preset(const std::string& name) {
-  if (name == "t5-small") return t5_preset(512, 64, 2048, 6, 8);
-  if (name == "t5-tiny") return t5_preset(64, 16, 128, 2, 4);
-  if (name == "bart-base") return bart_preset(768, 3072, 6, 12);
-  return bart_preset(64, 128, 2, 4);
-}
-
-/// Flags that replace a field of config.json, each of the kind of model that has it.
-struct Overrides {
-  template <class T>
-  struct Field {
-    std::string name, model_type;  ///< no type: of both
-    std::optional<T> value{};
-  };
-  std::vector<Field<index_t>> sizes;
-  std::vector<Field<double>> numbers;
-  Field<std::string> feed_forward_proj{"feed_forward_proj", "t5"},
-      activation_function{"activation_function", "bart"};
-  Field<bool> tie_word_embeddings{"tie_word_embeddings", "t5"},
-      scale_embedding{"scale_embedding", "bart"};
-
+/// Flags that replace a field of config.json, each of the architectures that have it.
+class Overrides {
+ public:
   void add_to(CLI::App& app) {
-    sizes = {{"d_model", ""}, {"vocab_size", ""}};
-    for (const char* name : {"d_kv", "d_ff", "num_layers", "num_decoder_layers", "num_heads",
-                             "relative_attention_num_buckets", "relative_attention_max_distance"})
-      sizes.push_back({name, "t5"});
-    for (const char* name :
-         {"encoder_layers", "decoder_layers", "encoder_attention_heads", "decoder_attention_heads",
-          "encoder_ffn_dim", "decoder_ffn_dim", "max_position_embeddings"})
-      sizes.push_back({name, "bart"});
-    for (const char* name : {"dropout_rate", "layer_norm_epsilon", "initializer_factor"})
-      numbers.push_back({name, "t5"});
-    for (const char* name : {"dropout", "attention_dropout", "activation_dropout", "init_std"})
-      numbers.push_back({name, "bart"});
-    visit([&](auto& field) {
-      const std::string of = field.model_type == "t5" ? " of T5" : " of BART";
-      app.add_option("--" + field.name, field.value,
-                     "As in config.json" + (field.model_type.empty() ? "" : of));
+    ProgramArchitectures::for_each([&]<class C>(std::type_identity<C>) {
+      C config;
+      C::visit(config, [&](const srformer::ConfigField& info, auto&& member) {
+        using M = std::remove_cvref_t<decltype(member)>;
+        if (info.range == srformer::FieldRange::token) return;  // the tokenizer's
+        Field& field = of(info.name);
+        field.model_types.emplace_back(C::model_type);
+        if constexpr (std::is_same_v<M, index_t> || std::is_same_v<M, double> ||
+                      std::is_same_v<M, bool>)
+          field.value = std::optional<M>();
+      });
     });
+    for (Field& field : fields_) {
+      const std::string help = "As in config.json of " + field.owners();
+      std::visit([&](auto& value) { app.add_option("--" + field.name, value, help); }, field.value);
+    }
   }
 
-  void apply(nlohmann::json& config, const std::string& model_type) {
-    visit([&](auto& field) {
-      if (!field.value) return;
-      if (!field.model_type.empty() && field.model_type != model_type)
-        throw usage_error("--" + field.name + " does not apply to model_type " + model_type);
-      config[field.name] = *field.value;
+  void apply(nlohmann::json& config, const std::string& model_type) const {
+    for (const Field& field : fields_) {
+      const auto set = [&](const auto& value) {
+        if (!value) return;
+        if (std::ranges::find(field.model_types, model_type) == field.model_types.end())
+          throw usage_error("--" + field.name + " does not apply to model_type " + model_type);
+        config[field.name] = *value;
+      };
+      std::visit(set, field.value);
+    }
+  }
+
+  bool given(std::string_view name) const {
+    return std::ranges::any_of(fields_, [&](const Field& field) {
+      return field.name == name &&
+             std::visit([](const auto& value) { return value.has_value(); }, field.value);
     });
   }
 
  private:
-  template <class F>
-  void visit(F f) {
-    for (auto& field : sizes) f(field);
-    for (auto& field : numbers) f(field);
-    f(feed_forward_proj), f(activation_function), f(tie_word_embeddings), f(scale_embedding);
+  struct Field {
+    std::string name;
+    std::vector<std::string> model_types{};
+    std::variant<std::optional<std::string>, std::optional<index_t>, std::optional<double>,
+                 std::optional<bool>>
+        value{};
+
+    std::string owners() const {
+      std::string all;
+      for (const std::string& type : model_types) all += (all.empty() ? "" : ", ") + type;
+      return all;
+    }
+  };
+
+  Field& of(std::string_view name) {
+    for (Field& field : fields_)
+      if (field.name == name) return field;
+    return fields_.emplace_back(Field{std::string(name)});
   }
+
+  std::deque<Field> fields_;
 };
 
 /// The lines of text files, and both columns of files that end in .json or .jsonl.
@@ -219,6 +190,12 @@ class FolderAside {
 
 index_t round_up(index_t n, index_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
+std::vector<std::string> preset_names() {
+  std::vector<std::string> names;
+  for (const auto& [name, config] : presets()) names.push_back(name);
+  return names;
+}
+
 struct Options {
   std::string output, config_file, preset, tokenizer;
   std::string text_column = "text", summary_column = "summary";
@@ -236,9 +213,8 @@ struct Options {
     app.add_option("--output_dir", output, "Folder for the checkpoint")->required();
     app.add_flag("--overwrite_output_dir", overwrite, "Replace what is in it");
     auto* config_option = app.add_option("--config", config_file, "config.json to start from");
-    auto* preset_option =
-        app.add_option("--preset", preset, "A known size instead")
-            ->check(CLI::IsMember({"t5-small", "t5-tiny", "bart-base", "bart-tiny"}));
+    auto* preset_option = app.add_option("--preset", preset, "A known size instead")
+                              ->check(CLI::IsMember(preset_names()));
     config_option->excludes(preset_option);
     auto* given = app.add_option("--tokenizer", tokenizer, "Folder or spiece.model to copy");
     app.add_option("--train_tokenizer", tokenizer_files, "Text or JSON lines to train one on")
@@ -257,45 +233,47 @@ struct Options {
     extra_ids_given = app.count("--extra_ids") > 0;
     if (config_file.empty() && preset.empty())
       throw usage_error(
-          "give --config FILE or --preset t5-small|t5-tiny|bart-base|bart-tiny; --help lists the "
-          "options");
+          "give --config FILE or --preset with a known size; --help lists the options");
   }
 
   bool has_tokenizer() const { return !tokenizer_files.empty() || !tokenizer.empty(); }
   /// Where the configuration comes from, for messages.
   std::string place() const { return config_file.empty() ? "preset " + preset : config_file; }
   /// Whether --config or --vocab_size says how many tokens there are.
-  bool vocabulary_is_given() const {
-    return !config_file.empty() || std::ranges::any_of(overrides.sizes, [](const auto& field) {
-      return field.name == "vocab_size" && field.value;
-    });
-  }
+  bool vocabulary_is_given() const { return !config_file.empty() || overrides.given("vocab_size"); }
 };
+
+/// What the architecture of a configuration takes of its tokenizer.
+srformer::Conventions conventions_of(const nlohmann::json& config) {
+  srformer::Conventions found;
+  ProgramArchitectures::for_each([&]<class C>(std::type_identity<C>) {
+    if (config.at("model_type") == C::model_type) found = C::conventions;
+  });
+  return found;
+}
 
 /// config.json before the tokenizer is known.
 nlohmann::json configuration(Options& options) {
   nlohmann::json config = options.config_file.empty()
-                              ? preset(options.preset)
+                              ? presets().at(options.preset)
                               : srformer::read_json_file(options.config_file);
   const std::string place = options.place();
   if (!config.is_object()) throw srformer::io_error(place + ": is not a JSON object; correct it");
   const std::string type = srformer::json_field<std::string>(config, "model_type", place);
-  if (type == "bart" && options.extra_ids_given)
-    throw usage_error("--extra_ids does not apply to a BART, which has no sentinels");
+  if (conventions_of(config).byte_level_bpe && options.extra_ids_given)
+    throw usage_error("--extra_ids does not apply to a " + type + ", which has no sentinels");
   options.overrides.apply(config, type);
   options.cross_attention.apply(config);
   return config;
 }
 
-bool is_bart(const nlohmann::json& config) { return config.at("model_type") == "bart"; }
-
 /// Trains or copies the tokenizer into the folder.
-void make_tokenizer(const Options& options, bool bart, const fs::path& folder) {
+void make_tokenizer(const Options& options, bool byte_level_bpe, const fs::path& folder) {
   if (options.tokenizer_files.empty())
     return copy_tokenizer(options.tokenizer, folder, options.extra_ids);
   const auto text =
       tokenizer_text(options.tokenizer_files, options.text_column, options.summary_column);
-  if (bart) {
+  if (byte_level_bpe) {
     srformer::train_byte_bpe(text, options.tokenizer_vocab_size, folder);
   } else {
     srformer::train_sentencepiece(text, options.tokenizer_vocab_size, folder / "spiece.model");
@@ -311,7 +289,8 @@ index_t apply_tokenizer(const srformer::Tokenizer& tokenizer, const Options& opt
     config["vocab_size"] = round_up(size, options.tokenizer_files.empty() ? 128 : 16);
   config["pad_token_id"] = tokenizer.pad_id();
   config["eos_token_id"] = tokenizer.eos_id();
-  config["decoder_start_token_id"] = is_bart(config) ? tokenizer.eos_id() : tokenizer.pad_id();
+  config["decoder_start_token_id"] =
+      conventions_of(config).starts_from_eos ? tokenizer.eos_id() : tokenizer.pad_id();
   const std::string place = options.place();
   if (const index_t rows = srformer::json_size(config, "vocab_size", place); rows < size)
     throw srformer::io_error(place + ": vocab_size is " + std::to_string(rows) +
@@ -321,27 +300,22 @@ index_t apply_tokenizer(const srformer::Tokenizer& tokenizer, const Options& opt
 }
 
 /// generation_config.json.
-nlohmann::json generation_of(const srformer::CommonConfig& facts, bool bart) {
+nlohmann::json generation_of(const srformer::CommonConfig& facts, bool forces_eos) {
   nlohmann::json generation{{"decoder_start_token_id", facts.decoder_start_token_id},
                             {"eos_token_id", facts.eos_token_id},
                             {"pad_token_id", facts.pad_token_id}};
-  if (bart) generation["forced_eos_token_id"] = facts.eos_token_id;
+  if (forces_eos) generation["forced_eos_token_id"] = facts.eos_token_id;
   return generation;
 }
 
 /// Writes a model with initial weights. Returns how many they are.
-index_t save_new_model(const srformer::ModelConfig& config, const Options& options,
+index_t save_new_model(const ModelConfig& config, const Options& options,
                        const nlohmann::json& generation, const fs::path& folder) {
   srformer::EigenBackend be;
-  return std::visit(
-      [&](const auto& c) {
-        using Config = std::remove_cvref_t<decltype(c)>;
-        ModelOf<Config> model(be, c);
-        model.initialize({options.seed, 0}, options.cross_attention.recurrence_init_scale);
-        srformer::save_model(model, folder, srformer::DType::f32, generation);
-        return model.parameters().size();
-      },
-      config);
+  const auto model = ProgramArchitectures::make<float, ProgramVariants>(be, config);
+  model->initialize({options.seed, 0}, options.cross_attention.recurrence_init_scale);
+  srformer::save_model(*model, folder, srformer::DType::f32, generation);
+  return model->parameters().size();
 }
 
 }  // namespace
@@ -351,19 +325,19 @@ int main(int argc, char** argv) {
     Options options;
     options.parse(argc, argv);
     nlohmann::json config = configuration(options);
-    const bool bart = is_bart(config);
+    const srformer::Conventions conventions = conventions_of(config);
 
     FolderAside folder(options.output, options.overwrite);
     std::string tokenizer = "none";
     if (options.has_tokenizer()) {
-      make_tokenizer(options, bart, folder.path());
+      make_tokenizer(options, conventions.byte_level_bpe, folder.path());
       const index_t size = apply_tokenizer(srformer::Tokenizer(folder.path()), options, config);
       tokenizer = std::to_string(size) + " tokens";
     }
-    const srformer::ModelConfig made = srformer::model_config_from_json(config, options.place());
+    const ModelConfig made = ProgramArchitectures::read(config, options.place());
     const srformer::CommonConfig facts = srformer::common(made);
     const index_t parameters =
-        save_new_model(made, options, generation_of(facts, bart), folder.path());
+        save_new_model(made, options, generation_of(facts, conventions.forces_eos), folder.path());
     folder.commit();
     std::printf("%s: %td parameters, vocabulary %td, tokenizer %s, cross-attention %s\n",
                 options.output.c_str(), parameters, facts.vocab_size, tokenizer.c_str(),

@@ -318,7 +318,7 @@ int main(int argc, char** argv) {
                         std::to_string(sources.size()));
 
     const auto device = srformer::program::open_device(options.device);
-    const auto model = device->model(srformer::model_config(checkpoint));
+    const auto model = device->model(srformer::program::ProgramArchitectures::read(checkpoint));
     model->load(checkpoint, false);
     const srformer::Tokenizer* words = tokenizer ? &*tokenizer : nullptr;
     encode_sources(sources, options, words, model->config());

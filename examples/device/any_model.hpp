@@ -12,8 +12,9 @@
 #include <vector>
 
 #include <srformer/decode/search.hpp>
-#include <srformer/models/config.hpp>
 #include <srformer/train/trainer.hpp>
+
+#include "../architectures.hpp"
 
 namespace srformer::program {
 

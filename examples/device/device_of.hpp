@@ -39,17 +39,17 @@ class TrainingOf final : public AnyTraining {
   Trainer<Model> trainer_;
 };
 
-template <class Model>
+template <class B, class T>
 class ModelOf final : public AnyModel {
  public:
-  using B = typename Model::backend_type;
-  using T = typename Model::scalar;
+  using Model = EncoderDecoder<B, T, ProgramVariants>;
 
-  template <class Config>
-  ModelOf(B& be, const Config& config, bool eight_bits)
-      : model_(be, config), config_(common(config)), eight_bits_(eight_bits) {}
+  ModelOf(B& be, const ModelConfig& config, bool eight_bits)
+      : made_(ProgramArchitectures::make<T, ProgramVariants>(be, config)),
+        model_(*made_),
+        eight_bits_(eight_bits) {}
 
-  const CommonConfig& config() const override { return config_; }
+  const CommonConfig& config() const override { return model_.config(); }
   index_t size() const override { return model_.parameters().size(); }
   std::vector<ParameterName> parameters() const override {
     std::vector<ParameterName> names;
@@ -71,8 +71,7 @@ class ModelOf final : public AnyModel {
   }
   double mean_loss(std::span<const Example> examples, index_t batch_size, double label_smoothing,
                    bool (*keep_going)()) override {
-    return srformer::mean_loss(model_, examples, batch_size, label_smoothing,
-                               model_.config().pad_token_id, keep_going);
+    return srformer::mean_loss(model_, examples, batch_size, label_smoothing, keep_going);
   }
   Generation generate(std::span<const std::int32_t> ids, std::span<const index_t> lengths,
                       const GenerationConfig& options, std::uint64_t first_source,
@@ -94,8 +93,8 @@ class ModelOf final : public AnyModel {
   }
 
  private:
-  Model model_;
-  CommonConfig config_;
+  std::unique_ptr<Model> made_;
+  Model& model_;
   bool eight_bits_;
 };
 
@@ -111,13 +110,7 @@ class DeviceOf final : public Device {
     eight_bits_ = true;
   }
   std::unique_ptr<AnyModel> model(const ModelConfig& config) override {
-    return std::visit(
-        [&](const auto& c) -> std::unique_ptr<AnyModel> {
-          using Config = std::remove_cvref_t<decltype(c)>;
-          return std::make_unique<ModelOf<model_of_t<B, T, Config, ProgramVariants>>>(be_, c,
-                                                                                      eight_bits_);
-        },
-        config);
+    return std::make_unique<ModelOf<B, T>>(be_, config, eight_bits_);
   }
   void replay(const std::filesystem::path& path, const std::filesystem::path& out) override {
     if (std::filesystem::is_directory(path)) {

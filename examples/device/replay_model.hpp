@@ -160,15 +160,14 @@ template <class T, class B>
 void replay_model(B& be, const std::filesystem::path& folder, const std::filesystem::path& out_path,
                   bool eight_bits) {
   const HfCheckpoint checkpoint(folder);
-  ModelConfig config = model_config(checkpoint);
-  if (auto* t5 = std::get_if<T5Config>(&config))
-    t5->transformers_statistics = std::is_same_v<T, double>;
-  std::visit(
-      [&](const auto& c) {
-        model_of_t<B, T, std::remove_cvref_t<decltype(c)>, program::ProgramVariants> model(be, c);
-        replay_model(model, checkpoint, out_path, eight_bits);
-      },
-      config);
+  program::ModelConfig config = program::ProgramArchitectures::read(checkpoint);
+  const auto set = [](auto& c) {
+    if constexpr (requires { c.transformers_statistics; })
+      c.transformers_statistics = std::is_same_v<T, double>;
+  };
+  std::visit(set, config);
+  const auto model = program::ProgramArchitectures::make<T, program::ProgramVariants>(be, config);
+  replay_model(*model, checkpoint, out_path, eight_bits);
 }
 
 }  // namespace srformer

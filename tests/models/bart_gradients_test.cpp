@@ -72,14 +72,9 @@ TEST_CASE("gradients of a BART agree with dropout of all three kinds") {
     const Batch batch = random_batch(config, {9, 14}, {6, 6}, 12);
     const bool cross_keys = variant != Variant::full;
     const RandomStream random{8, 2};
-    check(config, batch, {.dropout_rate = 0.3, .random = random}, cross_keys);
-    check(config, batch, {.activation_dropout = 0.4, .random = random}, cross_keys);
-    check(config, batch,
-          {.dropout_rate = 0.1,
-           .attention_dropout = 0.3,
-           .activation_dropout = 0.2,
-           .random = random},
-          cross_keys);
+    check(config, batch, {.dropout = {.dropout = 0.3}, .random = random}, cross_keys);
+    check(config, batch, {.dropout = {.activation_dropout = 0.4}, .random = random}, cross_keys);
+    check(config, batch, {.dropout = {0.1, 0.3, 0.2}, .random = random}, cross_keys);
   }
 }
 
@@ -101,7 +96,7 @@ TEST_CASE(
     config.scale_embedding = c.scale_embedding;
     CAPTURE(static_cast<int>(c.activation));
     check(config, random_batch(config, {5, 11}, {4, 2}, 13),
-          {.dropout_rate = 0.1, .activation_dropout = 0.2, .random = {8, 3}}, true);
+          {.dropout = {.dropout = 0.1, .activation_dropout = 0.2}, .random = {8, 3}}, true);
   }
 }
 

@@ -90,11 +90,11 @@ TEST_CASE("BART drops attention weights, hidden units, branches and embeddings, 
     return loss_of(model, batch);
   };
   const RandomStream random{4, 9};
-  CHECK(dropped({.attention_dropout = all, .random = random}) ==
+  CHECK(dropped({.dropout = {.attention_dropout = all}, .random = random}) ==
         Approx(without({".out_proj.weight"})).epsilon(1e-12));
-  CHECK(dropped({.activation_dropout = all, .random = random}) ==
+  CHECK(dropped({.dropout = {.activation_dropout = all}, .random = random}) ==
         Approx(without({".fc2.weight"})).epsilon(1e-12));
-  CHECK(dropped({.dropout_rate = all, .random = random}) ==
+  CHECK(dropped({.dropout = {.dropout = all}, .random = random}) ==
         Approx(without({".out_proj.weight", ".out_proj.bias", ".fc2.weight", ".fc2.bias",
                         ".layernorm_embedding.weight", ".layernorm_embedding.bias"}))
             .epsilon(1e-12));
@@ -176,7 +176,7 @@ TEST_CASE("names and shapes of BART's parameters are those that transformers has
     CAPTURE(name);
     const HfCheckpoint stored(std::filesystem::path(SRF_TESTS_DIR) / "reference/values/models" /
                               name);
-    const Model model(be, bart_config_from_json(stored.config(), stored.config_path()));
+    const Model model(be, config_from_json<BartConfig>(stored.config(), stored.config_path()));
     std::map<std::string, std::vector<index_t>> expected, got;
     for (const std::string& tensor : stored.names())
       expected[tensor] = stored.file_of(tensor).info(tensor).shape;

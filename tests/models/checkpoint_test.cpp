@@ -10,6 +10,7 @@
 #include "io/temporary_folder.hpp"
 #include "models/tiny_bart.hpp"
 #include "models/tiny_t5.hpp"
+#include "models/with_transformers.hpp"
 #include "support/catch.hpp"
 
 using namespace srformer;
@@ -304,7 +305,8 @@ TEST_CASE("a saved BART comes back, to the precision of what it is stored in") {
       }
       CHECK(worst <= rounding);
       CHECK((dtype == DType::f64 || worst > 0));
-      CHECK(to_json(loaded->config()) == to_json(bart_config(HfCheckpoint(folder.path / "saved"))));
+      CHECK(to_json(loaded->config()) ==
+            to_json(read_config<BartConfig>(HfCheckpoint(folder.path / "saved"))));
       CHECK(to_json(loaded->config().cross_attention) == to_json(config.cross_attention));
     }
   }
@@ -451,54 +453,6 @@ TEST_CASE("a BART that is not tied, or a T5, is not loaded as a BART") {
              ContainsSubstring("\"model_type\" is \"t5\", expected \"bart\""));
 }
 
-namespace {
-
-/// A Python that has torch and transformers, or nothing.
-std::string python_with_transformers() {
-  const char* chosen = std::getenv("SRFORMER_PYTHON");
-  const std::string python = chosen != nullptr ? chosen : "python3";
-  const std::string look =
-      " -c 'from importlib.util import find_spec as f; exit(not (f(\"torch\") and "
-      "f(\"transformers\")))' >/dev/null 2>&1";
-  if (std::system((python + look).c_str()) == 0) return python;
-  WARN("skipped: " << python
-                   << " lacks torch or transformers; set SRFORMER_PYTHON to one that has them");
-  SUCCEED("nothing to compare with");
-  return "";
-}
-
-/// The logits that transformers computes for a batch with the model of a folder, whose weights it makes if
-/// `make` says so.
-std::vector<double> transformers_logits(const std::string& python,
-                                        const std::filesystem::path& folder, const Batch& batch,
-                                        const std::string& make = "") {
-  json ids = json::array(), mask = json::array(), labels = json::array();
-  for (index_t b = 0; b < batch.rows; ++b) {
-    const auto source = batch.source_ids.begin() + b * batch.source_width;
-    const auto target = batch.labels.begin() + b * batch.target_width;
-    ids.push_back(std::vector<int>(source, source + batch.source_width));
-    labels.push_back(std::vector<int>(target, target + batch.target_width));
-    std::vector<int> present(static_cast<std::size_t>(batch.source_width), 0);
-    std::fill_n(present.begin(), batch.source_lengths[static_cast<std::size_t>(b)], 1);
-    mask.push_back(present);
-  }
-  write_json_file(folder / "batch.json",
-                  {{"input_ids", ids}, {"attention_mask", mask}, {"labels", labels}});
-  const std::string command = python + " " SRF_TESTS_DIR "/models/load_with_transformers.py " +
-                              folder.string() + " " + make + " >" + (folder / "said").string() +
-                              " 2>&1";
-  const bool loaded = std::system(command.c_str()) == 0;
-  std::ifstream said(folder / "said");
-  INFO(std::string(std::istreambuf_iterator<char>(said), {}));
-  REQUIRE(loaded);
-  std::ifstream file(folder / "logits.txt");
-  std::vector<double> logits;
-  for (double z = 0; file >> z;) logits.push_back(z);
-  return logits;
-}
-
-}  // namespace
-
 TEST_CASE("transformers loads a saved folder and computes the same logits", "[python]") {
   const std::string python = python_with_transformers();
   if (python.empty()) return;
@@ -563,7 +517,7 @@ TEST_CASE("a BART that transformers has written computes the same logits here", 
     const TemporaryFolder folder;
     write_json_file(folder.path / "config.json", config);
     const Batch batch =
-        random_batch(bart_config_from_json(config, "config.json"), {9, 5}, {6, 4}, 42, 0, 1);
+        random_batch(config_from_json<BartConfig>(config, "config.json"), {9, 5}, {6, 4}, 42, 0, 1);
     const auto expected = transformers_logits(python, folder.path, batch, make);
     EigenBackend be(1);
     const auto model = load_bart<double>(be, folder.path);

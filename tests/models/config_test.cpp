@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <srformer/models/config.hpp>
+#include <srformer/models/architectures.hpp>
 
 #include "support/catch.hpp"
 #include "support/paper_config.hpp"
@@ -18,7 +18,7 @@ json small() {
           {"d_ff", 20},         {"num_layers", 2},  {"num_heads", 3}};
 }
 
-T5Config read(const json& config) { return t5_config_from_json(config, path); }
+T5Config read(const json& config) { return config_from_json<T5Config>(config, path); }
 
 /// The least that a BART needs.
 json small_bart() {
@@ -27,7 +27,7 @@ json small_bart() {
           {"decoder_attention_heads", 6}, {"encoder_ffn_dim", 20}, {"decoder_ffn_dim", 24}};
 }
 
-BartConfig read_bart(const json& config) { return bart_config_from_json(config, path); }
+BartConfig read_bart(const json& config) { return config_from_json<BartConfig>(config, path); }
 
 template <class Call>
 std::string io_refusal(Call call) {

@@ -3,5 +3,6 @@
 #include "models/tiny_bart.hpp"
 #include "models/tiny_t5.hpp"
 
+template class srformer::EncoderDecoder<srformer::EigenBackend, double>;
 template class srformer::T5<srformer::EigenBackend, double>;
 template class srformer::Bart<srformer::EigenBackend, double>;

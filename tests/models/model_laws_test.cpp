@@ -25,7 +25,7 @@ struct OfT5 {
     config.dropout_rate = 0.5;
     return config;
   }
-  static std::vector<LossOptions> dropouts() { return {{.dropout_rate = 0.2}}; }
+  static std::vector<LossOptions> dropouts() { return {{.dropout = {0.2, 0.2, 0.2}}}; }
 };
 
 struct OfBart {
@@ -40,7 +40,9 @@ struct OfBart {
     return config;
   }
   static std::vector<LossOptions> dropouts() {
-    return {{.dropout_rate = 0.2}, {.attention_dropout = 0.2}, {.activation_dropout = 0.2}};
+    return {{.dropout = {.dropout = 0.2}},
+            {.dropout = {.attention_dropout = 0.2}},
+            {.dropout = {.activation_dropout = 0.2}}};
   }
 };
 

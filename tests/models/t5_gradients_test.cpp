@@ -46,8 +46,8 @@ TEST_CASE("gradients agree with dropout, in its place in forward and backward") 
       config.gated = gated;
       config.activation = gated ? Activation::gelu_new : Activation::relu;
       const Batch batch = random_batch(config, {9, 14}, {6, 6}, 12);
-      const Found found =
-          check_gradients(config, batch, {.dropout_rate = 0.3, .random = RandomStream{8, 2}});
+      const Found found = check_gradients(
+          config, batch, {.dropout = {0.3, 0.3, 0.3}, .random = RandomStream{8, 2}});
       CAPTURE(gated, found.worst_name);
       CHECK(found.worst < 1e-10);
       CHECK(found.zero == none);

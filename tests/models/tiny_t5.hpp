@@ -8,6 +8,7 @@
 #include "models/tiny_model.hpp"
 
 // Compiled once for all tests, in models/instances.cpp.
+extern template class srformer::EncoderDecoder<srformer::EigenBackend, double>;
 extern template class srformer::T5<srformer::EigenBackend, double>;
 
 namespace srformer::testing {

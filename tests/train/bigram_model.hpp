@@ -35,7 +35,13 @@ class BigramModel {
       parameters_.values()(i) = T(srformer::normal(random, static_cast<std::uint64_t>(i)));
   }
 
+  struct Config {
+    std::int32_t pad_token_id = 0;
+  };
+
   backend_type& backend() { return be_; }
+  Config config() const { return {}; }
+  srformer::DropoutRates dropout_rates() const { return {}; }
   srformer::Parameters<backend_type, T>& parameters() { return parameters_; }
 
   void add_loss(const srformer::Batch& batch, double label_smoothing, LossSum loss_sum) {
@@ -52,7 +58,7 @@ class BigramModel {
     using namespace srformer;
     const index_t M = batch.target_width, rows = batch.rows * M;
     const auto before = detail::shift_right(batch, 0, 0);
-    const Dropout dropout{options.dropout_rate, options.random};
+    const Dropout dropout{options.dropout.dropout, options.random};
     Matrix x(be_, {rows, width}), z(be_, {rows, vocabulary});
     embedding_forward(be_, before, table_->matrix(), x.view());
     for_each_source(batch, [&](index_t b, std::int32_t id, T share) {

@@ -19,7 +19,7 @@ using Bigram = BigramModel<double>;
 
 std::unique_ptr<Tiny> tiny_t5(EigenBackend& be) {
   auto model = std::make_unique<Tiny>(
-      be, t5_config_from_json(tiny_t5_config("segmented_recurrent"), "config.json"));
+      be, config_from_json<T5Config>(tiny_t5_config("segmented_recurrent"), "config.json"));
   model->initialize({1, 2}, 0.5);
   return model;
 }
@@ -28,7 +28,7 @@ TrainingOptions run_options() {
   TrainingOptions options;
   options.batch_size = 3, options.accumulation = 2, options.epochs = 3;
   options.learning_rate = 0.02, options.warmup_steps = 2;
-  options.dropout_rate = 0.2, options.label_smoothing = 0.1;
+  options.dropout = DropoutRates{0.2, 0.2, 0.2}, options.label_smoothing = 0.1;
   options.group_by_length = true;
   return options;
 }

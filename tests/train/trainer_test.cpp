@@ -49,7 +49,7 @@ TrainingOptions options_of(index_t batch_size, index_t accumulation) {
 }
 
 Tiny tiny_t5(EigenBackend& be) {
-  return Tiny(be, t5_config_from_json(tiny_t5_config("segmented_recurrent"), "config.json"));
+  return Tiny(be, config_from_json<T5Config>(tiny_t5_config("segmented_recurrent"), "config.json"));
 }
 
 }  // namespace
@@ -81,7 +81,7 @@ TEST_CASE("The same seed gives the same run bit for bit, another one another") {
   EigenBackend be(2);
   const auto examples = odd_examples(11);
   TrainingOptions options = options_of(3, 2);
-  options.dropout_rate = 0.3;
+  options.dropout = DropoutRates{0.3};
   const auto run = [&] {
     Tiny model = tiny_t5(be);
     model.initialize({1, 2}, 0.5);
@@ -100,7 +100,7 @@ TEST_CASE("Dropout differs between the steps and the micro-batches of a run") {
   BigramModel<double> model(be);
   TrainingOptions options;
   options.batch_size = 1, options.accumulation = 2, options.learning_rate = 0;
-  options.dropout_rate = 0.5, options.epochs = 4;
+  options.dropout = DropoutRates{0.5}, options.epochs = 4;
   const auto losses = train(model, examples, options);
   CHECK(std::set(losses.begin(), losses.end()).size() == losses.size());
 
@@ -163,7 +163,7 @@ TEST_CASE("Training lowers the loss, and the reports say how") {
   options.batch_size = 5, options.epochs = 15, options.learning_rate = 0.05;
   options.warmup_ratio = 0.1;
   Trainer trainer(model, std::span<const Example>(examples), options);
-  const double before = mean_loss(model, std::span<const Example>(examples), 4, 0, 0);
+  const double before = mean_loss(model, std::span<const Example>(examples), 4, 0);
   std::vector<StepReport> reports;
   trainer.run([&](const StepReport& report) {
     reports.push_back(report);
@@ -182,7 +182,7 @@ TEST_CASE("Training lowers the loss, and the reports say how") {
   for (const Example& e : examples) expected += std::ssize(e.source) + std::ssize(e.target);
   CHECK(tokens == expected);
   CHECK(reports[0].gradient_norm > 0);
-  CHECK(mean_loss(model, std::span<const Example>(examples), 4, 0, 0) < 0.6 * before);
+  CHECK(mean_loss(model, std::span<const Example>(examples), 4, 0) < 0.6 * before);
 }
 
 TEST_CASE("The mean loss weighs tokens, not batches") {
@@ -190,7 +190,7 @@ TEST_CASE("The mean loss weighs tokens, not batches") {
   const auto examples = odd_examples(9);
   BigramModel<double> model(be);
   const auto mean = [&](index_t batch_size) {
-    return mean_loss(model, std::span<const Example>(examples), batch_size, 0.1, 0);
+    return mean_loss(model, std::span<const Example>(examples), batch_size, 0.1);
   };
   CHECK(mean(1) == Approx(mean(9)).epsilon(1e-13));
   CHECK(mean(4) == Approx(mean(9)).epsilon(1e-13));
@@ -260,7 +260,7 @@ TEST_CASE("The trainer refuses options that make no sense") {
   refused([](auto& o) { o.accumulation = 0; }, examples);
   refused([](auto& o) { o.epochs = 0; }, examples);
   refused([](auto& o) { o.learning_rate = -1; }, examples);
-  refused([](auto& o) { o.dropout_rate = 1; }, examples);
+  refused([](auto& o) { o.dropout = DropoutRates{1}; }, examples);
   refused([](auto& o) { o.label_smoothing = 1; }, examples);
   refused([](auto& o) { o.warmup_ratio = 2; }, examples);
 }

@@ -7,25 +7,11 @@
 #include <memory>
 #include <string_view>
 
-#include <srformer/models/bart.hpp>
-#include <srformer/models/t5.hpp>
+#include <srformer/models/architectures.hpp>
 
 namespace srformer {
 
 namespace detail {
-
-/// Whether the stored output matrix differs from the shared embedding: then it is a weight of its own.
-inline bool stores_own_output(const HfCheckpoint& checkpoint) {
-  if (!checkpoint.contains("lm_head.weight")) return false;
-  for (const char* name :
-       {"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}) {
-    if (!checkpoint.contains(name)) continue;
-    const auto a = checkpoint.file_of("lm_head.weight").info("lm_head.weight").bytes;
-    const auto b = checkpoint.file_of(name).info(name).bytes;
-    return !std::ranges::equal(a, b);
-  }
-  return false;
-}
 
 /// A slot that fills a parameter, through host memory where the backend is elsewhere.
 template <class B, class T>
@@ -44,37 +30,13 @@ TensorSlot parameter_slot([[maybe_unused]] B& be, Parameter<B, T>& p) {
 
 }  // namespace detail
 
-/// The configuration that a checkpoint asks for: config.json, and whether the output is tied in fact.
-inline T5Config t5_config(const HfCheckpoint& checkpoint) {
-  T5Config config = t5_config_from_json(checkpoint.config(), checkpoint.config_path());
-  if (detail::stores_own_output(checkpoint)) config.tie_word_embeddings = false;
+/// The configuration of a checkpoint whose architecture is known; io_error for another.
+template <ModelConfiguration Config>
+Config read_config(const HfCheckpoint& checkpoint) {
+  Config config = config_from_json<Config>(checkpoint.config(), checkpoint.config_path());
+  complete_from(checkpoint, config);
   return config;
 }
-
-inline BartConfig bart_config(const HfCheckpoint& checkpoint) {
-  return bart_config_from_json(checkpoint.config(), checkpoint.config_path());
-}
-
-/// Of either model, by the "model_type" of config.json.
-inline ModelConfig model_config(const HfCheckpoint& checkpoint) {
-  ModelConfig config = model_config_from_json(checkpoint.config(), checkpoint.config_path());
-  if (std::holds_alternative<T5Config>(config)) config = t5_config(checkpoint);
-  return config;
-}
-
-/// The model of a configuration: model_of_t<B, T, T5Config> is a T5.
-template <class B, class T, class Config, class List>
-struct model_of;
-template <class B, class T, class List>
-struct model_of<B, T, T5Config, List> {
-  using type = T5<B, T, List>;
-};
-template <class B, class T, class List>
-struct model_of<B, T, BartConfig, List> {
-  using type = Bart<B, T, List>;
-};
-template <class B, class T, class Config, class List = PaperVariants>
-using model_of_t = typename model_of<B, T, Config, List>::type;
 
 /// The names of what the variants of a list add to a cross-attention, as patterns.
 template <class List = PaperVariants>
@@ -93,7 +55,7 @@ bool is_variant_parameter(std::string_view name) {
   });
 }
 
-/// Fills the parameters of a T5 or BART. Those that a variant adds may be absent only if `new_variant`; they
+/// Fills the parameters of a model. Those that a variant adds may be absent only if `new_variant`; they
 /// keep their values then, and stored ones that the model has no use for are passed over. Anything
 /// else missing, unexpected or misshapen is one io_error that names them all.
 template <class Model>
@@ -106,21 +68,27 @@ void load_parameters(Model& model, const HfCheckpoint& checkpoint, bool new_vari
     if ((new_variant && is_variant_parameter<List>(p.name)) || p.role == Role::constant)
       slots.back().required = false;
   }
-  LoadOptions options;
-  options.optional_prefix = "model.";  // of BART's names; older files and base models lack it
-  options.ignore_unexpected = {
-      "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", "*.version"};
+  LoadOptions options = model.load_options();
   if (new_variant)
     for (std::string& pattern : variant_parameter_patterns<List>())
       options.ignore_unexpected.push_back(std::move(pattern));
   checkpoint.load(slots, options);
 }
 
+/// A model with the weights of a folder, of the architecture that its config.json says.
+template <class T, class List = PaperVariants, class Known = PaperArchitectures, class B>
+std::unique_ptr<EncoderDecoder<B, T, List>> load_model(B& be, const std::filesystem::path& folder) {
+  const HfCheckpoint checkpoint(folder);
+  auto model = Known::template make<T, List>(be, Known::read(checkpoint));
+  load_parameters(*model, checkpoint);
+  return model;
+}
+
 /// A T5 with the weights of a folder.
 template <class T, class List = PaperVariants, class B>
 std::unique_ptr<T5<B, T, List>> load_t5(B& be, const std::filesystem::path& folder) {
   const HfCheckpoint checkpoint(folder);
-  auto model = std::make_unique<T5<B, T, List>>(be, t5_config(checkpoint));
+  auto model = std::make_unique<T5<B, T, List>>(be, read_config<T5Config>(checkpoint));
   load_parameters(*model, checkpoint);
   return model;
 }
@@ -129,7 +97,7 @@ std::unique_ptr<T5<B, T, List>> load_t5(B& be, const std::filesystem::path& fold
 template <class T, class List = PaperVariants, class B>
 std::unique_ptr<Bart<B, T, List>> load_bart(B& be, const std::filesystem::path& folder) {
   const HfCheckpoint checkpoint(folder);
-  auto model = std::make_unique<Bart<B, T, List>>(be, bart_config(checkpoint));
+  auto model = std::make_unique<Bart<B, T, List>>(be, read_config<BartConfig>(checkpoint));
   load_parameters(*model, checkpoint);
   return model;
 }
@@ -154,7 +122,7 @@ void save_model(Model& model, const std::filesystem::path& folder, DType dtype,
       });
     }
   }
-  save_checkpoint(folder, std::move(writer), to_json(model.config()), generation_config);
+  save_checkpoint(folder, std::move(writer), model.config_json(), generation_config);
 }
 
 }  // namespace srformer

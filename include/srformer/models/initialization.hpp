@@ -42,4 +42,17 @@ void fill_normal(B& be, Parameter<B, T>& p, const RandomStream& random, double d
   });
 }
 
+/// The values with which the parameter begins.
+template <class B, class T>
+void initialize(B& be, Parameter<B, T>& p, const RandomStream& random) {
+  if (p.initial.kind == Initial::Kind::normal)
+    fill_normal(be, p, random, p.initial.value);
+  else
+    be.fill(p.value, p.count, T(static_cast<compute_t<T>>(p.initial.value)));
+  if (const index_t row = p.initial.zero_row; row >= 0) {
+    const index_t columns = p.shape.back();
+    be.fill(p.value + row * columns, columns, T(static_cast<compute_t<T>>(0.0)));
+  }
+}
+
 }  // namespace srformer

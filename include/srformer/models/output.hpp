@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include <srformer/models/parameters.hpp>
 #include <srformer/ops/cross_entropy.hpp>
@@ -39,11 +38,10 @@ struct OutputProjection {
 
   /// loss_sum[0] += the sum of the token losses; where d_x [R,E] is given, d_x and the gradient of the
   /// weight += those of gradient_scale times that sum.
-  ///   labels  on the host, negative ones do not count
-  void loss(B& be, In<B, T, 2> x, const std::vector<std::int32_t>& labels, double label_smoothing,
+  ///   labels [R]  negative ones do not count
+  void loss(B& be, In<B, T, 2> x, In<B, std::int32_t, 1> labels, double label_smoothing,
             double gradient_scale, View<accumulate_t<T>, 1, Space> loss_sum, T* d_x) const {
     const index_t rows = x.extent(0), V = weight->shape.at(0), E = weight->shape.at(1);
-    const auto y = from_host<std::int32_t, 1>(be, {rows}, labels);
     const index_t chunk = std::max<index_t>(1, std::min<index_t>(rows, (index_t{1} << 23) / V));
     Tensor<B, T, 2> logits(be, {chunk, V});
     Tensor<B, C, 1> lse(be, {chunk});
@@ -51,7 +49,7 @@ struct OutputProjection {
       const index_t count = std::min(chunk, rows - first);
       const auto z = logits.view().slice(0, 0, count);
       const auto part = x.slice(0, first, count);
-      const auto expected = y.view().slice(0, first, count);
+      const auto expected = labels.slice(0, first, count);
       const auto l = lse.view().slice(0, 0, count);
       forward(be, part, z);
       cross_entropy_forward(be, z.as_const(), expected, label_smoothing, l, loss_sum);

@@ -8,6 +8,7 @@
 
 #include <deque>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <srformer/backend/tensor.hpp>
@@ -15,6 +16,18 @@
 #include <srformer/ops/linear.hpp>
 
 namespace srformer {
+
+/// The values with which a parameter begins: all equal, or normal with mean 0.
+struct Initial {
+  enum class Kind { constant, normal } kind = Kind::constant;
+  double value = 0;       ///< the constant, or the standard deviation
+  index_t zero_row = -1;  ///< a row of zeros among them, as of a padding token; -1: there is none
+
+  static Initial constant(double value) { return {Kind::constant, value}; }
+  static Initial normal(double deviation, index_t zero_row = -1) {
+    return {Kind::normal, deviation, zero_row};
+  }
+};
 
 /// One parameter: a name as Hugging Face has it, a shape, and where value and gradient lie.
 template <class B, class T>
@@ -24,6 +37,7 @@ struct Parameter {
   std::string name;
   std::vector<std::string> aliases;  ///< other names under which a checkpoint may hold it
   Role role = Role::weight;
+  Initial initial{};
   std::vector<index_t> shape;
   index_t offset = 0;  ///< in elements from the start of all parameters
   index_t count = 0;
@@ -50,10 +64,10 @@ class Parameters {
   explicit Parameters(B& be) : backend_(&be) {}
 
   Parameter<B, T>& add(std::string name, Role role, std::vector<index_t> shape,
-                       std::vector<std::string> aliases = {}) {
+                       Initial initial = {}, std::vector<std::string> aliases = {}) {
     require(values_.empty(), "Parameters::add", "parameters are allocated already");
     Parameter<B, T>& p = list_.emplace_back();
-    p.name = std::move(name), p.role = role, p.aliases = std::move(aliases);
+    p.name = std::move(name), p.role = role, p.initial = initial, p.aliases = std::move(aliases);
     p.offset = size_, p.count = 1;
     for (const index_t extent : shape) p.count *= extent;
     p.shape = std::move(shape);
@@ -122,7 +136,7 @@ class Parameters {
   bool quantized() const { return !integers_.empty(); }
 
   /// Throws where weights are stored in eight bits.
-  void require_numbers(const char* function) const {
+  void require_numbers(std::string_view function) const {
     require(!quantized(), function,
             "the weights are stored in eight bits, which is for generation alone; load the model "
             "without that to train or save it");

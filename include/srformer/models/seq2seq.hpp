@@ -16,9 +16,7 @@ namespace srformer {
 struct LossOptions {
   double label_smoothing = 0;
   double scale = 1;  ///< gradients are those of scale times the sum of the token losses
-  double dropout_rate = 0;
-  double attention_dropout = 0;   ///< of BART's attention weights; T5 has one rate for all
-  double activation_dropout = 0;  ///< of BART's hidden units
+  DropoutRates dropout{};
   RandomStream random{};  ///< of this step; every place of dropout takes its own stream of it
 };
 
@@ -48,7 +46,8 @@ struct DecoderState {
   }
 
   /// Takes up the rows of the step to come, one for each of `ids`.
-  void go_on(const char* function, B& be, std::span<const std::int32_t> ids, const NextRows& next) {
+  void go_on(const std::string& function, B& be, std::span<const std::int32_t> ids,
+             const NextRows& next) {
     require(step < rows.max_steps(), function, "the state holds no more steps");
     rows.go_on(be, step, next);
     require(static_cast<index_t>(ids.size()) == rows.rows(), function,
@@ -87,7 +86,7 @@ concept DecodesStepByStep = requires(M& model, const M& same, typename M::Decode
 namespace detail {
 
 /// Sources without targets, for decoding.
-inline Batch sources_alone(const char* function, std::span<const std::int32_t> ids,
+inline Batch sources_alone(const std::string& function, std::span<const std::int32_t> ids,
                            std::span<const index_t> lengths, index_t max_steps,
                            index_t rows_per_source, std::int32_t any_label) {
   require(max_steps >= 1, function, "max_steps must be at least 1");
@@ -102,17 +101,7 @@ inline Batch sources_alone(const char* function, std::span<const std::int32_t> i
   return batch;
 }
 
-/// Dropout at the numbered places of a model.
-struct DropoutSites {
-  double rate = 0;
-  RandomStream random{};
-  Dropout at(index_t site) const { return at(site, rate); }
-  Dropout at(index_t site, double other_rate) const {
-    return {other_rate, random.substream(static_cast<std::uint64_t>(site))};
-  }
-};
-
-inline void check_batch(const char* function, const Batch& batch, index_t vocabulary) {
+inline void check_batch(const std::string& function, const Batch& batch, index_t vocabulary) {
   const auto rows = static_cast<std::size_t>(batch.rows);
   require(batch.rows >= 1 && batch.source_width >= 1 && batch.target_width >= 1 &&
               batch.source_ids.size() == rows * static_cast<std::size_t>(batch.source_width) &&

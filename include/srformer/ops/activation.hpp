@@ -25,6 +25,19 @@ inline Activation activation_from_name(std::string_view name) {
                     "\" is not one of relu, gelu, gelu_new");
 }
 
+/// And back.
+inline std::string_view activation_name(Activation activation) {
+  switch (activation) {
+    case Activation::relu:
+      return "relu";
+    case Activation::gelu:
+      return "gelu";
+    case Activation::gelu_new:
+      return "gelu_new";
+  }
+  return "";
+}
+
 namespace detail {
 
 /// f(x) and f'(x).

@@ -37,6 +37,15 @@ struct Dropout {
   SRF_HD Dropout at(std::uint64_t use) const { return {rate, random.substream(use)}; }
 };
 
+/// Rates of dropout, each in [0,1), by place.
+struct DropoutRates {
+  double dropout = 0;             ///< of embeddings, of what sublayers add, and of T5's outputs
+  double attention_dropout = 0;   ///< of attention weights
+  double activation_dropout = 0;  ///< of the hidden units of feed-forwards
+
+  friend bool operator==(const DropoutRates&, const DropoutRates&) = default;
+};
+
 /// Throws unless rate is in [0,1).
 inline void check_dropout(const char* function, const Dropout& dropout) {
   require(dropout.rate >= 0 && dropout.rate < 1, function, "dropout rate must be in [0,1)");

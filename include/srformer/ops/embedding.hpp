@@ -12,6 +12,8 @@
 #include <cstdint>
 #include <numeric>
 #include <span>
+#include <string_view>
+#include <vector>
 
 #include <srformer/backend/tensor.hpp>
 #include <srformer/ops/linear.hpp>
@@ -56,7 +58,8 @@ struct ScatterRows {
   }
 };
 
-inline void check_ids(const char* function, std::span<const std::int32_t> ids, index_t vocabulary) {
+inline void check_ids(std::string_view function, std::span<const std::int32_t> ids,
+                      index_t vocabulary) {
   for (std::size_t r = 0; r < ids.size(); ++r) {
     if (ids[r] >= 0 && ids[r] < vocabulary) continue;
     throw shape_error(std::string(function) + ": id " + std::to_string(ids[r]) + " at position " +
@@ -67,20 +70,63 @@ inline void check_ids(const char* function, std::span<const std::int32_t> ids, i
 
 }  // namespace detail
 
-/// y = table[ids].
-///   ids on the host, each in [0,V) or a shape_error names it; table [V,E], y [R,E], contiguous
-template <class B, class T>
-requires BackendFor<B, T>
-void embedding_forward(B& be, std::span<const std::int32_t> ids, In<B, T, 2> table,
-                       View<T, 2, typename B::space> y) {
-  const auto rows = static_cast<index_t>(ids.size());
-  check_shape("embedding_forward", "y", "[R,E]", y.extents, std::array{rows, table.extent(1)});
-  detail::check_ids("embedding_forward", ids, table.extent(0));
-  Tensor<B, std::int32_t, 1> device_ids(be, {rows});
-  be.from_host(device_ids.data(), ids.data(), rows);
-  be.for_each_row(rows, 0,
-                  detail::GatherRows<T>{table.data, device_ids.data(), y.data, table.extent(1)});
-}
+/// The ids of R tokens on the backend: checked and uploaded once, read by every embedding of them and by its
+/// backward.
+template <class B>
+class DeviceTokens {
+ public:
+  DeviceTokens() = default;
+
+  /// ids are on the host, each in [0,vocabulary), or a shape_error of `function` names the first that is not.
+  DeviceTokens(B& be, std::string_view function, std::span<const std::int32_t> ids,
+               index_t vocabulary)
+      : count_(static_cast<index_t>(ids.size())), vocabulary_(vocabulary) {
+    detail::check_ids(function, ids, vocabulary);
+    memory_ = Tensor<B, std::int32_t, 1>(be, {count_});
+    be.from_host(memory_.data(), ids.data(), count_);
+  }
+
+  /// The same for embedding_backward as well, which needs the rows in the order of their ids. Cost O(R log R).
+  ///   padding_id  gets no gradient, as torch's padding_idx; -1: there is none
+  static DeviceTokens with_gradients(B& be, std::string_view function,
+                                     std::span<const std::int32_t> ids, index_t vocabulary,
+                                     std::int32_t padding_id = -1) {
+    detail::check_ids(function, ids, vocabulary);
+    DeviceTokens made;
+    made.count_ = static_cast<index_t>(ids.size()), made.vocabulary_ = vocabulary;
+    std::vector<std::int32_t> order(ids.size()), starts;
+    std::iota(order.begin(), order.end(), 0);
+    const auto id_of = [&](std::int32_t row) { return ids[static_cast<std::size_t>(row)]; };
+    std::stable_sort(order.begin(), order.end(),
+                     [&](auto a, auto b) { return id_of(a) < id_of(b); });
+    std::erase_if(order, [&](auto i) { return id_of(i) == padding_id; });
+    for (std::size_t i = 0; i < order.size(); ++i)
+      if (i == 0 || id_of(order[i]) != id_of(order[i - 1]))
+        starts.push_back(static_cast<std::int32_t>(i));
+    made.distinct_ = static_cast<index_t>(starts.size());
+    starts.push_back(static_cast<std::int32_t>(order.size()));
+    std::vector<std::int32_t> all(ids.begin(), ids.end());
+    all.insert(all.end(), order.begin(), order.end());
+    made.starts_ = static_cast<index_t>(all.size());
+    all.insert(all.end(), starts.begin(), starts.end());
+    made.memory_ = from_host<std::int32_t, 1>(be, {static_cast<index_t>(all.size())}, all);
+    return made;
+  }
+
+  index_t size() const { return count_; }
+  index_t vocabulary() const { return vocabulary_; }
+  const std::int32_t* data() const { return memory_.data(); }  ///< [R]
+
+  bool sorted() const { return distinct_ >= 0; }
+  index_t distinct() const { return distinct_; }  ///< ids that get a gradient
+  /// The rows that get a gradient, sorted by id, and where the rows of each distinct id begin, with the end behind.
+  const std::int32_t* order() const { return memory_.data() + count_; }
+  const std::int32_t* starts() const { return memory_.data() + starts_; }
+
+ private:
+  index_t count_ = 0, vocabulary_ = 0, distinct_ = -1, starts_ = 0;
+  Tensor<B, std::int32_t, 1> memory_;  // ids, and then order and starts
+};
 
 namespace detail {
 
@@ -100,55 +146,64 @@ struct GatherQuantizedRows {
 
 }  // namespace detail
 
-/// The same from a table that may be stored in eight bits.
+/// y = table[ids].
+///   table [V,E], which may be stored in eight bits, y [R,E], contiguous
+template <class B, class T>
+requires BackendFor<B, T>
+void embedding_forward(B& be, const DeviceTokens<B>& ids, const WeightView<B, T>& table,
+                       View<T, 2, typename B::space> y) {
+  const index_t columns = table.numbers.extent(1);
+  check_shape("embedding_forward", "y", "[R,E]", y.extents, std::array{ids.size(), columns});
+  require(ids.vocabulary() <= table.numbers.extent(0), "embedding_forward",
+          "the ids are of a larger vocabulary than the table");
+  if constexpr (can_quantize<B, T>) {
+    if (table.quantized)
+      return be.for_each_row(ids.size(), 0,
+                             detail::GatherQuantizedRows{table.quantized, ids.data(), y.data});
+  }
+  be.for_each_row(ids.size(), 0,
+                  detail::GatherRows<T>{table.numbers.data, ids.data(), y.data, columns});
+}
+
+/// The same for ids on the host, each in [0,V) or a shape_error names it.
 template <class B, class T>
 requires BackendFor<B, T>
 void embedding_forward(B& be, std::span<const std::int32_t> ids, const WeightView<B, T>& table,
                        View<T, 2, typename B::space> y) {
-  if constexpr (can_quantize<B, T>) {
-    if (table.quantized) {
-      const auto rows = static_cast<index_t>(ids.size());
-      check_shape("embedding_forward", "y", "[R,E]", y.extents,
-                  std::array{rows, table.numbers.extent(1)});
-      detail::check_ids("embedding_forward", ids, table.numbers.extent(0));
-      return be.for_each_row(rows, 0,
-                             detail::GatherQuantizedRows{table.quantized, ids.data(), y.data});
-    }
-  }
-  embedding_forward<B, T>(be, ids, table.numbers, y);
+  embedding_forward(be, DeviceTokens<B>(be, "embedding_forward", ids, table.numbers.extent(0)),
+                    table, y);
+}
+template <class B, class T>
+requires BackendFor<B, T>
+void embedding_forward(B& be, std::span<const std::int32_t> ids, In<B, T, 2> table,
+                       View<T, 2, typename B::space> y) {
+  embedding_forward<B, T>(be, ids, WeightView<B, T>{table, {}}, y);
 }
 
 /// d_table += the gradient through embedding_forward; rows of one id are summed in order.
-///   padding_id  gets no gradient, as torch's padding_idx; -1: there is none
+///   ids  made with_gradients
+template <class B, class T>
+requires BackendFor<B, T>
+void embedding_backward(B& be, const DeviceTokens<B>& ids, In<B, T, 2> d_y,
+                        View<T, 2, typename B::space> d_table) {
+  const index_t columns = d_table.extent(1);
+  check_shape("embedding_backward", "d_y", "[R,E]", d_y.extents, std::array{ids.size(), columns});
+  require(ids.sorted() && ids.vocabulary() <= d_table.extent(0), "embedding_backward",
+          "the ids are not made with_gradients, or of a larger vocabulary than the table");
+  be.for_each_row(ids.distinct(), columns * static_cast<index_t>(sizeof(compute_t<T>)),
+                  detail::ScatterRows<T>{d_y.data, d_table.data, ids.data(), ids.order(),
+                                         ids.starts(), columns});
+}
+
+/// The same for ids on the host.
 template <class B, class T>
 requires BackendFor<B, T>
 void embedding_backward(B& be, std::span<const std::int32_t> ids, In<B, T, 2> d_y,
                         View<T, 2, typename B::space> d_table, std::int32_t padding_id = -1) {
-  const auto rows = static_cast<index_t>(ids.size());
-  check_shape("embedding_backward", "d_y", "[R,E]", d_y.extents,
-              std::array{rows, d_table.extent(1)});
-  detail::check_ids("embedding_backward", ids, d_table.extent(0));
-  std::vector<std::int32_t> order(ids.size()), starts;
-  std::iota(order.begin(), order.end(), 0);
-  const auto id_of = [&](std::int32_t row) { return ids[static_cast<std::size_t>(row)]; };
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return id_of(a) < id_of(b); });
-  std::erase_if(order, [&](auto i) { return id_of(i) == padding_id; });
-  const auto counted = static_cast<index_t>(order.size());
-  for (std::size_t i = 0; i < order.size(); ++i) {
-    if (i == 0 || id_of(order[i]) != id_of(order[i - 1]))
-      starts.push_back(static_cast<std::int32_t>(i));
-  }
-  const auto distinct = static_cast<index_t>(starts.size());
-  starts.push_back(static_cast<std::int32_t>(counted));
-  Tensor<B, std::int32_t, 1> device(be, {2 * rows + distinct + 1});
-  std::int32_t* p = device.data();
-  be.from_host(p, ids.data(), rows);
-  be.from_host(p + rows, order.data(), counted);
-  be.from_host(p + 2 * rows, starts.data(), distinct + 1);
-  const index_t columns = d_table.extent(1);
-  be.for_each_row(
-      distinct, columns * static_cast<index_t>(sizeof(compute_t<T>)),
-      detail::ScatterRows<T>{d_y.data, d_table.data, p, p + rows, p + 2 * rows, columns});
+  embedding_backward(
+      be,
+      DeviceTokens<B>::with_gradients(be, "embedding_backward", ids, d_table.extent(0), padding_id),
+      d_y, d_table);
 }
 
 namespace detail {

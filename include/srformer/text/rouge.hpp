@@ -215,7 +215,7 @@ inline void porter_step5(std::string& word) {
 // ------------------------------------------------------------------------------------------------
 // Longest common subsequence, 64 columns at a time (Hyyro, "Bit-parallel LCS-length computation revisited", 2004).
 
-using TokenIds = std::vector<std::uint32_t>;
+using DeviceTokens = std::vector<std::uint32_t>;
 
 /// For each token, the set of its positions in a sequence, one bit each.
 class PositionSets {
@@ -265,7 +265,7 @@ inline std::size_t lcs_value(std::span<const std::uint64_t> row, std::size_t col
 }
 
 /// Length of the LCS; O(m n / 64) steps, O(n) memory.
-inline std::size_t lcs_length(const TokenIds& reference, const TokenIds& prediction) {
+inline std::size_t lcs_length(const DeviceTokens& reference, const DeviceTokens& prediction) {
   const PositionSets positions(prediction);
   std::vector<std::uint64_t> row(positions.words(), ~std::uint64_t{0});
   for (const std::uint32_t token : reference) lcs_row(row, positions.find(token));
@@ -274,7 +274,7 @@ inline std::size_t lcs_length(const TokenIds& reference, const TokenIds& predict
 
 /// Marks the positions of `reference` on the LCS that rouge_score reads out of its table (from the end, a match first,
 /// then up unless the left neighbour is larger); m n / 8 bytes.
-inline void mark_lcs(const TokenIds& reference, const TokenIds& prediction,
+inline void mark_lcs(const DeviceTokens& reference, const DeviceTokens& prediction,
                      std::vector<char>& marked) {
   const PositionSets positions(prediction);
   const std::size_t m = reference.size(), words = positions.words();
@@ -318,11 +318,12 @@ inline RougeScore rouge_score(double hits, std::size_t reference, std::size_t pr
   return s;
 }
 
-inline RougeScore rouge_n(const TokenIds& reference, const TokenIds& prediction, std::size_t n) {
-  const auto count = [n](const TokenIds& tokens) {
+inline RougeScore rouge_n(const DeviceTokens& reference, const DeviceTokens& prediction,
+                          std::size_t n) {
+  const auto count = [n](const DeviceTokens& tokens) {
     return tokens.size() < n ? 0 : tokens.size() - n + 1;
   };
-  const auto gram = [n](const TokenIds& tokens, std::size_t i) {
+  const auto gram = [n](const DeviceTokens& tokens, std::size_t i) {
     return n == 1 ? std::uint64_t{tokens[i]} : std::uint64_t{tokens[i]} << 32 | tokens[i + 1];
   };
   std::unordered_map<std::uint64_t, std::size_t> left;
@@ -336,18 +337,18 @@ inline RougeScore rouge_n(const TokenIds& reference, const TokenIds& prediction,
 }
 
 /// Union of the LCS of each reference sentence with all predicted ones; a token hits as often as both texts have it.
-inline RougeScore rouge_lsum(const std::vector<TokenIds>& reference,
-                             const std::vector<TokenIds>& prediction) {
+inline RougeScore rouge_lsum(const std::vector<DeviceTokens>& reference,
+                             const std::vector<DeviceTokens>& prediction) {
   std::size_t m = 0, n = 0, hits = 0;
   std::unordered_map<std::uint32_t, std::size_t> left;
-  for (const TokenIds& sentence : reference) m += sentence.size();
-  for (const TokenIds& sentence : prediction) {
+  for (const DeviceTokens& sentence : reference) m += sentence.size();
+  for (const DeviceTokens& sentence : prediction) {
     n += sentence.size();
     for (const std::uint32_t token : sentence) ++left[token];
   }
-  for (const TokenIds& sentence : reference) {
+  for (const DeviceTokens& sentence : reference) {
     std::vector<char> marked(sentence.size(), 0);
-    for (const TokenIds& predicted : prediction) mark_lcs(sentence, predicted, marked);
+    for (const DeviceTokens& predicted : prediction) mark_lcs(sentence, predicted, marked);
     for (std::size_t i = 0; i < sentence.size(); ++i)
       if (marked[i] && left[sentence[i]] > 0) --left[sentence[i]], ++hits;
   }
@@ -484,13 +485,13 @@ inline RougeScores rouge(std::string_view reference, std::string_view prediction
                          RougeOptions options = {}) {
   std::unordered_map<std::string, std::uint32_t> ids;
   const auto encode = [&](std::string_view text) {
-    detail::TokenIds tokens;
+    detail::DeviceTokens tokens;
     for (std::string& word : rouge_tokens(text, options.stemmer))
       tokens.push_back(ids.try_emplace(std::move(word), std::uint32_t(ids.size())).first->second);
     return tokens;
   };
   const auto sentences = [&](std::string_view text) {
-    std::vector<detail::TokenIds> result;
+    std::vector<detail::DeviceTokens> result;
     if (options.split_sentences) {
       for (const std::string_view sentence : split_sentences(text))
         result.push_back(encode(sentence));
@@ -503,7 +504,7 @@ inline RougeScores rouge(std::string_view reference, std::string_view prediction
     }
     return result;
   };
-  const detail::TokenIds r = encode(reference), p = encode(prediction);
+  const detail::DeviceTokens r = encode(reference), p = encode(prediction);
   return {detail::rouge_n(r, p, 1), detail::rouge_n(r, p, 2),
           detail::rouge_score(double(detail::lcs_length(r, p)), r.size(), p.size()),
           detail::rouge_lsum(sentences(reference), sentences(prediction))};

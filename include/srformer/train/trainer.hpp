@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <concepts>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -28,14 +29,16 @@ class nonfinite_error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// What training needs of a model: its backend, its parameters, and the loss with and without
-/// gradients.
+/// What training needs of a model: its backend, its parameters, the loss with and without gradients, and the
+/// rates of dropout that its configuration says.
 template <class Model>
 concept Trainable = requires(Model& model, const Batch& batch, const LossOptions& options) {
   typename Model::backend_type;
   typename Model::scalar;
   model.backend();
   model.parameters();
+  { model.config().pad_token_id } -> std::convertible_to<std::int32_t>;
+  { model.dropout_rates() } -> std::convertible_to<DropoutRates>;
   model.add_gradients(
       batch, options,
       View<accumulate_t<typename Model::scalar>, 1, typename Model::backend_type::space>{});
@@ -55,13 +58,11 @@ struct TrainingOptions {
   double warmup_ratio = 0;  ///< of all steps, when warmup_steps is 0
   AdamWOptions adamw{.max_grad_norm = 1};
   double label_smoothing = 0;
-  double dropout_rate = 0;
-  double attention_dropout = 0;   ///< as in LossOptions
-  double activation_dropout = 0;  ///< as in LossOptions
+  std::optional<DropoutRates> dropout{};  ///< in place of those of the model's configuration
   bool group_by_length = false;
   bool skip_nonfinite = false;  ///< leave out a step whose loss or gradient is not finite
   std::uint64_t seed = 42;
-  std::int32_t pad_id = 0;
+  std::optional<std::int32_t> pad_id{};  ///< in place of the model's
 };
 
 /// What changes from step to step, beside parameters and moments.
@@ -94,7 +95,7 @@ inline index_t label_count(const Batch& batch) {
 ///   keep_going()   asked before each batch; when it says no, the mean is over what was seen
 template <Trainable Model, class KeepGoing>
 double mean_loss(Model& model, std::span<const Example> examples, index_t batch_size,
-                 double label_smoothing, std::int32_t pad_id, KeepGoing keep_going) {
+                 double label_smoothing, KeepGoing keep_going) {
   using T = typename Model::scalar;
   auto& be = model.backend();
   const EpochOrder order(source_lengths(examples),
@@ -102,7 +103,7 @@ double mean_loss(Model& model, std::span<const Example> examples, index_t batch_
   auto loss_sum = zeros<accumulate_t<T>, 1>(be, {1});
   index_t labels = 0;
   for (index_t i = 0; i < order.steps() && keep_going(); ++i) {
-    const Batch batch = make_batch(examples, order.batch(i), pad_id);
+    const Batch batch = make_batch(examples, order.batch(i), model.config().pad_token_id);
     model.add_loss(batch, label_smoothing, loss_sum.view());
     labels += label_count(batch);
   }
@@ -111,8 +112,8 @@ double mean_loss(Model& model, std::span<const Example> examples, index_t batch_
 
 template <Trainable Model>
 double mean_loss(Model& model, std::span<const Example> examples, index_t batch_size,
-                 double label_smoothing, std::int32_t pad_id) {
-  return mean_loss(model, examples, batch_size, label_smoothing, pad_id, [] { return true; });
+                 double label_smoothing) {
+  return mean_loss(model, examples, batch_size, label_smoothing, [] { return true; });
 }
 
 /// Trains `model` on `examples`; both must outlive it.
@@ -136,9 +137,12 @@ class Trainer {
     require(options_.learning_rate >= 0, "Trainer", "learning_rate must not be negative");
     require(options_.max_steps > 0 || options_.epochs > 0, "Trainer",
             "either max_steps or epochs must be above 0");
-    for (const auto& [name, rate] : {std::pair{"dropout_rate", options_.dropout_rate},
-                                     std::pair{"attention_dropout", options_.attention_dropout},
-                                     std::pair{"activation_dropout", options_.activation_dropout}})
+    if (!options_.dropout) options_.dropout = model.dropout_rates();
+    if (!options_.pad_id) options_.pad_id = model.config().pad_token_id;
+    const DropoutRates& rates = *options_.dropout;
+    for (const auto& [name, rate] : {std::pair{"dropout", rates.dropout},
+                                     std::pair{"attention_dropout", rates.attention_dropout},
+                                     std::pair{"activation_dropout", rates.activation_dropout}})
       require(rate >= 0 && rate < 1, "Trainer", std::string(name) + " must be in [0,1)");
     require(options_.label_smoothing >= 0 && options_.label_smoothing < 1, "Trainer",
             "label_smoothing must be in [0,1)");
@@ -192,7 +196,7 @@ class Trainer {
     std::vector<Batch> batches;
     const index_t end = std::min(first + options_.accumulation, batches_per_epoch_);
     for (index_t i = first; i < end; ++i)
-      batches.push_back(make_batch(examples_, order_->batch(i), options_.pad_id));
+      batches.push_back(make_batch(examples_, order_->batch(i), *options_.pad_id));
     return batches;
   }
 
@@ -215,9 +219,7 @@ class Trainer {
     for (std::size_t i = 0; i < batches.size(); ++i) {
       const LossOptions loss{.label_smoothing = options_.label_smoothing,
                              .scale = 1 / static_cast<double>(labels),
-                             .dropout_rate = options_.dropout_rate,
-                             .attention_dropout = options_.attention_dropout,
-                             .activation_dropout = options_.activation_dropout,
+                             .dropout = *options_.dropout,
                              .random = random.substream(i)};
       model_->add_gradients(batches[i], loss, loss_.view());
     }
