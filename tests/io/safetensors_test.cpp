@@ -151,10 +151,11 @@ TEST_CASE("a damaged file is refused with byte, tensor and advice", "[safetensor
       {refusal(file_bytes(good, f4, 100'000'001)), "exceeds the format's limit"},
       {refusal(file_bytes(good, f4, ~0ull)), "exceeds the format's limit"},
       {refusal(file_bytes(good, f4, 20)), "not valid JSON"},
-      {refusal(file_bytes("", "")), "header is not a JSON object"},
+      {refusal(file_bytes("", "")), "not valid JSON"},
       {refusal("[]", ""), "header is not a JSON object"},
       {refusal("{\"x\":tru}", ""), "weights: byte 16: not valid JSON"},
-      {refusal("{\"x\":{\"dtype\":[[[[]]]]}}", ""), "nests deeper"},
+      {refusal("{\"x\":" + std::string(1000, '['), ""), "byte 112: nests deeper than 100"},
+      {refusal("{\"x\":1e999}", ""), "number overflow"},
       {refusal("version https://git-lfs.github.com/spec/v1\noid sha256:00"), "git lfs pull"},
       {refusal(good, "123"), "tensor \"x\" ends at 4 of 3 bytes"},
       {refusal(good, "12345"), "1 bytes after tensor \"x\" belong to no tensor"},
@@ -204,9 +205,11 @@ TEST_CASE("a damaged file is refused with byte, tensor and advice", "[safetensor
            f4),
        "overlaps"},
       {refusal(
-           R"({"x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})",
-           f4),
-       "name \"x\" occurs twice"},
+           R"({"x":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},"x":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})",
+           f4 + f4),
+       "4 bytes between the header and tensor \"x\""},
+      {refusal(R"({"__metadata__":{},"__metadata__":{}})", ""),
+       "name \"__metadata__\" occurs twice"},
       {refusal(R"({"x":{"dtype":"U8","dtype":"I8","shape":[4],"data_offsets":[0,4]}})", f4),
        "name \"dtype\" occurs twice"},
       {refusal(R"({"__metadata__":{"a":1}})", ""), "__metadata__ has \"a\", not a string"},
@@ -214,9 +217,62 @@ TEST_CASE("a damaged file is refused with byte, tensor and advice", "[safetensor
   };
   for (const auto& [message, expected] : cases) {
     CHECK_THAT(message, ContainsSubstring(expected));
-    CHECK_THAT(message, ContainsSubstring("weights: byte "));
+    CHECK_THAT(message, ContainsSubstring("weights: "));
+    CHECK((message.find("overflow") != std::string::npos) ==
+          (message.find("weights: byte ") == std::string::npos));
     CHECK_THAT(message, ContainsSubstring("; "));
   }
+}
+
+TEST_CASE("headers that the safetensors library takes are taken", "[safetensors]") {
+  const std::string f4(4, '\0'), x = R"("x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]})";
+  CHECK(refusal("{\"__metadata__\":null," + x + "}", f4) == "accepted");
+  CHECK(refusal("{\"__metadata__\":{\"a\":\"b\",\"a\":\"c\"}," + x + "}", f4) == "accepted");
+  CHECK(refusal(" \n{" + x + "}", f4) == "accepted");
+  CHECK(refusal("{" + x + "," + x + "}", f4) == "accepted");
+  // the last of two counts, whatever the first says
+  CHECK(refusal(R"({"x":{"dtype":"U8","shape":[9],"data_offsets":[4,13]},)" + x + "}", f4) ==
+        "accepted");
+  CHECK(refusal(R"({"x":{"dtype":"F32","note":{"by":[{}]},"shape":[1],"data_offsets":[0,4]}})",
+                f4) == "accepted");
+  // products are taken from the left
+  CHECK(refusal(R"({"x":{"dtype":"U8","shape":[0,4611686018427387904,8],"data_offsets":[0,0]}})",
+                "") == "accepted");
+  CHECK_THAT(
+      refusal(R"({"x":{"dtype":"U8","shape":[4611686018427387904,8,0],"data_offsets":[0,0]}})", ""),
+      ContainsSubstring("too large"));
+}
+
+TEST_CASE("what is wrong with a file is said on one short line", "[safetensors]") {
+  const std::string long_name(5000, 'n'), lines = R"(a\nb\u2028c\u0085d)";
+  for (const std::string& name : {long_name, lines}) {
+    const std::string message = refusal("{\"" + name + "\":{\"dtype\":\"" + name + "\"}}", "");
+    CAPTURE(message);
+    CHECK(message != "accepted");
+    CHECK(message.size() < 300);
+    CHECK(message.find('\n') == std::string::npos);
+    CHECK(message.find("\xe2\x80\xa8") == std::string::npos);
+    CHECK(message.find("\xc2\x85") == std::string::npos);
+  }
+  std::string extents = "1";
+  for (int i = 0; i < 3000; ++i) extents += ",1";
+  CHECK(refusal(R"({"x":{"dtype":"F32","shape":[)" + extents + R"(],"data_offsets":[0,9]}})",
+                "123456789")
+            .size() < 300);
+}
+
+TEST_CASE("names on one line") {
+  CHECK(one_line("a\tb\x7f") == "a\\x09b\\x7f");
+  CHECK(one_line("\u00e9\u6f22\u00a0") == "\u00e9\u6f22\u00a0");
+  CHECK(one_line("\u0085\u2028") == "\\xc2\\x85\\xe2\\x80\\xa8");
+  CHECK(one_line("\u6f22\u6f22\u6f22", 7) == "\u6f22\u6f22...");
+  CHECK(one_line("\u6f22\u6f22", 6) == "\u6f22\u6f22");
+  CHECK(one_line("abc", 2) == "ab...");
+  const std::vector<std::string> names{"first", "second", "third"};
+  CHECK(listed(names) == "first, second, third");
+  CHECK(listed(names, 12) == "first, second and 1 more");
+  CHECK(listed(names, 2) == "fi... and 2 more");
+  CHECK(listed({}) == "");
 }
 
 TEST_CASE("the byte in an error is where the tensor is", "[safetensors]") {

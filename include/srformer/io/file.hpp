@@ -215,26 +215,111 @@ inline void commit_together(std::span<ReplacementFile> files) {
   for (ReplacementFile& file : files) file.commit();
 }
 
+namespace detail {
+
+/// Bytes of the character that `text` begins with, if a line would break at it or a terminal obey it, else 0.
+inline std::size_t control_character(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  if (byte(0) < 0x20 || byte(0) == 0x7f) return 1;
+  if (text.size() > 1 && byte(0) == 0xc2 && byte(1) < 0xa0) return 2;
+  return text.starts_with("\xe2\x80\xa8") || text.starts_with("\xe2\x80\xa9") ? 3 : 0;
+}
+
+}  // namespace detail
+
+/// Text of a file as messages show it: on one line, what would break it as \xNN, and of more than `most` bytes the first.
+inline std::string one_line(std::string_view text, std::size_t most = 80) {
+  constexpr std::string_view digits = "0123456789abcdef";
+  std::string shown;
+  std::size_t at = 0, escaped = 0;  // bytes of a control character that are left
+  for (; at < text.size() && (shown.size() < most || escaped > 0); ++at) {
+    const auto byte = static_cast<unsigned char>(text[at]);
+    if (escaped == 0) escaped = detail::control_character(text.substr(at));
+    if (escaped > 0) {
+      (shown += "\\x") += {digits[byte >> 4], digits[byte & 15]};
+      --escaped;
+    } else {
+      shown += text[at];
+    }
+  }
+  if (at == text.size()) return shown;
+  while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80 && !shown.empty())
+    --at, shown.pop_back();  // no part of a character
+  return shown + "...";
+}
+
+/// Names on one line, as many as fit in `most` bytes, one at least, and how many more there are.
+inline std::string listed(std::span<const std::string> names, std::size_t most = 200) {
+  std::string list;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const std::string name = one_line(names[i], most);
+    if (i > 0 && list.size() + name.size() > most)
+      return list + " and " + std::to_string(names.size() - i) + " more";
+    list += (i > 0 ? ", " : "") + name;
+  }
+  return list;
+}
+
 /// A parser's reason without its own prefix and without the text it had read, which may be the
 /// whole line.
-inline std::string json_reason(const nlohmann::json::parse_error& error) {
+inline std::string json_reason(const nlohmann::json::exception& error) {
   std::string reason = error.what();
   reason.resize(std::min(reason.size(), reason.find("; last read")));
-  if (const auto colon = reason.find(": "); colon != std::string::npos) reason.erase(0, colon + 2);
+  if (const auto bracket = reason.find("] ");
+      reason.starts_with("[json") && bracket != std::string::npos)
+    reason.erase(0, bracket + 2);
+  if (const auto colon = reason.find(": ");
+      reason.starts_with("parse error") && colon != std::string::npos)
+    reason.erase(0, colon + 2);
+  if (reason.size() > 200) reason.resize(200);
   return reason;
 }
+
+namespace detail {
+
+/// Byte at which brackets nest deeper than any file here has them, or the size: json::dump and its kin call themselves
+/// for each.
+inline std::size_t first_too_deep(std::string_view json) {
+  constexpr int deepest = 100;
+  int depth = 0;
+  bool string = false;
+  for (std::size_t i = 0; i < json.size(); ++i) {
+    const char c = json[i];
+    if (string) {
+      if (c == '\\')
+        ++i;
+      else
+        string = c != '"';
+    } else if (c == '"') {
+      string = true;
+    } else if (c == '[' || c == '{') {
+      if (++depth > deepest) return i;
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return json.size();
+}
+
+}  // namespace detail
 
 /// Parses `text`, which stands at byte `offset` of `path`; throws io_error with path, byte and
 /// reason.
 inline nlohmann::json parse_json(std::string_view text, const std::string& path,
                                  std::size_t offset = 0,
                                  const nlohmann::json::parser_callback_t& callback = nullptr) {
+  if (const std::size_t deep = detail::first_too_deep(text); deep < text.size())
+    throw io_error(path + ": byte " + std::to_string(offset + deep) +
+                   ": nests deeper than 100 brackets; correct it there or fetch the file again");
   try {
     return nlohmann::json::parse(text, callback);
   } catch (const nlohmann::json::parse_error& error) {
     const std::size_t byte = offset + (error.byte > 0 ? error.byte - 1 : 0);
     throw io_error(path + ": byte " + std::to_string(byte) + ": not valid JSON: " +
                    json_reason(error) + "; correct it there or fetch the file again");
+  } catch (const nlohmann::json::out_of_range& error) {
+    throw io_error(path + ": not valid JSON: " + json_reason(error) +
+                   "; correct it or fetch the file again");
   }
 }
 

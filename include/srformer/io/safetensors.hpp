@@ -280,7 +280,10 @@ class SafetensorsFile {
   }
 
  private:
-  static std::string quoted(std::string_view name) { return '"' + std::string(name) + '"'; }
+  static std::string quoted(std::string_view name) { return '"' + one_line(name) + '"'; }
+  static std::string shown(const nlohmann::json& value) {
+    return one_line(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  }
 
   template <class Stored, class T, class Decode>
   static void convert(const std::byte* from, std::span<T> out, Decode decode) {
@@ -331,32 +334,43 @@ class SafetensorsFile {
                   std::to_string(bytes_.size() - sizeof(length)) + " bytes that follow");
     const std::string_view header = text.substr(sizeof(length), length);
     const auto values = bytes_.subspan(sizeof(length) + length);
-    if (!header.starts_with('{')) fail(8, "header is not a JSON object");
-
-    std::vector<std::set<std::string>> keys;
-    const nlohmann::json parsed = parse_json(
-        header, path_, 8,
-        [&](int depth, nlohmann::json::parse_event_t event, const nlohmann::json& value) {
-          using Event = nlohmann::json::parse_event_t;
-          if ((event == Event::object_start || event == Event::array_start) && depth > 2)
-            fail(8, "header nests deeper than the format does");
-          if (event == Event::object_start) keys.emplace_back();
-          if (event == Event::object_end) keys.pop_back();
-          if (event == Event::key && !keys.back().insert(value.get<std::string>()).second)
-            fail(8 + find_key(header, value), "name " + value.dump() + " occurs twice");
-          return true;
-        });
+    const nlohmann::json parsed = parse_header(header);
+    if (!parsed.is_object()) fail(8, "header is not a JSON object");
 
     std::vector<std::pair<const std::string*, const TensorInfo*>> placed;
     for (const auto& [name, entry] : parsed.items()) {
       if (name == "__metadata__") {
-        read_metadata(entry, 8 + find_key(header, name));
+        if (!entry.is_null()) read_metadata(entry, 8 + find_key(header, name));
         continue;
       }
       const auto added = tensors_.emplace(name, read_entry(name, entry, header, values)).first;
       placed.emplace_back(&added->first, &added->second);
     }
     check_cover(placed, values);
+  }
+
+  /// As the safetensors library reads it: of a tensor that stands twice the last counts, but what describes one, and
+  /// __metadata__, stands once.
+  nlohmann::json parse_header(std::string_view header) const {
+    std::vector<std::set<std::string>> keys;
+    bool describes = false;  // a tensor's dtype, shape and data_offsets, rather than metadata
+    return parse_json(
+        header, path_, 8,
+        [&](int depth, nlohmann::json::parse_event_t event, const nlohmann::json& value) {
+          using Event = nlohmann::json::parse_event_t;
+          if (event == Event::object_start) keys.emplace_back();
+          if (event == Event::object_end) keys.pop_back();
+          if (event != Event::key) return true;
+          const auto& name = value.get_ref<const std::string&>();
+          if (depth == 1) describes = name != "__metadata__";
+          const bool once =
+              depth == 1 ? !describes
+                         : depth == 2 && describes &&
+                               (name == "dtype" || name == "shape" || name == "data_offsets");
+          if (once && !keys.back().insert(name).second)
+            fail(8 + find_key(header, value), "name " + quoted(name) + " occurs twice");
+          return true;
+        });
   }
 
   static std::size_t find_key(std::string_view header, const nlohmann::json& name) {
@@ -374,52 +388,52 @@ class SafetensorsFile {
 
   TensorInfo read_entry(const std::string& name, const nlohmann::json& entry,
                         std::string_view header, std::span<const std::byte> values) const {
-    const std::uint64_t byte = 8 + find_key(header, name);
-    const std::string who = "tensor " + quoted(name);
-    if (!entry.is_object()) fail(byte, who + " is not described by an object");
+    const auto refuse = [&](const std::string& what) {
+      fail(8 + find_key(header, name), "tensor " + quoted(name) + what);
+    };
+    if (!entry.is_object()) refuse(" is not described by an object");
     for (const char* key : {"dtype", "shape", "data_offsets"})
-      if (!entry.contains(key)) fail(byte, who + " has no " + key);
+      if (!entry.contains(key)) refuse(std::string(" has no ") + key);
     const nlohmann::json& dtype = entry["dtype"];
     const nlohmann::json& shape = entry["shape"];
     const nlohmann::json& offsets = entry["data_offsets"];
 
     TensorInfo tensor;
     const auto known = dtype.is_string() ? dtype_named(dtype.get<std::string>()) : std::nullopt;
-    if (!known) fail(byte, who + " has the unknown dtype " + dtype.dump());
+    if (!known) refuse(" has the unknown dtype " + shown(dtype));
     tensor.dtype = *known;
 
-    if (!shape.is_array()) fail(byte, who + " has the shape " + shape.dump() + ", not a list");
-    constexpr std::uint64_t largest = std::numeric_limits<index_t>::max();
-    std::uint64_t product = properties(tensor.dtype).bits;  // of the extents that are not zero
-    bool empty = false;
+    if (!shape.is_array()) refuse(" has the shape " + shown(shape) + ", not a list");
+    constexpr std::uint64_t largest = std::numeric_limits<std::uint64_t>::max();
+    std::uint64_t count = 1;
+    const auto multiply = [&](std::uint64_t& product, std::uint64_t factor) {
+      if (factor != 0 && product > largest / factor)
+        refuse(" has the shape " + shown(shape) + ", too large for any memory");
+      product *= factor;
+    };
     for (const nlohmann::json& extent : shape) {
-      if (!extent.is_number_unsigned() || extent.get<std::uint64_t>() > largest)
-        fail(byte, who + " has the shape " + shape.dump() + ", where " + extent.dump() +
-                       " is not a size");
-      const std::uint64_t size = extent.get<std::uint64_t>();
-      tensor.shape.push_back(static_cast<index_t>(size));
-      empty = empty || size == 0;
-      if (size == 0) continue;
-      if (product > largest / size)
-        fail(byte, who + " has the shape " + shape.dump() + ", too large for any memory");
-      product *= size;
+      if (!extent.is_number_unsigned() || !std::in_range<index_t>(extent.get<std::uint64_t>()))
+        refuse(" has the shape " + shown(shape) + ", where " + shown(extent) + " is not a size");
+      tensor.shape.push_back(extent.get<index_t>());
+      multiply(count, extent.get<std::uint64_t>());
     }
-    const std::uint64_t bits = empty ? 0 : product;
-    tensor.count = static_cast<index_t>(bits / properties(tensor.dtype).bits);
-    if (bits % 8 != 0) fail(byte, who + " does not fill whole bytes");
+    std::uint64_t bits = count;
+    multiply(bits, properties(tensor.dtype).bits);
+    tensor.count = static_cast<index_t>(count);
+    if (bits % 8 != 0) refuse(" does not fill whole bytes");
 
     if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
         !offsets[1].is_number_unsigned())
-      fail(byte, who + " has the data_offsets " + offsets.dump() + ", not two positions");
+      refuse(" has the data_offsets " + shown(offsets) + ", not two positions");
     const std::uint64_t begin = offsets[0].get<std::uint64_t>();
     const std::uint64_t end = offsets[1].get<std::uint64_t>();
-    if (begin > end) fail(byte, who + " begins at " + offsets[0].dump() + " after its end");
+    if (begin > end) refuse(" begins at " + shown(offsets[0]) + " after its end");
     if (end > values.size())
-      fail(byte, who + " ends at " + offsets[1].dump() + " of " + std::to_string(values.size()) +
-                     " bytes of values");
+      refuse(" ends at " + shown(offsets[1]) + " of " + std::to_string(values.size()) +
+             " bytes of values");
     if (end - begin != bits / 8)
-      fail(byte, who + " has " + std::to_string(end - begin) + " bytes, but " + dtype.dump() +
-                     " of shape " + shape.dump() + " needs " + std::to_string(bits / 8));
+      refuse(" has " + std::to_string(end - begin) + " bytes, but " + shown(dtype) + " of shape " +
+             shown(shape) + " needs " + std::to_string(bits / 8));
     tensor.bytes = values.subspan(begin, end - begin);
     return tensor;
   }
