@@ -153,6 +153,8 @@ TEST_CASE("a damaged file is refused with byte, tensor and advice", "[safetensor
       {refusal(file_bytes(good, f4, 20)), "not valid JSON"},
       {refusal(file_bytes("", "")), "not valid JSON"},
       {refusal("[]", ""), "header is not a JSON object"},
+      {refusal("\xef\xbb\xbf{}", ""), "header is not a JSON object"},
+      {refusal(std::string("{}\0x", 4), ""), "byte 10: not valid JSON: a NUL"},
       {refusal("{\"x\":tru}", ""), "weights: byte 16: not valid JSON"},
       {refusal("{\"x\":" + std::string(1000, '['), ""), "byte 112: nests deeper than 100"},
       {refusal("{\"x\":1e999}", ""), "number overflow"},

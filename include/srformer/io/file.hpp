@@ -311,6 +311,9 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& path,
   if (const std::size_t deep = detail::first_too_deep(text); deep < text.size())
     throw io_error(path + ": byte " + std::to_string(offset + deep) +
                    ": nests deeper than 100 brackets; correct it there or fetch the file again");
+  if (const std::size_t nul = text.find('\0'); nul != text.npos)  // where the parser stops
+    throw io_error(path + ": byte " + std::to_string(offset + nul) +
+                   ": not valid JSON: a NUL; correct it there or fetch the file again");
   try {
     return nlohmann::json::parse(text, callback);
   } catch (const nlohmann::json::parse_error& error) {

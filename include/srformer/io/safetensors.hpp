@@ -334,6 +334,7 @@ class SafetensorsFile {
                   std::to_string(bytes_.size() - sizeof(length)) + " bytes that follow");
     const std::string_view header = text.substr(sizeof(length), length);
     const auto values = bytes_.subspan(sizeof(length) + length);
+    if (header.starts_with("\xef\xbb\xbf")) fail(8, "header is not a JSON object");
     const nlohmann::json parsed = parse_header(header);
     if (!parsed.is_object()) fail(8, "header is not a JSON object");
 
