@@ -136,7 +136,7 @@ TEST_CASE("shards are one checkpoint", "[hf_checkpoint]") {
   CHECK(HfCheckpoint(folder.path).names() == std::vector<std::string>{"c"});
 }
 
-TEST_CASE("an index that contradicts its shards is refused", "[hf_checkpoint]") {
+TEST_CASE("an index that no folder can have is refused", "[hf_checkpoint]") {
   const auto open = [](const json& index, const char* removed = nullptr) {
     const TemporaryFolder folder;
     write_shards(folder, index);
@@ -147,18 +147,6 @@ TEST_CASE("an index that contradicts its shards is refused", "[hf_checkpoint]") 
   CHECK_THAT(open(two_shards, "two.safetensors"),
              ContainsSubstring("shard two.safetensors of 2 is missing"));
   json index = two_shards;
-  index["metadata"]["total_size"] = 24;
-  CHECK_THAT(open(index), ContainsSubstring("total_size of 24, but the shards hold 20 bytes"));
-  index["metadata"]["total_size"] = "20";
-  CHECK_THAT(open(index), ContainsSubstring("total_size of \"20\""));
-  index = two_shards;
-  index["weight_map"]["c"] = "one.safetensors";
-  CHECK_THAT(open(index), ContainsSubstring("tensor \"c\" is not in its shard one.safetensors"));
-  index = two_shards;
-  index["weight_map"].erase("b");
-  index["weight_map"]["a"] = "two.safetensors";
-  CHECK_THAT(open(index), ContainsSubstring("tensor \"a\" is not in its shard two.safetensors"));
-  index = two_shards;
   index["weight_map"]["a"] = "../one.safetensors";
   CHECK_THAT(open(index), ContainsSubstring("not a file of this folder"));
   index["weight_map"]["a"] = 1;
@@ -166,13 +154,64 @@ TEST_CASE("an index that contradicts its shards is refused", "[hf_checkpoint]") 
   CHECK_THAT(open(json{{"metadata", {}}}), ContainsSubstring("no object \"weight_map\""));
 }
 
-TEST_CASE("a shard with a tensor the index omits is refused", "[hf_checkpoint]") {
+TEST_CASE("what the shards hold counts, whatever the index says of it", "[hf_checkpoint]") {
+  const auto load = [](const json& index, const std::vector<std::string>& aliases = {}) {
+    const TemporaryFolder folder;
+    write_shards(folder, index);
+    std::vector<float> a(3), b(2);
+    const std::vector<TensorSlot> slots{host_slot("a", aliases, {3}, std::span(a)),
+                                        host_slot("b", {}, {2}, std::span(b))};
+    std::vector<std::string> left_over;
+    const std::string said = refusal([&] {
+      left_over = HfCheckpoint(folder.path).load(slots, {.ignore_unexpected = {"old.*"}});
+    });
+    CHECK(left_over.empty());
+    if (said == "accepted")
+      CHECK((a == std::vector<float>{1, 2, 3} && b == std::vector<float>{4, 5}));
+    return said;
+  };
+  json index = two_shards;
+  for (const json& size : {json(24), json(20.0), json("20"), json(-1), json(nullptr)}) {
+    index["metadata"]["total_size"] = size;
+    CHECK(load(index) == "accepted");
+  }
+  for (const json& metadata : {json(nullptr), json("x"), json::array()}) {
+    index["metadata"] = metadata;
+    CHECK(load(index) == "accepted");
+  }
+  index = two_shards;
+  index["weight_map"]["a"] = "two.safetensors";  // it is in one.safetensors, which b keeps open
+  index["weight_map"]["b"] = "one.safetensors";
+  CHECK(load(index) == "accepted");
+  // a tied copy that the shards left out, and one that is passed over
+  index = two_shards;
+  index["weight_map"]["copy.of.a"] = "one.safetensors";
+  index["weight_map"]["old.1"] = "two.safetensors";
+  CHECK(load(index, {"copy.of.a"}) == "accepted");
+  CHECK_THAT(load(index), ContainsSubstring("index.json: tensor \"copy.of.a\" is not in its shard "
+                                            "one.safetensors; fetch"));
+  // shards of which one is another's
+  index = two_shards;
+  index["weight_map"].erase("b");
+  index["weight_map"]["a"] = "two.safetensors";
+  CHECK_THAT(load(index), ContainsSubstring("tensor \"a\" is not in its shard two.safetensors"));
+  index["weight_map"]["c"] = "two.safetensors";
+  CHECK_THAT(load(index), ContainsSubstring("two.safetensors, nor are 1 more in theirs"));
+}
+
+TEST_CASE("of a tensor in two shards the last counts, and one that no slot takes is told of",
+          "[hf_checkpoint]") {
   const TemporaryFolder folder;
   write_shards(folder, two_shards);
-  write_tensors(folder.path / "two.safetensors", {{"b", {{2}, {4, 5}}}, {"extra", {{1}, {0}}}});
-  CHECK_THAT(
-      refusal([&] { HfCheckpoint checkpoint(folder.path); }),
-      ContainsSubstring("tensor \"extra\" is in two.safetensors, which the index does not say"));
+  write_tensors(folder.path / "two.safetensors",
+                {{"a", {{3}, {7, 8, 9}}}, {"b", {{2}, {4, 5}}}, {"extra", {{1}, {0}}}});
+  std::vector<float> a(3), b(2);
+  const std::vector<std::string> left_over =
+      HfCheckpoint(folder.path)
+          .load(std::vector<TensorSlot>{host_slot("a", {}, {3}, std::span(a)),
+                                        host_slot("b", {}, {2}, std::span(b))});
+  CHECK(left_over == std::vector<std::string>{"extra"});
+  CHECK(a == std::vector<float>{7, 8, 9});
 }
 
 TEST_CASE("all that does not fit is reported at once, and nothing is filled", "[hf_checkpoint]") {
@@ -181,7 +220,8 @@ TEST_CASE("all that does not fit is reported at once, and nothing is filled", "[
                      {"tied.a", {{1}, {1}}},
                      {"tied.b", {{1}, {2}}},
                      {"old.1.bias", {{1}, {1}}},
-                     {"stranger", {{1}, {1}}}});
+                     {"stranger", {{1}, {1}}},
+                     {"late.leak", {{1}, {1}}}});
   std::vector<float> right{-1}, turned(6), tied(1), absent(1);
   const std::vector<TensorSlot> slots{
       host_slot("right", {}, {1}, std::span(right)),
@@ -190,13 +230,15 @@ TEST_CASE("all that does not fit is reported at once, and nothing is filled", "[
       host_slot("first.absent", {"alias.absent"}, {1}, std::span(absent)),
       host_slot("second.absent", {}, {1}, std::span(absent))};
   const std::string message = refusal([&] {
-    saved.checkpoint.load(slots, {.ignore_unexpected = {"old.*.bias"}, .optional_prefix = {}});
+    saved.checkpoint.load(slots,
+                          {.ignore_unexpected = {"old.*.bias"}, .refuse_unexpected = {"*.leak"}});
   });
   CHECK_THAT(message, ContainsSubstring("missing: first.absent, second.absent; "));
-  CHECK_THAT(message, ContainsSubstring("unexpected: stranger; "));
+  CHECK_THAT(message, ContainsSubstring("not used by this model: late.leak; "));
   CHECK_THAT(message, ContainsSubstring("turned: expected [3,2], got [2,3]"));
   CHECK_THAT(message, ContainsSubstring("that differ: tied.a and tied.b"));
-  CHECK_THAT(message, !ContainsSubstring("old.1.bias") && !ContainsSubstring("right"));
+  CHECK_THAT(message, !ContainsSubstring("old.1.bias") && !ContainsSubstring("right") &&
+                          !ContainsSubstring("stranger"));
   CHECK(right == std::vector<float>{-1});
 }
 
@@ -224,6 +266,76 @@ TEST_CASE("tied weights are found under any of their names", "[hf_checkpoint]") 
           host_slot("shared.weight", {"encoder.weight"}, {2}, std::span(shared)),
           host_slot("lm_head.weight", {}, {2}, std::span(head))});
   CHECK(head == std::vector<float>{3, 4});
+}
+
+TEST_CASE("copies may be stored in types of their own", "[hf_checkpoint]") {
+  const std::vector<float> halves{0.5f, -1.25f}, tenths{0.1f, 0.2f};
+  std::vector<float> got(2);
+  const std::vector<TensorSlot> slots{host_slot("a", {"b", "c"}, {2}, std::span(got))};
+  const auto load = [&](const std::vector<float>& values, DType second) {
+    const TemporaryFolder folder;
+    write_text(folder.path / "config.json", "{}");
+    SafetensorsWriter writer;
+    writer.add<float>("a", DType::f32, {2}, values);
+    writer.add<float>("b", second, {2}, values);
+    writer.add<float>("c", DType::f64, {2}, values);
+    writer.write(folder.path / "model.safetensors");
+    return refusal([&] { HfCheckpoint(folder.path).load(slots); });
+  };
+  CHECK(load(halves, DType::bf16) == "accepted");
+  CHECK(got == halves);
+  CHECK(load(tenths, DType::f64) == "accepted");
+  CHECK_THAT(load(tenths, DType::f16), ContainsSubstring("that differ: a and b; "));
+}
+
+TEST_CASE("a quantized tensor is refused by its type", "[hf_checkpoint]") {
+  const TemporaryFolder folder;
+  write_text(folder.path / "config.json", "{}");
+  const std::vector<std::int64_t> ids{1, 2};
+  SafetensorsWriter writer;
+  writer.add_ids("w", {2}, ids);
+  writer.write(folder.path / "model.safetensors");
+  std::vector<float> w(2);
+  std::vector<std::int64_t> same(2);
+  CHECK_THAT(refusal([&] {
+               HfCheckpoint(folder.path)
+                   .load(std::vector<TensorSlot>{host_slot("w", {}, {2}, std::span(w))});
+             }),
+             ContainsSubstring("quantized or no weight's: w is I64; "));
+  HfCheckpoint(folder.path).load(std::vector<TensorSlot>{host_slot("w", {}, {2}, std::span(same))});
+  CHECK(same == ids);
+}
+
+TEST_CASE("names that a wrapper changed are told of in one line", "[hf_checkpoint]") {
+  std::vector<float> x(1);
+  std::vector<TensorSlot> slots;
+  for (int i = 0; i < 40; ++i)
+    slots.push_back(host_slot("encoder.layer." + std::to_string(i) + ".w", {}, {1}, std::span(x)));
+  const auto load = [&](auto rename) {
+    Tensors tensors;
+    for (const TensorSlot& slot : slots)
+      if (const std::string name = rename(slot.name); !name.empty()) tensors[name] = {{1}, {1}};
+    return refusal([&] { Saved(tensors).checkpoint.load(slots); });
+  };
+  for (const std::string part : {"_orig_mod.", "module.", "student.model."}) {
+    const std::string said = load([&](const std::string& name) { return part + name; });
+    CHECK_THAT(said, ContainsSubstring("the names of 40 tensors hold \"" + part + "\""));
+    CHECK(said.size() < 300);
+  }
+  CHECK_THAT(load([](const std::string& name) { return "encoder._orig_mod." + name.substr(8); }),
+             ContainsSubstring("the names of 40 tensors hold \"_orig_mod.\""));
+  // one tensor of another name is no wrapper
+  CHECK_THAT(
+      load([](const std::string& name) { return name.ends_with(".7.w") ? "a." + name : name; }),
+      ContainsSubstring("the names of 1 tensors hold \"a.\""));
+  const std::string none = load([](const std::string&) { return std::string("other"); });
+  CHECK_THAT(none, ContainsSubstring("missing: encoder.layer.0.w, encoder.layer.1.w") &&
+                       ContainsSubstring(" more, so nothing is there of encoder.layer; check"));
+  CHECK(none.size() < 500);
+  const std::string half =
+      load([](const std::string& name) { return name.ends_with("1.w") ? std::string() : name; });
+  CHECK_THAT(half, ContainsSubstring("missing: encoder.layer.1.w, encoder.layer.11.w, ") &&
+                       !ContainsSubstring("nothing is there"));
 }
 
 TEST_CASE("a prefix that the base model lacks is optional", "[hf_checkpoint]") {

@@ -71,9 +71,8 @@ bool json_holds(const nlohmann::json& value) {
 
 [[noreturn]] inline void refuse_field(const std::string& path, std::string_view key,
                                       const nlohmann::json& value, std::string_view expected) {
-  std::string got = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  if (got.size() > 60) got = got.substr(0, 60) + "...";
-  throw io_error(path + ": \"" + std::string(key) + "\" is " + got + ", expected " +
+  const std::string got = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  throw io_error(path + ": \"" + std::string(key) + "\" is " + one_line(got, 60) + ", expected " +
                  std::string(expected) + "; correct it");
 }
 
@@ -130,23 +129,32 @@ struct TensorSlot {
   bool required = true;
   /// Called once, after every slot is known to fit, with the file and the name found in it.
   std::function<void(const SafetensorsFile&, const std::string& stored_name)> fill;
+  /// Stored types it is filled from, beside F64, F32, F16 and BF16.
+  std::optional<DType> other_dtype{};
 };
 
 /// A slot whose values are converted straight into host memory, row-major.
 template <class T>
 TensorSlot host_slot(std::string name, std::vector<std::string> aliases, std::vector<index_t> shape,
                      std::span<T> out) {
-  return {std::move(name), std::move(aliases), std::move(shape), true,
+  return {std::move(name),
+          std::move(aliases),
+          std::move(shape),
+          true,
           [out](const SafetensorsFile& file, const std::string& stored_name) {
             file.read(stored_name, out);
-          }};
+          },
+          dtype_of<T>};
 }
 
+/// '*' stands for any characters.
 struct LoadOptions {
-  /// Stored names to pass over when no slot takes them; '*' stands for any characters.
-  std::vector<std::string> ignore_unexpected;
+  /// Stored names to pass over without a word when no slot takes them.
+  std::vector<std::string> ignore_unexpected{};
+  /// Stored names that must not be left over.
+  std::vector<std::string> refuse_unexpected{};
   /// A prefix that stored names may lack: "model." for BART, whose base model is stored without.
-  std::string optional_prefix;
+  std::string optional_prefix{};
 };
 
 /// Whether `name` is `pattern`, in which '*' stands for any characters.
@@ -160,13 +168,89 @@ inline bool matches_pattern(std::string_view name, std::string_view pattern) {
   return false;
 }
 
+inline bool matches_any(std::string_view name, std::span<const std::string> patterns) {
+  return std::any_of(patterns.begin(), patterns.end(),
+                     [&](const std::string& pattern) { return matches_pattern(name, pattern); });
+}
+
+namespace detail {
+
+/// Whether tensors hold the same numbers, in whatever type they are stored.
+inline bool equal_numbers(const SafetensorsFile& file_a, const std::string& a,
+                          const SafetensorsFile& file_b, const std::string& b) {
+  const TensorInfo &x = file_a.info(a), &y = file_b.info(b);
+  if (x.shape != y.shape) return false;
+  const bool same_bytes = x.dtype == y.dtype && std::ranges::equal(x.bytes, y.bytes);
+  if (same_bytes || !holds_numbers(x.dtype) || !holds_numbers(y.dtype)) return same_bytes;
+  constexpr index_t piece = index_t{1} << 14;
+  std::vector<double> p, q;
+  for (index_t first = 0; first < x.count; first += piece) {
+    const auto size = static_cast<std::size_t>(std::min(piece, x.count - first));
+    p.resize(size), q.resize(size);
+    file_a.read_part(a, first, std::span(p)), file_b.read_part(b, first, std::span(q));
+    if (p != q) return false;
+  }
+  return true;
+}
+
+/// What wraps a model puts into the names of its tensors.
+inline constexpr std::string_view wrapper_names[] = {"_orig_mod.", "module.",
+                                                     "_fsdp_wrapped_module.", "_forward_module."};
+
+/// `name` without `part`, wherever it begins a component.
+inline std::string without_part(std::string name, std::string_view part) {
+  for (std::size_t at = 0; (at = name.find(part, at)) != std::string::npos;)
+    if (at == 0 || name[at - 1] == '.')
+      name.erase(at, part.size());
+    else
+      ++at;
+  return name;
+}
+
+/// The components that all names begin with, the last dot included.
+inline std::string common_components(std::span<const std::string> names) {
+  std::string_view common = names.empty() ? std::string_view() : names.front();
+  for (const std::string& name : names) {
+    const auto end = std::ranges::mismatch(common, name).in1;
+    common = common.substr(0, static_cast<std::size_t>(end - common.begin()));
+  }
+  const std::size_t dot = common.rfind('.');
+  return std::string(common.substr(0, dot == std::string_view::npos ? 0 : dot + 1));
+}
+
+/// What keeps a checkpoint from being loaded, by kind.
+struct Misfits {
+  std::vector<std::string> missing, misshapen, unreadable, untied, unexpected;
+
+  /// One line of bounded length; nothing where all fits.
+  std::string text() const {
+    const std::pair<const char*, const std::vector<std::string>*> kinds[] = {
+        {"missing: ", &missing},
+        {"not used by this model: ", &unexpected},
+        {"of another shape: ", &misshapen},
+        {"of a type that is quantized or no weight's: ", &unreadable},
+        {"stored as copies of one tensor that differ: ", &untied}};
+    const auto some =
+        std::ranges::count_if(kinds, [](auto& kind) { return !kind.second->empty(); });
+    std::string text;
+    for (const auto& [kind, names] : kinds)
+      if (!names->empty())
+        text += (text.empty() ? "" : "; ") + std::string(kind) +
+                listed(*names, 270 / static_cast<std::size_t>(some));
+    return text;
+  }
+};
+
+}  // namespace detail
+
 /// An opened checkpoint folder: parsed configuration and mapped, checked weights.
 class HfCheckpoint {
  public:
   /// Opens a folder; throws io_error naming what is absent, damaged or contradictory in it.
   explicit HfCheckpoint(std::filesystem::path folder) : folder_(std::move(folder)) {
     const std::string shown = folder_.string();
-    if (!std::filesystem::is_directory(folder_))
+    std::error_code ignored;
+    if (!std::filesystem::is_directory(folder_, ignored))
       throw io_error(shown + ": is not a folder; give the folder that holds config.json");
     if (!holds("config.json"))
       throw io_error(shown + ": holds no config.json; give the folder of a complete checkpoint");
@@ -214,51 +298,51 @@ class HfCheckpoint {
     return *found->second;
   }
 
-  /// Fills every slot, or throws one io_error that lists all missing, unexpected and misshapen
-  /// tensors and all tied copies that differ; then no slot has been filled.
-  void load(std::span<const TensorSlot> slots, const LoadOptions& options = {}) const {
-    std::vector<std::string> missing, misshapen, untied, unexpected;
+  /// Whether two stored tensors have one shape and the same numbers, in whatever type they are stored.
+  bool equal_numbers(const std::string& a, const std::string& b) const {
+    return detail::equal_numbers(file_of(a), a, file_of(b), b);
+  }
+
+  /// Fills every slot, or throws one io_error that names missing, misshapen and quantized tensors, tied copies that
+  /// differ and those of refuse_unexpected; then no slot has been filled. Returns the names of stored tensors that no
+  /// slot took and ignore_unexpected does not pass over.
+  std::vector<std::string> load(std::span<const TensorSlot> slots,
+                                const LoadOptions& options = {}) const {
+    detail::Misfits misfits;
     std::vector<std::pair<const TensorSlot*, std::string>> found;
-    std::set<std::string> taken;
+    std::set<std::string> known;  // under these names the model has tensors
     for (const TensorSlot& slot : slots) {
-      const std::vector<std::string> copies = stored_copies(slot, options);
-      taken.insert(copies.begin(), copies.end());
-      if (copies.empty() && slot.required) missing.push_back(slot.name);
+      const std::vector<std::string> forms = forms_of(slot, options), copies = stored_of(forms);
+      known.insert(forms.begin(), forms.end());
+      if (copies.empty() && slot.required) misfits.missing.push_back(slot.name);
       if (copies.empty()) continue;
-      for (const std::string& copy : copies) {
-        const std::vector<index_t>& got = file_of(copy).info(copy).shape;
-        if (got != slot.shape)
-          misshapen.push_back(copy + ": expected " + shape_text(slot.shape) + ", got " +
-                              shape_text(got));
-        else if (!equal_bytes(copies.front(), copy))
-          untied.push_back(copies.front() + " and " + copy);
-      }
+      check_copies(slot, copies, misfits);
       found.emplace_back(&slot, copies.front());
     }
+    std::vector<std::string> left_over;
     for (const auto& [name, file] : stored_) {
-      const auto ignored = [&stored = name](const std::string& pattern) {
-        return matches_pattern(stored, pattern);
-      };
-      if (!taken.contains(name) &&
-          std::none_of(options.ignore_unexpected.begin(), options.ignore_unexpected.end(), ignored))
-        unexpected.push_back(name);
+      if (known.contains(name) || matches_any(name, options.ignore_unexpected)) continue;
+      (matches_any(name, options.refuse_unexpected) ? misfits.unexpected : left_over)
+          .push_back(name);
     }
-    std::string problems;
-    list_problems(problems, "missing: ", missing);
-    list_problems(problems, "unexpected: ", unexpected);
-    list_problems(problems, "of another shape: ", misshapen);
-    list_problems(problems, "stored as copies of one tensor that differ: ", untied);
-    if (!problems.empty())
-      throw io_error(folder_.string() + ": the tensors are not those of the model: " + problems +
+    refuse_wrapped(misfits.missing);
+    refuse_absent(misfits.missing, known, options);
+    if (const std::string text = misfits.text(); !text.empty())
+      throw io_error(folder_.string() + ": the tensors are not those of the model: " + text +
+                     whole_part(misfits.missing, found) +
                      "; check that config.json belongs to these weights");
     for (const auto& [slot, name] : found) {
       if (slot->fill) slot->fill(file_of(name), name);
       file_of(name).forget(name);
     }
+    return left_over;
   }
 
  private:
-  bool holds(const char* name) const { return std::filesystem::exists(folder_ / name); }
+  bool holds(const std::string& name) const {
+    std::error_code ignored;
+    return std::filesystem::exists(folder_ / name, ignored);
+  }
 
   nlohmann::json read_object(const char* name) const {
     nlohmann::json object = read_json_file(folder_ / name);
@@ -267,81 +351,131 @@ class HfCheckpoint {
     return object;
   }
 
+  /// Of a tensor that stands in several files the last counts, as in transformers.
   const SafetensorsFile& open_shard(const std::string& name) {
     files_.push_back(std::make_unique<SafetensorsFile>(folder_ / name));
     for (const std::string& tensor : files_.back()->names())
-      stored_.emplace(tensor, files_.back().get());
+      stored_.insert_or_assign(tensor, files_.back().get());
     return *files_.back();
   }
 
+  std::string index_path() const { return (folder_ / "model.safetensors.index.json").string(); }
+
+  /// Opens the shards that the index names. What they hold counts, not what the index says of it.
   void open_index() {
-    const std::string path = (folder_ / "model.safetensors.index.json").string();
     const nlohmann::json index = read_object("model.safetensors.index.json");
     const auto fail = [&](const std::string& what) {
-      throw io_error(path + ": " + what + "; fetch the index and all its shards again");
+      throw io_error(index_path() + ": " + what + "; fetch the index and all its shards again");
     };
-    if (!index.contains("weight_map") || !index["weight_map"].is_object())
-      fail("has no object \"weight_map\"");
-    std::map<std::string, std::set<std::string>> shards;
-    for (const auto& [tensor, shard] : index["weight_map"].items()) {
-      if (!shard.is_string()) fail("names no file for tensor \"" + tensor + "\"");
-      shards[shard.get<std::string>()].insert(tensor);
+    const auto map = index.find("weight_map");
+    if (map == index.end() || !map->is_object()) fail("has no object \"weight_map\"");
+    std::set<std::string> shards;
+    for (const auto& [tensor, shard] : map->items()) {
+      if (!shard.is_string()) fail("names no file for tensor \"" + one_line(tensor) + "\"");
+      shards.insert(shard.get<std::string>());
     }
-    std::uint64_t total = 0;
-    for (const auto& [shard, tensors] : shards) {
+    for (const std::string& shard : shards) {
       if (shard.empty() || std::filesystem::path(shard).filename() != shard || shard == "..")
-        fail("names the shard \"" + shard + "\", which is not a file of this folder");
-      if (!holds(shard.c_str()))
-        fail("shard " + shard + " of " + std::to_string(shards.size()) + " is missing");
-      const SafetensorsFile& file = open_shard(shard);
-      for (const std::string& tensor : tensors)
-        if (!file.contains(tensor)) fail("tensor \"" + tensor + "\" is not in its shard " + shard);
-      for (const std::string& tensor : file.names()) {
-        if (!tensors.contains(tensor))
-          fail("tensor \"" + tensor + "\" is in " + shard + ", which the index does not say");
-        total += file.info(tensor).bytes.size();
-      }
+        fail("names the shard \"" + one_line(shard) + "\", which is not a file of this folder");
+      if (!holds(shard))
+        fail("shard " + one_line(shard) + " of " + std::to_string(shards.size()) + " is missing");
+      open_shard(shard);
     }
-    const nlohmann::json metadata = index.value("metadata", nlohmann::json::object());
-    const auto stated = metadata.is_object() && metadata.contains("total_size")
-                            ? metadata["total_size"]
-                            : nlohmann::json(total);
-    if (stated != nlohmann::json(total))
-      throw io_error(path + ": states a total_size of " + stated.dump() + ", but the shards hold " +
-                     std::to_string(total) +
-                     " bytes; fetch them again, or remove total_size where the shards are right");
+    for (const auto& [tensor, shard] : map->items())
+      if (!contains(tensor)) absent_.emplace(tensor, shard.get<std::string>());
   }
 
-  std::vector<std::string> stored_copies(const TensorSlot& slot, const LoadOptions& options) const {
-    std::vector<std::string> copies;
+  /// Every name under which a slot may be stored.
+  static std::vector<std::string> forms_of(const TensorSlot& slot, const LoadOptions& options) {
+    std::vector<std::string> forms;
     const auto add = [&](const std::string& name) {
-      const bool seen = std::find(copies.begin(), copies.end(), name) != copies.end();
-      if (contains(name) && !seen) copies.push_back(name);
-    };
-    const auto add_forms = [&](const std::string& name) {
-      add(name);
+      forms.push_back(name);
       if (!options.optional_prefix.empty() && name.starts_with(options.optional_prefix))
-        add(name.substr(options.optional_prefix.size()));
+        forms.push_back(name.substr(options.optional_prefix.size()));
     };
-    add_forms(slot.name);
-    for (const std::string& alias : slot.aliases) add_forms(alias);
+    add(slot.name);
+    for (const std::string& alias : slot.aliases) add(alias);
+    return forms;
+  }
+
+  std::vector<std::string> stored_of(const std::vector<std::string>& forms) const {
+    std::vector<std::string> copies;
+    for (const std::string& name : forms)
+      if (contains(name) && std::ranges::find(copies, name) == copies.end()) copies.push_back(name);
     return copies;
   }
 
-  bool equal_bytes(const std::string& a, const std::string& b) const {
-    const TensorInfo& x = file_of(a).info(a);
-    const TensorInfo& y = file_of(b).info(b);
-    return x.dtype == y.dtype && x.bytes.size() == y.bytes.size() &&
-           (x.bytes.data() == y.bytes.data() || x.bytes.empty() ||
-            std::memcmp(x.bytes.data(), y.bytes.data(), x.bytes.size()) == 0);
+  void check_copies(const TensorSlot& slot, const std::vector<std::string>& copies,
+                    detail::Misfits& misfits) const {
+    for (const std::string& copy : copies) {
+      const TensorInfo& got = file_of(copy).info(copy);
+      if (!holds_numbers(got.dtype) && slot.other_dtype != got.dtype)
+        misfits.unreadable.push_back(copy + " is " + std::string(properties(got.dtype).name));
+      else if (got.shape != slot.shape)
+        misfits.misshapen.push_back(copy + ": expected " + shape_text(slot.shape) + ", got " +
+                                    one_line(shape_text(got.shape), 40));
+      else if (copy != copies.front() && !equal_numbers(copies.front(), copy))
+        misfits.untied.push_back(copies.front() + " and " + copy);
+    }
   }
 
-  static void list_problems(std::string& problems, std::string_view kind,
-                            const std::vector<std::string>& names) {
+  /// Throws where the missing tensors are there under names that a wrapper has changed.
+  void refuse_wrapped(const std::vector<std::string>& missing) const {
+    if (missing.empty()) return;
+    const std::set<std::string> wanted(missing.begin(), missing.end());
+    const auto refuse = [&](std::string_view part, std::size_t names) {
+      throw io_error(folder_.string() + ": the names of " + std::to_string(names) +
+                     " tensors hold \"" + one_line(part, 60) +
+                     "\", as a wrapper (torch.compile, DataParallel) leaves them; save the model "
+                     "inside the wrapper, or rename them");
+    };
+    const auto named = [&](auto bare_name) {
+      return static_cast<std::size_t>(std::ranges::count_if(
+          stored_, [&](const auto& stored) { return wanted.contains(bare_name(stored.first)); }));
+    };
+    for (const std::string_view part : detail::wrapper_names)
+      if (const std::size_t names =
+              named([&](const std::string& name) { return detail::without_part(name, part); });
+          2 * names > missing.size())
+        refuse(part, names);
+    for (const auto& [stored, file] : stored_) {
+      if (!stored.ends_with("." + missing.front())) continue;
+      const std::string prefix = stored.substr(0, stored.size() - missing.front().size());
+      const std::size_t names = named([&](const std::string& name) {
+        return name.starts_with(prefix) ? name.substr(prefix.size()) : "";
+      });
+      if (2 * names > missing.size()) refuse(prefix, names);
+    }
+  }
+
+  /// Throws where a tensor is in no shard that the index names and the model has not got under another name.
+  void refuse_absent(const std::vector<std::string>& missing, const std::set<std::string>& known,
+                     const LoadOptions& options) const {
+    std::vector<std::string> names;
+    for (const auto& [name, shard] : absent_) {
+      const bool needed = std::ranges::find(missing, name) != missing.end();
+      if (needed || (!known.contains(name) && !matches_any(name, options.ignore_unexpected)))
+        names.push_back(name);
+    }
     if (names.empty()) return;
-    if (!problems.empty()) problems += "; ";
-    problems += kind;
-    for (std::size_t i = 0; i < names.size(); ++i) problems += (i > 0 ? ", " : "") + names[i];
+    throw io_error(index_path() + ": tensor \"" + one_line(names.front()) +
+                   "\" is not in its shard " + one_line(absent_.at(names.front())) +
+                   (names.size() > 1
+                        ? ", nor are " + std::to_string(names.size() - 1) + " more in theirs"
+                        : "") +
+                   "; fetch the index and all its shards again");
+  }
+
+  /// Where a whole part of the model is missing, that it is.
+  static std::string whole_part(
+      const std::vector<std::string>& missing,
+      const std::vector<std::pair<const TensorSlot*, std::string>>& found) {
+    const std::string part = detail::common_components(missing);
+    const bool some = std::ranges::any_of(
+        found, [&](const auto& item) { return item.first->name.starts_with(part); });
+    return missing.size() < 2 || part.empty() || some
+               ? ""
+               : ", so nothing is there of " + part.substr(0, part.size() - 1);
   }
 
   std::filesystem::path folder_;
@@ -349,6 +483,8 @@ class HfCheckpoint {
   nlohmann::json generation_config_ = nlohmann::json::object();
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::map<std::string, const SafetensorsFile*> stored_;
+  std::map<std::string, std::string>
+      absent_;  // that the index names but its shards lack, with the shard
 };
 
 /// Saves a model as transformers reads it, creating the folder. The files are whole on the disk

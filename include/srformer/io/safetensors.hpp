@@ -72,6 +72,11 @@ inline std::optional<DType> dtype_named(std::string_view name) {
   return std::nullopt;
 }
 
+/// Whether values of a dtype convert to other types.
+inline constexpr bool holds_numbers(DType dtype) {
+  return dtype == DType::f64 || dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16;
+}
+
 /// The dtype whose bytes are a T; specialise it for a type of your own to have values copied rather
 /// than converted.
 template <class T>
@@ -589,9 +594,7 @@ class SafetensorsWriter {
     require(!name.empty() && name != "__metadata__", function,
             "\"" + name + "\" cannot name a tensor");
     require(!names_.contains(name), function, "tensor \"" + name + "\" was added before");
-    require(dtype == DType::f64 || dtype == DType::f32 || dtype == DType::f16 ||
-                dtype == DType::bf16 || dtype_of<T> == dtype,
-            function,
+    require(holds_numbers(dtype) || dtype_of<T> == dtype, function,
             "tensor \"" + name + "\" as " + std::string(properties(dtype).name) +
                 ", expected F64, F32, F16 or BF16, or I64 for 64-bit integers");
     index_t count = 1;
