@@ -150,7 +150,8 @@ TEMPLATE_TEST_CASE("ops in narrow scalars", "", Eigen::half, Eigen::bfloat16) {
     CHECK(d.error() < 3 * bound<T>);  // backward reads what forward rounded
   }
   SECTION("activations") {
-    for (const Activation kind : {Activation::relu, Activation::gelu, Activation::gelu_new}) {
+    for (const Activation kind : {Activation::relu, Activation::gelu, Activation::gelu_new,
+                                  Activation::silu, Activation::quick_gelu}) {
       Twin<T> b(R, I, 3), h = zero<T>(R, I), g = zero<T>(R, I), d(R, I, 5), d_b = zero<T>(R, I);
       Twin<T> d_a = zero<T>(R, I), d_h = zero<T>(R, I);
       both<T>([&]<class U>(U) {

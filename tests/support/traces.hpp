@@ -189,7 +189,8 @@ template <class T, class B>
 std::vector<double> trace_elementwise(B& be) {
   Run<B, T> run(be);
   const Dropout dropout{0.3, {5, 6}};
-  for (const Activation kind : {Activation::relu, Activation::gelu, Activation::gelu_new}) {
+  for (const Activation kind : {Activation::relu, Activation::gelu, Activation::gelu_new,
+                                Activation::silu, Activation::quick_gelu}) {
     const auto a = run.random({9, 11}, 2), b = run.random({9, 11}), d_y = run.random({9, 11});
     auto y = run.random({9, 11}), z = run.random({9, 11}), d_a = run.random({9, 11});
     auto d_b = run.random({9, 11});

@@ -1,28 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0
 // Elementwise non-linearities and their gated product.
 //
-//   relu      max(x, 0), derivative 0 at 0
-//   gelu      x Phi(x), Phi the normal distribution function
-//   gelu_new  x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
-//   gated     y = f(a) b,   da += dy b f'(a),   db += dy f(a)
+//   relu        max(x, 0), derivative 0 at 0
+//   gelu        x Phi(x), Phi the normal distribution function
+//   gelu_new    x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))
+//   gelu_fast   the same with 0.7978845608 for sqrt(2/pi)
+//   silu        x s(x), s(x) = 1 / (1 + e^-x),   derivative s + x s (1 - s)
+//   quick_gelu  x s(1.702 x)
+//   gated       y = f(a) b,   da += dy b f'(a),   db += dy f(a)
 #pragma once
 
 #include <numbers>
+#include <optional>
+#include <string>
 #include <string_view>
 
 #include <srformer/backend/tensor.hpp>
 
 namespace srformer {
 
-enum class Activation { relu, gelu, gelu_new };
+enum class Activation { relu, gelu, gelu_new, gelu_fast, silu, quick_gelu };
 
-/// The name as configurations write it.
+/// A name that configurations write, as in ACT2FN of transformers.
+struct ActivationName {
+  std::string_view name;
+  Activation kind;
+};
+
+/// Of names for one function the first is the one that is written.
+inline constexpr ActivationName activation_names[] = {
+    {"relu", Activation::relu},
+    {"gelu", Activation::gelu},
+    {"gelu_python", Activation::gelu},
+    {"gelu_new", Activation::gelu_new},
+    {"gelu_pytorch_tanh", Activation::gelu_new},
+    {"gelu_python_tanh", Activation::gelu_new},
+    {"gelu_accurate", Activation::gelu_new},
+    {"gelu_fast", Activation::gelu_fast},
+    {"silu", Activation::silu},
+    {"swish", Activation::silu},
+    {"quick_gelu", Activation::quick_gelu},
+};
+
+/// "relu, gelu, ...", as messages list them.
+inline std::string activation_list() {
+  std::string list;
+  for (const ActivationName& known : activation_names)
+    list += (list.empty() ? "" : ", ") + std::string(known.name);
+  return list;
+}
+
+/// The activation of a name, or none.
+inline std::optional<Activation> activation_named(std::string_view name) {
+  for (const ActivationName& known : activation_names)
+    if (known.name == name) return known.kind;
+  return std::nullopt;
+}
+
+/// The same; throws shape_error with those there are.
 inline Activation activation_from_name(std::string_view name) {
-  if (name == "relu") return Activation::relu;
-  if (name == "gelu") return Activation::gelu;
-  if (name == "gelu_new") return Activation::gelu_new;
-  throw shape_error("activation_from_name: \"" + std::string(name) +
-                    "\" is not one of relu, gelu, gelu_new");
+  if (const auto kind = activation_named(name)) return *kind;
+  throw shape_error("activation_from_name: \"" + std::string(name) + "\" is not one of " +
+                    activation_list());
+}
+
+/// The name as it is written.
+inline std::string_view activation_name(Activation kind) {
+  for (const ActivationName& known : activation_names)
+    if (known.kind == kind) return known.name;
+  return "";
 }
 
 /// And back.
@@ -55,8 +101,15 @@ SRF_IN_LOOP ValueAndSlope<C> activate(const C& x) {
     const C phi = C(0.5) * (C(1) + math::erf(x * C(std::numbers::sqrt2 / 2)));
     const C bell = math::exp(C(-0.5) * x * x) * C(std::numbers::inv_sqrtpi / std::numbers::sqrt2);
     return {x * phi, phi + x * bell};
+  } else if constexpr (kind == Activation::silu || kind == Activation::quick_gelu) {
+    const C rate = C(kind == Activation::silu ? 1 : 1.702);
+    const C s = C(1) / (C(1) + math::exp(-(rate * x)));
+    return {x * s, s + rate * x * s * (C(1) - s)};
   } else {
-    const C root = C(std::numbers::sqrt2 * std::numbers::inv_sqrtpi), cubic = C(0.044715);
+    const C root =
+        C(kind == Activation::gelu_fast ? 0.7978845608
+                                        : std::numbers::sqrt2 * std::numbers::inv_sqrtpi);
+    const C cubic = C(0.044715);
     const C t = math::tanh(root * (x + cubic * x * x * x));
     const C d_inner = root * (C(1) + C(3) * cubic * x * x);
     return {C(0.5) * x * (C(1) + t), C(0.5) * (C(1) + t) + C(0.5) * x * (C(1) - t * t) * d_inner};
@@ -115,6 +168,12 @@ void with_activation(Activation kind, F f) {
       return f(std::integral_constant<Activation, Activation::gelu>{});
     case Activation::gelu_new:
       return f(std::integral_constant<Activation, Activation::gelu_new>{});
+    case Activation::gelu_fast:
+      return f(std::integral_constant<Activation, Activation::gelu_fast>{});
+    case Activation::silu:
+      return f(std::integral_constant<Activation, Activation::silu>{});
+    case Activation::quick_gelu:
+      return f(std::integral_constant<Activation, Activation::quick_gelu>{});
   }
 }
 
