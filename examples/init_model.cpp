@@ -70,7 +70,7 @@ class Overrides {
         if (!value) return;
         if (std::ranges::find(field.model_types, model_type) == field.model_types.end())
           throw usage_error("--" + field.name + " does not apply to model_type " + model_type);
-        config[field.name] = *value;
+        srformer::set_config_field(config, field.name, *value);
       };
       std::visit(set, field.value);
     }

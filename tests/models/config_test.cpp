@@ -166,28 +166,136 @@ TEST_CASE("feed_forward_proj names activation and gate, gated-gelu with the tanh
     return std::pair(c.activation, c.gated);
   };
   CHECK(projection("relu") == std::pair(Activation::relu, false));
+  CHECK(projection("silu") == std::pair(Activation::silu, false));
+  CHECK(projection("gated-silu") == std::pair(Activation::silu, true));
+  CHECK(projection("gated-swish") == std::pair(Activation::silu, true));
+  CHECK(projection("gated-gelu_new") == std::pair(Activation::gelu_new, true));
+  CHECK(projection("gated-gelu_python") == std::pair(Activation::gelu, true));
+  CHECK(projection("gelu_pytorch_tanh") == std::pair(Activation::gelu_new, false));
+  CHECK(projection("gated-quick_gelu") == std::pair(Activation::quick_gelu, true));
   CHECK(projection("gelu") == std::pair(Activation::gelu, false));
   CHECK(projection("gelu_new") == std::pair(Activation::gelu_new, false));
   CHECK(projection("gated-relu") == std::pair(Activation::relu, true));
   CHECK(projection("gated-gelu") == std::pair(Activation::gelu_new, true));
-  CHECK_THAT(refusal("feed_forward_proj", "silu"),
-             ContainsSubstring("\"feed_forward_proj\" is \"silu\", expected one of relu, gelu"));
+  for (const char* name : {"mish", "gated-mish", "gated", "gated-", "", "plain-gelu", "gelu-gated",
+                           "gated-gelu-new", "ReLU"}) {
+    CAPTURE(name);
+    CHECK_THAT(refusal("feed_forward_proj", name),
+               ContainsSubstring("\"feed_forward_proj\" is \"" + std::string(name) +
+                                 "\", expected one of relu, gelu, gelu_python, gelu_new"));
+  }
 }
 
-TEST_CASE("an untied output is not scaled") {
+TEST_CASE("dense_act_fn and is_gated_act go before feed_forward_proj, as in transformers") {
+  // the first flan-t5 said feed_forward_proj "gelu" of weights that are gated
+  json config = small();
+  config.update(
+      {{"feed_forward_proj", "gelu"}, {"dense_act_fn", "gelu_new"}, {"is_gated_act", true}});
+  const T5Config c = read(config);
+  CHECK((c.gated && c.activation == Activation::gelu_new));
+  const json saved = to_json(c);
+  for (const char* key : {"feed_forward_proj", "dense_act_fn", "is_gated_act"})
+    CHECK(saved.at(key) == config.at(key));
+  config["feed_forward_proj"] = "gated-gelu";
+  for (const json& no : {json(false), json(nullptr), json(0)}) {
+    config["is_gated_act"] = no;
+    CHECK_FALSE(read(config).gated);
+  }
+  config.erase("is_gated_act");
+  config["dense_act_fn"] = "gelu";
+  CHECK((read(config).gated && read(config).activation == Activation::gelu));
+  config["dense_act_fn"] = nullptr;
+  CHECK(read(config).activation == Activation::gelu_new);
+  config["dense_act_fn"] = "tanh";
+  CHECK_THAT(refusal(config),
+             ContainsSubstring("\"dense_act_fn\" is \"tanh\", expected one of relu"));
+
+  // what is changed after reading is what is saved, and nothing in the file goes before it
+  T5Config changed = c;
+  changed.activation = Activation::gelu;
+  const T5Config again = read(to_json(changed));
+  CHECK((again.gated && again.activation == Activation::gelu));
+  for (const Activation kind : {Activation::relu, Activation::gelu, Activation::gelu_new,
+                                Activation::gelu_fast, Activation::silu, Activation::quick_gelu})
+    for (const bool gated : {false, true}) {
+      changed.activation = kind, changed.gated = gated;
+      const T5Config back = read(to_json(changed));
+      CAPTURE(activation_name(kind), gated);
+      CHECK((back.activation == kind && back.gated == gated));
+    }
+}
+
+TEST_CASE("whether the output is scaled goes by its field, or else by whether it is tied") {
+  const auto scaled = [](const json& fields) {
+    json config = small();
+    config.update(fields);
+    return read(config).scale_decoder_outputs;
+  };
+  CHECK(scaled(json::object()));
+  CHECK(scaled({{"tie_word_embeddings", true}}));
+  CHECK(scaled({{"tie_word_embeddings", nullptr}}));
+  CHECK_FALSE(scaled({{"tie_word_embeddings", false}}));
+  CHECK(scaled({{"tie_word_embeddings", false}, {"scale_decoder_outputs", true}}));
+  CHECK_FALSE(scaled({{"tie_word_embeddings", true}, {"scale_decoder_outputs", false}}));
+  CHECK_FALSE(scaled({{"scale_decoder_outputs", nullptr}}));
   json config = small();
   config["tie_word_embeddings"] = false;
-  CHECK_FALSE(read(config).scale_decoder_outputs);
   CHECK_FALSE(read(config).tie_word_embeddings);
 }
 
-TEST_CASE("a missing field is named with its file") {
-  for (const char* key :
-       {"model_type", "vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"}) {
+TEST_CASE("a configuration may say more than one end, or none") {
+  const auto end = [](const json& value) {
     json config = small();
-    config.erase(key);
-    CHECK_THAT(refusal(config), ContainsSubstring(path + ": has no \"" + key + "\""));
-  }
+    config["eos_token_id"] = value;
+    const T5Config c = read(config);
+    CHECK(read(to_json(c)).eos_token_id == c.eos_token_id);
+    if (!value.empty()) CHECK(to_json(c).at("eos_token_id") == value);
+    return c.eos_token_id;
+  };
+  CHECK(end(json::array({3, 5})) == 3);
+  CHECK(end(json::array({77, 5})) == 5);  // one that is outside the vocabulary never comes
+  CHECK(end(json::array()) == 1);
+  CHECK(end(nullptr) == 1);
+  CHECK_THAT(
+      refusal("eos_token_id", json::array({77, -1})),
+      ContainsSubstring("\"eos_token_id\" is [77,-1], expected a token id of the vocabulary"));
+  CHECK_THAT(refusal("eos_token_id", json::array({1.5})),
+             ContainsSubstring("expected a token id or a list of them"));
+  json bart = small_bart();
+  bart["eos_token_id"] = {4, 5};
+  CHECK(read_bart(bart).eos_token_id == 4);
+  bart["bos_token_id"] = nullptr;
+  CHECK(read_bart(bart).bos_token_id == 0);
+}
+
+TEST_CASE("names that all models of transformers share go before a model's own") {
+  json config = small();
+  config.update(
+      {{"hidden_size", 24}, {"head_dim", 6}, {"num_hidden_layers", 5}, {"num_attention_heads", 2}});
+  const T5Config c = read(config);
+  CHECK((c.d_model == 24 && c.d_kv == 6 && c.num_layers == 5 && c.num_heads == 2));
+  CHECK(c.num_decoder_layers == 2);  // that of num_layers
+  CHECK(to_json(c).at("hidden_size") == 24);
+  T5Config changed = c;
+  changed.d_model = 30, changed.num_layers = 1;
+  CHECK(read(to_json(changed)).d_model == 30);
+  CHECK(read(to_json(changed)).num_layers == 1);
+  json bart = small_bart();
+  bart.update({{"hidden_size", 24}, {"num_hidden_layers", 5}, {"num_attention_heads", 2}});
+  const BartConfig b = read_bart(bart);
+  CHECK((b.d_model == 24 && b.encoder_layers == 5 && b.encoder_attention_heads == 2));
+  CHECK((b.decoder_layers == 3 && b.decoder_attention_heads == 6));
+  set_config_field(bart, "encoder_layers", 1);
+  CHECK(read_bart(bart).encoder_layers == 1);
+}
+
+TEST_CASE("sizes that are absent are those of t5-small, as in transformers; null is none") {
+  const T5Config c = read({{"model_type", "t5"}});
+  CHECK((c.vocab_size == 32128 && c.d_model == 512 && c.d_kv == 64 && c.d_ff == 2048));
+  CHECK((c.num_layers == 6 && c.num_decoder_layers == 6 && c.num_heads == 8));
+  CHECK_THAT(refusal(json::object()), ContainsSubstring(path + ": has no \"model_type\""));
+  for (const char* key : {"vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"})
+    CHECK_THAT(refusal(key, nullptr), ContainsSubstring(path + ": has no \"" + key + "\""));
   CHECK_THAT(refusal("model_type", "bart"),
              ContainsSubstring("\"model_type\" is \"bart\", expected \"t5\""));
 }
@@ -213,7 +321,6 @@ TEST_CASE("a field of another type is refused with what it holds") {
   CHECK_THAT(refusal("d_model", "12"),
              ContainsSubstring("\"d_model\" is \"12\", expected an integer"));
   CHECK_THAT(refusal("d_model", 12.5), ContainsSubstring("is 12.5, expected an integer"));
-  CHECK_THAT(refusal("d_model", nullptr), ContainsSubstring("has no \"d_model\""));
   CHECK_THAT(refusal("dropout_rate", true), ContainsSubstring("expected a number"));
   CHECK_THAT(refusal("tie_word_embeddings", 1), ContainsSubstring("expected true or false"));
   CHECK_THAT(refusal("feed_forward_proj", 3), ContainsSubstring("expected a string"));
@@ -236,6 +343,31 @@ TEST_CASE("a value out of range is refused") {
   }
   CHECK_THAT(cross_refusal("clamp", 0), ContainsSubstring("expected a positive number or null"));
   CHECK_THAT(cross_refusal("clamp", -2), ContainsSubstring("expected a positive number or null"));
+}
+
+TEST_CASE("sizes that no file justifies are refused before anything is made of them") {
+  for (const char* key : {"d_model", "d_kv", "d_ff", "num_heads", "num_layers",
+                          "num_decoder_layers", "relative_attention_num_buckets"}) {
+    CAPTURE(key);
+    CHECK_THAT(refusal(key, index_t{1} << 40),
+               ContainsSubstring(key) && !ContainsSubstring("accepted"));
+  }
+  CHECK_THAT(refusal("vocab_size", index_t{1} << 40), ContainsSubstring("at most 2147483648"));
+  json wide = small();
+  wide["num_heads"] = 1 << 20;
+  CHECK_THAT(refusal(wide), ContainsSubstring("num_heads"));
+  for (const char* key : {"d_model", "encoder_layers", "decoder_layers", "encoder_ffn_dim",
+                          "decoder_ffn_dim", "max_position_embeddings"})
+    CHECK_THAT(bart_refusal(key, index_t{1} << 40), ContainsSubstring("at most"));
+}
+
+TEST_CASE("quantized weights are refused by what config.json says of them") {
+  const json quantization{{"quant_method", "bitsandbytes"}, {"load_in_8bit", true}};
+  CHECK_THAT(refusal("quantization_config", quantization),
+             ContainsSubstring("\"quantization_config\" is {\"load_in_8bit\":true") &&
+                 ContainsSubstring("quantized weights are not read"));
+  CHECK_THAT(bart_refusal("quantization_config", quantization), ContainsSubstring("not read"));
+  CHECK(refusal("quantization_config", nullptr) == "accepted");
 }
 
 TEST_CASE("buckets of distances that no bias can have are refused") {
@@ -311,10 +443,12 @@ TEST_CASE("a configuration comes back from what is saved, and fields it does not
   CHECK(to_json(read(saved)) == saved);
 
   for (const char* projection :
-       {"relu", "gelu", "gelu_new", "gated-relu", "gated-gelu", "gated-gelu_new"}) {
+       {"relu", "gelu", "gelu_new", "gated-relu", "gated-gelu", "gated-gelu_new", "gated-swish",
+        "gelu_pytorch_tanh", "gated-gelu_python"}) {
     config["feed_forward_proj"] = projection;
     const T5Config before = read(config), after = read(to_json(before));
     CAPTURE(projection);
+    CHECK(to_json(before).at("feed_forward_proj") == projection);
     CHECK(after.activation == before.activation);
     CHECK(after.gated == before.gated);
   }
@@ -391,14 +525,19 @@ TEST_CASE("every field of a BART's config.json is read") {
   CHECK(cross_of(c).clamp == 2);
 }
 
-TEST_CASE("a missing field of a BART is named with its file") {
+TEST_CASE("sizes of a BART that are absent are those of bart-large; null is none") {
+  const BartConfig c = read_bart({{"model_type", "bart"}});
+  CHECK((c.vocab_size == 50265 && c.d_model == 1024));
+  CHECK((c.encoder_layers == 12 && c.decoder_layers == 12));
+  CHECK((c.encoder_attention_heads == 16 && c.decoder_attention_heads == 16));
+  CHECK((c.encoder_ffn_dim == 4096 && c.decoder_ffn_dim == 4096));
   const json whole = small_bart();
-  json config = whole;
   for (const auto& [key, value] : whole.items()) {
-    config.erase(key);
-    CHECK_THAT(bart_refusal(config), ContainsSubstring(path + ": has no \"" + key + "\""));
-    config[key] = value;
+    if (key != "model_type")
+      CHECK_THAT(bart_refusal(key.c_str(), nullptr),
+                 ContainsSubstring(path + ": has no \"" + key + "\""));
   }
+  CHECK_THAT(bart_refusal(json::object()), ContainsSubstring("has no \"model_type\""));
   CHECK_THAT(bart_refusal("model_type", "t5"),
              ContainsSubstring("\"model_type\" is \"t5\", expected \"bart\""));
 }
@@ -430,24 +569,26 @@ TEST_CASE("a value that a BART cannot have is refused by its name") {
     CHECK_THAT(bart_refusal(key, "0.1"), ContainsSubstring("expected a number"));
   }
   for (const char* key : {"encoder_layerdrop", "decoder_layerdrop"}) {
-    CHECK_THAT(bart_refusal(key, 0.1),
-               ContainsSubstring("\"" + std::string(key) + "\" is 0.1, expected 0: layers are"));
+    CHECK_THAT(bart_refusal(key, 1.5), ContainsSubstring("expected from 0 to 1"));
     CHECK(bart_refusal(key, nullptr) == "accepted");
   }
-  for (const char* key :
-       {"pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"}) {
+  for (const char* key : {"pad_token_id", "eos_token_id", "decoder_start_token_id"}) {
     for (const int id : {40, -1}) {
       CHECK_THAT(bart_refusal(key, id),
                  ContainsSubstring(key) && ContainsSubstring("of the vocabulary"));
     }
-    CHECK_THAT(bart_refusal(key, json::array({2})), ContainsSubstring("expected an integer"));
   }
+  for (const char* key : {"pad_token_id", "bos_token_id", "decoder_start_token_id"})
+    CHECK_THAT(bart_refusal(key, json::array({2})), ContainsSubstring("expected an integer"));
+  CHECK(bart_refusal("bos_token_id", 40) == "accepted");  // no model reads it
   CHECK_THAT(bart_refusal("tie_word_embeddings", false),
              ContainsSubstring("\"tie_word_embeddings\" is false, expected true: the output"));
   CHECK_THAT(bart_refusal("tie_word_embeddings", 1), ContainsSubstring("expected true or false"));
   CHECK_THAT(bart_refusal("scale_embedding", "yes"), ContainsSubstring("expected true or false"));
-  CHECK_THAT(bart_refusal("activation_function", "swish"),
-             ContainsSubstring("\"activation_function\" is \"swish\", expected one of relu, gelu"));
+  CHECK_THAT(bart_refusal("activation_function", "relu6"),
+             ContainsSubstring("\"activation_function\" is \"relu6\", expected one of relu, gelu"));
+  CHECK_THAT(bart_refusal("activation_function", nullptr),
+             ContainsSubstring("activation_function"));
   CHECK_THAT(bart_refusal("cross_attention", {{"variant", "sparse"}}),
              ContainsSubstring("\"variant\" is \"sparse\""));
 }
@@ -467,7 +608,7 @@ TEST_CASE("a BART's configuration comes back from what is saved, and unknown fie
                  {"forced_eos_token_id", 5},
                  {"classifier_dropout", 0.0},
                  {"task_specific_params", {{"summarization", {{"num_beams", 4}}}}}});
-  for (const char* activation : {"relu", "gelu", "gelu_new"}) {
+  for (const char* activation : {"relu", "gelu", "gelu_new", "swish", "silu", "gelu_python_tanh"}) {
     config["activation_function"] = activation;
     const json saved = to_json(read_bart(config));
     for (const auto& [key, value] : config.items()) {
@@ -483,7 +624,21 @@ TEST_CASE("a BART's configuration comes back from what is saved, and unknown fie
   BartConfig changed = read_bart(config);
   changed.cross_attention.variant = "segmented";
   changed.dropout = 0.75;
+  changed.activation = Activation::quick_gelu;
   const json saved = to_json(changed);
   CHECK(saved.at("cross_attention").at("variant") == "segmented");
   CHECK(saved.at("dropout") == 0.75);
+  CHECK(saved.at("activation_function") == "quick_gelu");
+}
+
+TEST_CASE("dropped layers are read, and stop training alone") {
+  json config = small_bart();
+  for (const char* key : {"encoder_layerdrop", "decoder_layerdrop"}) {
+    config[key] = 0.1;
+    const BartConfig c = read_bart(config);
+    CHECK(to_json(c).at(key) == 0.1);
+    CHECK_THROWS_WITH(check_training(c), ContainsSubstring("layers are not dropped here"));
+    config.erase(key);
+  }
+  CHECK_NOTHROW(check_training(read_bart(config)));
 }

@@ -50,7 +50,8 @@ struct Architectures {
     };
     for_each(try_one);
     if (!found)
-      throw io_error(path + ": \"model_type\" is \"" + type + "\", expected one of " + names());
+      throw io_error(path + ": \"model_type\" is \"" + one_line(type) + "\", expected one of " +
+                     names());
     return *std::move(found);
   }
 

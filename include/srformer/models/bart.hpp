@@ -31,14 +31,14 @@ struct BartConfig : ConfigBase {
   static constexpr Conventions conventions{
       .byte_level_bpe = true, .starts_from_eos = true, .forces_eos = true};
 
-  index_t vocab_size = 0;  ///< V
-  index_t d_model = 0;     ///< E
-  index_t encoder_layers = 0, decoder_layers = 0;
-  index_t encoder_attention_heads = 0, decoder_attention_heads = 0;  ///< H; each divides E
-  index_t encoder_ffn_dim = 0, decoder_ffn_dim = 0;                  ///< F
-  index_t max_position_embeddings = 1024;                            ///< longest source and target
+  index_t vocab_size = 50265;  ///< V
+  index_t d_model = 1024;      ///< E
+  index_t encoder_layers = 12, decoder_layers = 12;
+  index_t encoder_attention_heads = 16, decoder_attention_heads = 16;  ///< H; each divides E
+  index_t encoder_ffn_dim = 4096, decoder_ffn_dim = 4096;              ///< F
+  index_t max_position_embeddings = 1024;  ///< longest source and target
   double dropout = 0.1, attention_dropout = 0, activation_dropout = 0;
-  double encoder_layerdrop = 0, decoder_layerdrop = 0;
+  double encoder_layerdrop = 0, decoder_layerdrop = 0;  ///< of training: check_training
   double init_std = 0.02;
   Activation activation = Activation::gelu;
   bool scale_embedding = false;  ///< by E^1/2
@@ -49,27 +49,30 @@ struct BartConfig : ConfigBase {
   template <class Self, class F>
   static void visit(Self& c, F&& f) {
     using enum FieldRange;
-    f(ConfigField{"vocab_size", size}, c.vocab_size);
-    f(ConfigField{"d_model", size}, c.d_model);
-    f(ConfigField{"encoder_layers", size}, c.encoder_layers);
-    f(ConfigField{"decoder_layers", size}, c.decoder_layers);
-    f(ConfigField{"encoder_attention_heads", size}, c.encoder_attention_heads);
+    constexpr index_t most_layers = 10'000;
+    f(ConfigField{"vocab_size", size, "", index_t{1} << 31}, c.vocab_size);
+    f(ConfigField{"d_model", size, "hidden_size"}, c.d_model);
+    f(ConfigField{"encoder_layers", size, "num_hidden_layers", most_layers}, c.encoder_layers);
+    f(ConfigField{"decoder_layers", size, "", most_layers}, c.decoder_layers);
+    f(ConfigField{"encoder_attention_heads", size, "num_attention_heads"},
+      c.encoder_attention_heads);
     f(ConfigField{"decoder_attention_heads", size}, c.decoder_attention_heads);
     f(ConfigField{"encoder_ffn_dim", size}, c.encoder_ffn_dim);
     f(ConfigField{"decoder_ffn_dim", size}, c.decoder_ffn_dim);
-    f(ConfigField{"max_position_embeddings", optional_size}, c.max_position_embeddings);
+    f(ConfigField{"max_position_embeddings", size, "", index_t{1} << 24},
+      c.max_position_embeddings);
     f(ConfigField{"dropout", rate}, c.dropout);
     f(ConfigField{"attention_dropout", rate}, c.attention_dropout);
     f(ConfigField{"activation_dropout", rate}, c.activation_dropout);
-    f(ConfigField{"encoder_layerdrop", rate}, c.encoder_layerdrop);
-    f(ConfigField{"decoder_layerdrop", rate}, c.decoder_layerdrop);
+    f(ConfigField{"encoder_layerdrop", share}, c.encoder_layerdrop);
+    f(ConfigField{"decoder_layerdrop", share}, c.decoder_layerdrop);
     f(ConfigField{"init_std"}, c.init_std);
-    f(ConfigField{"activation_function"}, ActivationField{c.activation});
+    f(ConfigField{"activation_function"}, ActivationField{c.activation, "activation_function"});
     f(ConfigField{"scale_embedding"}, c.scale_embedding);
     f(ConfigField{"tie_word_embeddings"}, c.tie_word_embeddings);
     f(ConfigField{"pad_token_id", token}, c.pad_token_id);
-    f(ConfigField{"bos_token_id", token}, c.bos_token_id);
-    f(ConfigField{"eos_token_id", token}, c.eos_token_id);
+    f(ConfigField{"bos_token_id"}, c.bos_token_id);
+    f(ConfigField{"eos_token_id", tokens}, c.eos_token_id);
     f(ConfigField{"decoder_start_token_id", token}, c.decoder_start_token_id);
   }
 
@@ -79,12 +82,8 @@ struct BartConfig : ConfigBase {
          "a divisor of d_model");
     fits("decoder_attention_heads", decoder_attention_heads, d_model % decoder_attention_heads == 0,
          "a divisor of d_model");
-    fits("encoder_layerdrop", encoder_layerdrop, encoder_layerdrop == 0,
-         "0: layers are not dropped here");
-    fits("decoder_layerdrop", decoder_layerdrop, decoder_layerdrop == 0,
-         "0: layers are not dropped here");
     fits("tie_word_embeddings", tie_word_embeddings, tie_word_embeddings,
-         "true: the output of BART is its embedding");
+         "true: the output is the embedding here");
   }
 
   CommonConfig common() const {
@@ -96,7 +95,8 @@ struct BartConfig : ConfigBase {
             .decoder_start_token_id = decoder_start_token_id,
             .dropout = {dropout, attention_dropout, activation_dropout},
             .cross_attention = cross_attention,
-            .embedding_padding_id = pad_token_id};
+            .embedding_padding_id = pad_token_id,
+            .drops_layers = encoder_layerdrop > 0 || decoder_layerdrop > 0};
   }
   /// That of embeddings and branches; the others stay.
   void set_dropout(double rate) { dropout = rate; }

@@ -20,11 +20,29 @@ TensorSlot parameter_slot([[maybe_unused]] B& be, Parameter<B, T>& p) {
     return host_slot(p.name, p.aliases, p.shape,
                      std::span<T>(p.value, static_cast<std::size_t>(p.count)));
   } else {
-    return {p.name, p.aliases, p.shape, true,
+    return {p.name,
+            p.aliases,
+            p.shape,
+            true,
             [&be, &p](const SafetensorsFile& file, const std::string& name) {
               const std::vector<T> values = file.read<T>(name);
               be.from_host(p.value, values.data(), p.count);
-            }};
+            },
+            dtype_of<T>};
+  }
+}
+
+/// As config.json writes it.
+inline std::string torch_dtype(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+      return "float64";
+    case DType::f16:
+      return "float16";
+    case DType::bf16:
+      return "bfloat16";
+    default:
+      return "float32";
   }
 }
 
@@ -55,11 +73,13 @@ bool is_variant_parameter(std::string_view name) {
   });
 }
 
-/// Fills the parameters of a model. Those that a variant adds may be absent only if `new_variant`; they
-/// keep their values then, and stored ones that the model has no use for are passed over. Anything
-/// else missing, unexpected or misshapen is one io_error that names them all.
+/// Fills the parameters of a model. Those that a variant adds may be absent only if `new_variant`; they keep their
+/// values then, and stored ones that the model has no use for are passed over. Anything else missing, misshapen or
+/// quantized is one io_error that names it. Returns the names of stored tensors that the model has no use for, a
+/// variant's aside.
 template <class Model>
-void load_parameters(Model& model, const HfCheckpoint& checkpoint, bool new_variant = false) {
+std::vector<std::string> load_parameters(Model& model, const HfCheckpoint& checkpoint,
+                                         bool new_variant = false) {
   using List = typename Model::variants;
   model.parameters().require_numbers("load_parameters");
   std::vector<TensorSlot> slots;
@@ -69,10 +89,10 @@ void load_parameters(Model& model, const HfCheckpoint& checkpoint, bool new_vari
       slots.back().required = false;
   }
   LoadOptions options = model.load_options();
-  if (new_variant)
-    for (std::string& pattern : variant_parameter_patterns<List>())
-      options.ignore_unexpected.push_back(std::move(pattern));
-  checkpoint.load(slots, options);
+  for (std::string& pattern : variant_parameter_patterns<List>())
+    (new_variant ? options.ignore_unexpected : options.refuse_unexpected)
+        .push_back(std::move(pattern));
+  return checkpoint.load(slots, options);
 }
 
 /// A model with the weights of a folder, of the architecture that its config.json says.
@@ -102,7 +122,8 @@ std::unique_ptr<Bart<B, T, List>> load_bart(B& be, const std::filesystem::path& 
   return model;
 }
 
-/// Writes config.json, generation_config.json and model.safetensors, which transformers reads back.
+/// Writes config.json, generation_config.json and model.safetensors, which transformers reads back, in the type that
+/// config.json then says.
 template <class Model>
 void save_model(Model& model, const std::filesystem::path& folder, DType dtype,
                 const nlohmann::json& generation_config) {
@@ -122,7 +143,10 @@ void save_model(Model& model, const std::filesystem::path& folder, DType dtype,
       });
     }
   }
-  save_checkpoint(folder, std::move(writer), model.config_json(), generation_config);
+  nlohmann::json config = model.config_json();
+  config.erase("torch_dtype");  // the older name of the same
+  config["dtype"] = detail::torch_dtype(dtype);
+  save_checkpoint(folder, std::move(writer), config, generation_config);
 }
 
 }  // namespace srformer

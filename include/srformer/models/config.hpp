@@ -11,10 +11,12 @@
 //   };
 #pragma once
 
+#include <algorithm>
 #include <concepts>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <srformer/io/hf_checkpoint.hpp>
 #include <srformer/models/cross_attention_config.hpp>
@@ -32,22 +34,28 @@ struct CommonConfig {
   DropoutRates dropout;
   CrossAttentionConfig cross_attention;
   std::int32_t embedding_padding_id = -1;  ///< the token whose embedding gets no gradient; -1: none
+  bool drops_layers = false;               ///< in training, which is not done here
 };
 
 /// The values that a field of config.json may have.
 enum class FieldRange {
   any,
-  size,           ///< an integer from 1 on, which must be there
-  optional_size,  ///< the same, or absent
+  size,           ///< an integer from 1 on; never null
+  optional_size,  ///< the same, or null
   rate,           ///< at least 0 and below 1
+  share,          ///< from 0 to 1
   not_negative,
-  token  ///< a token id of the vocabulary
+  truth,  ///< what transformers takes for true or false, whatever it is
+  token,  ///< a token id of the vocabulary
+  tokens  ///< the same, or a list of ids of which the first one of the vocabulary counts
 };
 
-/// A field of config.json. Absent or null leaves the default, except of a size.
+/// A field of config.json. Where it is absent, or null but no size, it keeps its default, which is transformers'.
 struct ConfigField {
   std::string_view name;
   FieldRange range = FieldRange::any;
+  std::string_view alias{};         ///< transformers' name for all models, which goes before
+  index_t most = index_t{1} << 20;  ///< of a size, so that products of some do not overflow
 };
 
 /// What a new model of an architecture takes of its tokenizer.
@@ -75,20 +83,11 @@ concept ModelConfiguration = std::derived_from<C, ConfigBase> &&
   { same.common() } -> std::same_as<CommonConfig>;
 };
 
-/// A field whose text stands for more than one member: it reads and writes them.
+/// A field that is read and written in its own way.
 template <class M>
-concept TextField = requires(M field, const std::string& text) {
-  field.set(text);
-  { field.text() } -> std::convertible_to<std::string>;
-  M::choices;
-};
-
-/// An activation under its name in transformers.
-struct ActivationField {
-  Activation& activation;
-  static constexpr std::string_view choices[] = {"relu", "gelu", "gelu_new"};
-  void set(const std::string& name) { activation = activation_from_name(name); }
-  std::string text() const { return std::string(activation_name(activation)); }
+concept JsonField = requires(M field, nlohmann::json& json, const std::string& path) {
+  field.read(json, path);
+  field.write(json);
 };
 
 namespace detail {
@@ -102,6 +101,42 @@ struct RequireField {
   }
 };
 
+/// A field that transformers takes for true or false whatever it holds; absent is `otherwise`.
+inline bool json_truth(const nlohmann::json& json, std::string_view key, const std::string& path,
+                       bool otherwise) {
+  const auto found = json.find(key);
+  if (found == json.end()) return otherwise;
+  if (found->is_null()) return false;
+  if (found->is_number()) return found->get<double>() != 0;
+  return json_field<bool>(json, key, path);
+}
+
+/// An activation by one of its names.
+inline Activation json_activation(const nlohmann::json& json, std::string_view key,
+                                  const std::string& path, const std::string& name) {
+  if (const auto kind = activation_named(name)) return *kind;
+  refuse_field(path, key, json.at(std::string(key)), "one of " + activation_list());
+}
+
+/// Refuses what a configuration says of weights that are not stored as numbers.
+inline void refuse_quantization(const nlohmann::json& json, const std::string& path) {
+  const auto found = json.find("quantization_config");
+  if (found != json.end() && !found->is_null())
+    refuse_field(path, "quantization_config", *found,
+                 "nothing: quantized weights are not read; take the checkpoint they were made of");
+}
+
+/// Names of transformers that say a field of config.json too, and go before it.
+inline std::vector<const char*> names_before(std::string_view key) {
+  if (key == "d_model") return {"hidden_size"};
+  if (key == "d_kv") return {"head_dim"};
+  if (key == "num_layers" || key == "encoder_layers") return {"num_hidden_layers"};
+  if (key == "num_heads" || key == "encoder_attention_heads") return {"num_attention_heads"};
+  if (key == "feed_forward_proj") return {"dense_act_fn", "is_gated_act"};
+  if (key == "tie_word_embeddings") return {"scale_decoder_outputs"};
+  return {};
+}
+
 /// Reads each field that a configuration visits.
 struct ReadField {
   const nlohmann::json& json;
@@ -111,38 +146,93 @@ struct ReadField {
   template <class M>
   void operator()(const ConfigField& field, M&& member) const {
     using Member = std::remove_cvref_t<M>;
+    if constexpr (JsonField<Member>)
+      member.read(json, path);
+    else if constexpr (std::is_same_v<Member, index_t>)
+      read_size(field, member);
+    else if constexpr (std::is_same_v<Member, double>)
+      read_number(field, member);
+    else if constexpr (std::is_same_v<Member, std::int32_t>)
+      read_token(field, member);
+    else if constexpr (std::is_same_v<Member, bool>)
+      member = field.range == FieldRange::truth
+                   ? json_truth(json, field.name, path, member)
+                   : json_field_or<bool>(json, field.name, path, member);
+  }
+
+ private:
+  void read_size(const ConfigField& field, index_t& member) const {
+    const bool other = !field.alias.empty() && json.contains(field.alias);
+    const std::string_view name = other ? field.alias : field.name;
+    if (!json.contains(name)) return;
+    member = field.range == FieldRange::size ? json_size(json, name, path)
+                                             : json_size_or(json, name, path, member);
+    RequireField{path}(name, member, member <= field.most, "at most " + std::to_string(field.most));
+  }
+  void read_number(const ConfigField& field, double& member) const {
+    member = json_field_or<double>(json, field.name, path, member);
     const RequireField fits{path};
-    if constexpr (TextField<Member>) {
-      member.set(json_choice(json, std::string(field.name), path, Member::choices, member.text()));
-    } else if (field.range == FieldRange::size) {
-      if constexpr (std::is_same_v<Member, index_t>) member = json_size(json, field.name, path);
-    } else {
-      if constexpr (std::is_same_v<Member, index_t>)
-        if (field.range == FieldRange::optional_size)
-          return void(member = json_size_or(json, field.name, path, member));
-      member = json_field_or<Member>(json, field.name, path, member);
-      if constexpr (std::is_same_v<Member, double>) {
-        if (field.range == FieldRange::rate)
-          fits(field.name, member, member >= 0 && member < 1, "at least 0 and below 1");
-        if (field.range == FieldRange::not_negative)
-          fits(field.name, member, member >= 0, "at least 0");
-      }
-      if constexpr (std::is_same_v<Member, std::int32_t>)
-        fits(field.name, member, member >= 0 && member < vocabulary,
-             "a token id of the vocabulary");
+    if (field.range == FieldRange::rate)
+      fits(field.name, member, member >= 0 && member < 1, "at least 0 and below 1");
+    if (field.range == FieldRange::share)
+      fits(field.name, member, member >= 0 && member <= 1, "from 0 to 1");
+    if (field.range == FieldRange::not_negative)
+      fits(field.name, member, member >= 0, "at least 0");
+  }
+  void read_token(const ConfigField& field, std::int32_t& member) const {
+    const auto found = json.find(field.name);
+    const RequireField fits{path};
+    const auto known = [&](std::int32_t id) { return id >= 0 && id < vocabulary; };
+    if (field.range == FieldRange::tokens && found != json.end() && found->is_array()) {
+      fits(field.name, *found, std::ranges::all_of(*found, json_holds<std::int32_t>),
+           "a token id or a list of them");
+      for (const nlohmann::json& id : *found)
+        if (known(id.get<std::int32_t>())) return void(member = id.get<std::int32_t>());
+      return fits(field.name, *found, found->empty(), "a token id of the vocabulary");
     }
+    member = json_field_or<std::int32_t>(json, field.name, path, member);
+    if (field.range != FieldRange::any)
+      fits(field.name, member, known(member), "a token id of the vocabulary");
   }
 };
 
 }  // namespace detail
 
-/// Reads config.json of an architecture; io_error says which field is missing, of the wrong type or out of range.
+/// Sets a field of config.json that another name in it would go before.
+inline void set_config_field(nlohmann::json& config, const std::string& key, nlohmann::json value) {
+  for (const char* name : detail::names_before(key))
+    if (config.contains(name) && config[name] != value) config.erase(name);
+  config[key] = std::move(value);
+}
+
+/// An activation under one of its names in transformers.
+struct ActivationField {
+  Activation& activation;
+  std::string_view name;
+
+  void read(const nlohmann::json& json, const std::string& path) {
+    if (json.contains(name))
+      activation =
+          detail::json_activation(json, name, path, json_field<std::string>(json, name, path));
+  }
+  /// Unless the field says it already, by whatever name.
+  void write(nlohmann::json& json) const {
+    const auto found = json.find(name);
+    if (found == json.end() || !found->is_string() ||
+        activation_named(found->get_ref<const std::string&>()) != activation)
+      json[std::string(name)] = activation_name(activation);
+  }
+};
+
+/// Reads config.json of an architecture as transformers does; io_error says which field is of the wrong type or out of
+/// range.
 template <ModelConfiguration Config>
 Config config_from_json(const nlohmann::json& json, const std::string& path) {
   const std::string type = json_field<std::string>(json, "model_type", path);
   if (type != Config::model_type)
-    throw io_error(path + ": \"model_type\" is \"" + type + "\", expected \"" +
+    throw io_error(path + ": \"model_type\" is \"" + one_line(type) + "\", expected \"" +
                    std::string(Config::model_type) + "\"");
+  detail::refuse_quantization(json, path);
   Config c;
   c.source = json;
   Config::visit(c, detail::ReadField{json, path, c.vocab_size});
@@ -158,15 +248,33 @@ nlohmann::json to_json(const Config& c) {
   json["model_type"] = Config::model_type;
   json["architectures"] = {Config::class_name};
   json["is_encoder_decoder"] = true;
-  Config copy = c;  // text fields refer to members that may be set
+  Config copy = c;  // fields of their own refer to members that they may set
   Config::visit(copy, [&](const ConfigField& field, auto&& member) {
-    if constexpr (TextField<std::remove_cvref_t<decltype(member)>>)
-      json[std::string(field.name)] = member.text();
-    else
-      json[std::string(field.name)] = member;
+    const std::string key(field.name);
+    if constexpr (JsonField<std::remove_cvref_t<decltype(member)>>) {
+      member.write(json);
+    } else if (field.range == FieldRange::tokens && json.contains(key) && json[key].is_array() &&
+               std::ranges::find(json[key], nlohmann::json(member)) != json[key].end()) {
+      // the list says it already
+    } else if (!field.alias.empty()) {
+      set_config_field(json, key, member);
+    } else {
+      json[key] = member;
+    }
   });
   json["cross_attention"] = to_json(c.cross_attention);
   return json;
+}
+
+/// Throws shape_error where training would leave out layers, which it cannot here.
+inline void check_training(const CommonConfig& c) {
+  require(!c.drops_layers, "check_training",
+          "encoder_layerdrop or decoder_layerdrop is above 0, and layers are not dropped here; set "
+          "both to 0 in config.json to train without that");
+}
+template <ModelConfiguration Config>
+void check_training(const Config& c) {
+  check_training(c.common());
 }
 
 }  // namespace srformer

@@ -21,21 +21,39 @@ template <class B, class T, class List = PaperVariants>
 requires BackendFor<B, T>
 class T5;
 
-/// feed_forward_proj: the activation, and "gated-" where there is a gate. As in transformers "gated-gelu" is the
-/// tanh form.
+/// feed_forward_proj: an activation, or "gated-" and one, where "gated-gelu" means the tanh form; dense_act_fn and
+/// is_gated_act, which transformers 4.2x saved beside it, go before it.
 struct FeedForwardProjection {
   Activation& activation;
   bool& gated;
-  static constexpr std::string_view choices[] = {"relu",       "gelu",       "gelu_new",
-                                                 "gated-relu", "gated-gelu", "gated-gelu_new"};
-  void set(const std::string& name) {
-    gated = name.starts_with("gated-");
-    activation = name == "gated-gelu" ? Activation::gelu_new
-                                      : activation_from_name(gated ? name.substr(6) : name);
+
+  void read(const nlohmann::json& json, const std::string& path) {
+    constexpr const char* key = "feed_forward_proj";
+    const std::string projection = json_field_or<std::string>(json, key, path, "relu");
+    gated = detail::json_truth(json, "is_gated_act", path, projection.starts_with("gated-"));
+    if (const auto name = json_optional<std::string>(json, "dense_act_fn", path)) {
+      activation = detail::json_activation(json, "dense_act_fn", path, *name);
+      return;
+    }
+    const std::string name = projection.starts_with("gated-") ? projection.substr(6) : projection;
+    activation = projection == "gated-gelu" ? Activation::gelu_new
+                 : json.contains(key)       ? detail::json_activation(json, key, path, name)
+                                            : Activation::relu;
   }
-  std::string text() const {
-    if (!gated) return std::string(activation_name(activation));
-    return activation == Activation::relu ? "gated-relu" : "gated-gelu";
+  /// Unless the fields say it already.
+  void write(nlohmann::json& json) const {
+    if (json.contains("feed_forward_proj")) {
+      Activation said{};
+      bool said_gated = false;
+      FeedForwardProjection{said, said_gated}.read(json, "config.json");
+      if (said == activation && said_gated == gated) return;
+    }
+    const bool exact = gated && activation == Activation::gelu;
+    const std::string name(exact ? "gelu_python"
+                           : gated && activation == Activation::gelu_new
+                               ? "gelu"
+                               : activation_name(activation));
+    set_config_field(json, "feed_forward_proj", (gated ? "gated-" : "") + name);
   }
 };
 
@@ -45,13 +63,13 @@ struct T5Config : ConfigBase {
   template <class B, class T, class List>
   using Model = T5<B, T, List>;
 
-  index_t vocab_size = 0;          ///< V
-  index_t d_model = 0;             ///< E
-  index_t d_kv = 0;                ///< D
-  index_t d_ff = 0;                ///< F
-  index_t num_layers = 0;          ///< of the encoder
-  index_t num_decoder_layers = 0;  ///< as many where config.json lacks it
-  index_t num_heads = 0;           ///< H; H D may differ from E
+  index_t vocab_size = 32128;      ///< V
+  index_t d_model = 512;           ///< E
+  index_t d_kv = 64;               ///< D
+  index_t d_ff = 2048;             ///< F
+  index_t num_layers = 6;          ///< of the encoder
+  index_t num_decoder_layers = 6;  ///< num_layers where config.json lacks it
+  index_t num_heads = 8;           ///< H; H D may differ from E
   index_t relative_attention_num_buckets = 32;
   index_t relative_attention_max_distance = 128;
   double dropout_rate = 0.1;
@@ -71,52 +89,54 @@ struct T5Config : ConfigBase {
   template <class Self, class F>
   static void visit(Self& c, F&& f) {
     using enum FieldRange;
-    f(ConfigField{"vocab_size", size}, c.vocab_size);
-    f(ConfigField{"d_model", size}, c.d_model);
-    f(ConfigField{"d_kv", size}, c.d_kv);
+    f(ConfigField{"vocab_size", size, "", index_t{1} << 31}, c.vocab_size);
+    f(ConfigField{"d_model", size, "hidden_size"}, c.d_model);
+    f(ConfigField{"d_kv", size, "head_dim"}, c.d_kv);
     f(ConfigField{"d_ff", size}, c.d_ff);
-    f(ConfigField{"num_layers", size}, c.num_layers);
-    f(ConfigField{"num_decoder_layers", optional_size}, c.num_decoder_layers);
-    f(ConfigField{"num_heads", size}, c.num_heads);
+    f(ConfigField{"num_layers", size, "num_hidden_layers", 10'000}, c.num_layers);
+    f(ConfigField{"num_decoder_layers", optional_size, "", 10'000}, c.num_decoder_layers);
+    f(ConfigField{"num_heads", size, "num_attention_heads"}, c.num_heads);
     f(ConfigField{"relative_attention_num_buckets", optional_size},
       c.relative_attention_num_buckets);
-    f(ConfigField{"relative_attention_max_distance", optional_size},
+    f(ConfigField{"relative_attention_max_distance", optional_size, "", index_t{1} << 62},
       c.relative_attention_max_distance);
     f(ConfigField{"dropout_rate", rate}, c.dropout_rate);
     f(ConfigField{"layer_norm_epsilon", not_negative}, c.layer_norm_epsilon);
     f(ConfigField{"initializer_factor"}, c.initializer_factor);
     f(ConfigField{"feed_forward_proj"}, FeedForwardProjection{c.activation, c.gated});
     f(ConfigField{"tie_word_embeddings"}, c.tie_word_embeddings);
-    f(ConfigField{"scale_decoder_outputs"}, c.scale_decoder_outputs);
+    f(ConfigField{"scale_decoder_outputs", truth}, c.scale_decoder_outputs);
     f(ConfigField{"pad_token_id", token}, c.pad_token_id);
-    f(ConfigField{"eos_token_id", token}, c.eos_token_id);
+    f(ConfigField{"eos_token_id", tokens}, c.eos_token_id);
     f(ConfigField{"decoder_start_token_id", token}, c.decoder_start_token_id);
   }
 
   void complete(const std::string& path) {
-    if (num_decoder_layers == 0) num_decoder_layers = num_layers;
+    if (!json_optional<index_t>(source, "num_decoder_layers", path))
+      num_decoder_layers = num_layers;
     if (!json_optional<std::int32_t>(source, "decoder_start_token_id", path))
       decoder_start_token_id = pad_token_id;
-    // encoder and decoder share the buckets; the encoder has half of them for each side
+    if (!source.contains("scale_decoder_outputs")) scale_decoder_outputs = tie_word_embeddings;
     const detail::RequireField fits{path};
+    fits("num_heads", num_heads, num_heads <= (index_t{1} << 20) / d_kv,
+         "fewer, of so many numbers each");
+    // encoder and decoder share the buckets; the encoder has half of them for each side
     fits("relative_attention_num_buckets", relative_attention_num_buckets,
          relative_attention_num_buckets >= 4, "at least 4");
     fits("relative_attention_max_distance", relative_attention_max_distance,
          relative_attention_max_distance > relative_attention_num_buckets / 2,
          "more than half of the buckets");
-    scale_decoder_outputs = scale_decoder_outputs && tie_word_embeddings;
   }
 
-  /// A stored output matrix that differs from the shared embedding is a weight of its own.
+  /// A stored output matrix that differs from the shared embedding is a weight of its own; else they are one.
   void complete_from(const HfCheckpoint& checkpoint) {
     constexpr const char* output = "lm_head.weight";
+    tie_word_embeddings = true;
     if (!checkpoint.contains(output)) return;
     for (const char* name :
          {"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}) {
       if (!checkpoint.contains(name)) continue;
-      const auto a = checkpoint.file_of(output).info(output).bytes;
-      const auto b = checkpoint.file_of(name).info(name).bytes;
-      if (!std::ranges::equal(a, b)) tie_word_embeddings = false;
+      tie_word_embeddings = checkpoint.equal_numbers(output, name);
       return;
     }
   }

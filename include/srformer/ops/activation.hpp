@@ -71,19 +71,6 @@ inline std::string_view activation_name(Activation kind) {
   return "";
 }
 
-/// And back.
-inline std::string_view activation_name(Activation activation) {
-  switch (activation) {
-    case Activation::relu:
-      return "relu";
-    case Activation::gelu:
-      return "gelu";
-    case Activation::gelu_new:
-      return "gelu_new";
-  }
-  return "";
-}
-
 namespace detail {
 
 /// f(x) and f'(x).

@@ -132,6 +132,7 @@ class Trainer {
         optimizer_(model.backend(), model.parameters(), options_.adamw),
         loss_(zeros<accumulate_t<T>, 1>(model.backend(), {1})) {
     require(!examples.empty(), "Trainer", "there are no examples");
+    if constexpr (requires { check_training(model.config()); }) check_training(model.config());
     require(options_.batch_size >= 1, "Trainer", "batch_size must be at least 1");
     require(options_.accumulation >= 1, "Trainer", "accumulation must be at least 1");
     require(options_.learning_rate >= 0, "Trainer", "learning_rate must not be negative");
