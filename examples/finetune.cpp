@@ -78,6 +78,18 @@ TextSet read_set(const std::string& file, index_t most, const FinetuneOptions& o
   return set;
 }
 
+/// Throws io_error for a token that the model has no embedding of: a tokenizer may have more, as bart-large-cnn's has.
+void check_tokens(const std::string& file, const std::vector<Example>& examples,
+                  index_t vocabulary) {
+  for (std::size_t i = 0; i < examples.size(); ++i)
+    for (const auto* ids : {&examples[i].source, &examples[i].target})
+      for (const std::int32_t id : *ids)
+        if (id < 0 || id >= vocabulary)
+          throw io_error(file + ": example " + std::to_string(i + 1) + " has the token id " +
+                         std::to_string(id) + ", outside the model's vocabulary of " +
+                         std::to_string(vocabulary) + "; take the model's own tokenizer");
+}
+
 // ---- model ------------------------------------------------------------------------------------
 
 /// What the recurrence has learnt, a number for each decoder layer.
@@ -162,7 +174,10 @@ void load(AnyModel& model, const HfCheckpoint& checkpoint, const FinetuneOptions
     throw usage_error("--recurrence_init_scale does not apply: " + checkpoint.folder().string() +
                       " holds the recurrence already");
   model.initialize_recurrence({options.seed, 2}, options.cross_attention.recurrence_init_scale);
-  model.load(checkpoint, true);
+  const std::vector<std::string> left_over = model.load(checkpoint, true);
+  if (!left_over.empty())
+    console.line("notice: " + std::to_string(left_over.size()) + " tensors of " +
+                 checkpoint.folder().string() + " are not used: " + listed(left_over));
   const std::string variant = model.config().cross_attention.variant;
   if (!fresh.empty())
     console.line("notice: " + std::to_string(fresh.size()) + " parameters of " + variant +
@@ -351,10 +366,6 @@ class Finetuning {
                         " tokens are more than the model's " +
                         std::to_string(config.max_positions) +
                         " positions; give a lower --max_length");
-    if (tokenizer_.size() > config.vocab_size)
-      throw io_error(checkpoint_.config_path() + ": vocab_size is " +
-                     std::to_string(config.vocab_size) + ", but the tokenizer has " +
-                     std::to_string(tokenizer_.size()) + " tokens; take the model's own tokenizer");
     model_ = device.model(config_);
     load(*model_, checkpoint_, options, console_);
     trainer_ = model_->train(train_->examples, options.training());
@@ -388,7 +399,10 @@ class Finetuning {
  private:
   std::optional<TextSet> set(const std::string& file, index_t most) const {
     if (file.empty()) return std::nullopt;
-    return read_set(file, most, options_, longest_source(options_, common(config_)), tokenizer_);
+    const CommonConfig config = common(config_);
+    TextSet read = read_set(file, most, options_, longest_source(options_, config), tokenizer_);
+    check_tokens(file, read.examples, config.vocab_size);
+    return read;
   }
 
   double epoch() const {
@@ -397,9 +411,9 @@ class Finetuning {
   }
 
   void introduce() {
-    const nlohmann::json& config = checkpoint_.config();
-    const auto prefix =
-        config.value("/task_specific_params/summarization/prefix"_json_pointer, nlohmann::json());
+    nlohmann::json prefix = checkpoint_.config();
+    for (const char* name : {"task_specific_params", "summarization", "prefix"})
+      prefix = prefix.is_object() && prefix.contains(name) ? prefix[name] : nlohmann::json();
     if (prefix.is_string() && !options_.source_prefix)
       console_.line("notice: this checkpoint expects --source_prefix " + prefix.dump());
     const auto cross = cross_attention_options<ProgramVariants>(model_->config().cross_attention);

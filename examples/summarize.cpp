@@ -319,7 +319,9 @@ int main(int argc, char** argv) {
 
     const auto device = srformer::program::open_device(options.device);
     const auto model = device->model(srformer::program::ProgramArchitectures::read(checkpoint));
-    model->load(checkpoint, false);
+    if (const auto left_over = model->load(checkpoint, false); !left_over.empty())
+      std::fprintf(stderr, "notice: %zu tensors of %s are not used: %s\n", left_over.size(),
+                   options.model.c_str(), srformer::listed(left_over).c_str());
     const srformer::Tokenizer* words = tokenizer ? &*tokenizer : nullptr;
     encode_sources(sources, options, words, model->config());
     if (options.stream) return stream(*model, sources.front(), *tokenizer, generation);

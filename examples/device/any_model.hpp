@@ -53,7 +53,8 @@ class AnyModel {
   virtual std::vector<ParameterName> parameters() const = 0;
   virtual double first_number(const std::string& parameter) = 0;
   virtual void initialize_recurrence(const RandomStream& random, double scale) = 0;
-  virtual void load(const HfCheckpoint& checkpoint, bool new_variant) = 0;
+  /// Returns the names of stored tensors that the model has no use for.
+  virtual std::vector<std::string> load(const HfCheckpoint& checkpoint, bool new_variant) = 0;
   virtual void save(const std::filesystem::path& folder, const nlohmann::json& generation) = 0;
   /// Over the labels of all examples, as srformer::mean_loss.
   virtual double mean_loss(std::span<const Example> examples, index_t batch_size,

@@ -62,9 +62,10 @@ class ModelOf final : public AnyModel {
   void initialize_recurrence(const RandomStream& random, double scale) override {
     model_.initialize_recurrence(random, scale);
   }
-  void load(const HfCheckpoint& checkpoint, bool new_variant) override {
-    load_parameters(model_, checkpoint, new_variant);
+  std::vector<std::string> load(const HfCheckpoint& checkpoint, bool new_variant) override {
+    std::vector<std::string> left_over = load_parameters(model_, checkpoint, new_variant);
     if (eight_bits_) srformer::store_in_eight_bits(model_);
+    return left_over;
   }
   void save(const std::filesystem::path& folder, const nlohmann::json& generation) override {
     save_model(model_, folder, *dtype_of<T>, generation);

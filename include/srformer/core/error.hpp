@@ -4,6 +4,7 @@
 //   shape_error    a size or a value at a public entry is not what the formula needs
 //   io_error       a file cannot be used as it is
 //   backend_error  a device or a library under a backend refused
+//   nonfinite_error  NaN or infinity came out where numbers are needed
 //
 // Every message is one sentence that says what was expected, what came, and where.
 #pragma once
@@ -32,6 +33,12 @@ class io_error : public std::runtime_error {
 
 /// A device, driver or vendor library refused a call.
 class backend_error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// NaN or infinity in a loss, a gradient or scores: the step, and the first parameter or layer affected.
+class nonfinite_error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };

@@ -117,8 +117,8 @@ struct Candidates {
   index_t count = 0;           ///< of each row
   std::vector<double> scores;  ///< [R,count], falling; of equal ones the first token comes first
   std::vector<std::int32_t> tokens;  ///< [R,count]
-  std::vector<double>
-      log_totals;  ///< [R], the log of the sum of exponentials of the processed scores
+  /// [R], the log of the sum of exponentials of the processed scores; NaN or infinity where one of them is.
+  std::vector<double> log_totals;
 };
 
 namespace detail {
@@ -143,7 +143,7 @@ SRF_HD C largest_of(const Team& team, index_t n, const C* x) {
 /// The sum of the exponentials of f(i) for i in [0,n), the largest of which is top.
 template <class Team, class C, class F>
 SRF_HD ExponentialSum<C> exponential_sum(const Team& team, index_t n, const C& top, F f) {
-  if (!math::finite(top)) return {top, C(0)};
+  if (!math::finite(top)) return {top, primal(top) < 0 ? C(0) : top - top};  // NaN but for -inf
   return {top, team.template sum<C>(n, [=](index_t i) { return math::exp(f(i) - top); })};
 }
 
@@ -152,7 +152,7 @@ template <class C>
 SRF_HD ExponentialSum<C> add_sums(index_t parts, const ExponentialSum<C>* sums) {
   C top = sums[0].top;
   for (index_t p = 1; p < parts; ++p) top = math::max(top, sums[p].top);
-  if (!math::finite(top)) return {top, C(0)};
+  if (!math::finite(top)) return {top, C(0)};  // a NaN of a later part comes with its sum
   C sum(0);
   for (index_t p = 0; p < parts; ++p) {
     // a part without scores has minus infinity for top
@@ -233,8 +233,8 @@ struct ScorePart {
       if (team.leader()) tops[block] = here;
       top = math::max(top, here);
     }
-    const ExponentialSum<C> sum =
-        exponential_sum(team, n, top, [=](index_t c) { return values[c]; });
+    ExponentialSum<C> sum = exponential_sum(team, n, top, [=](index_t c) { return values[c]; });
+    if (!math::finite(total) && !(primal(total) < 0)) sum.top = total - total;  // NaN
     if (team.leader()) rows.sums[i] = sum;
   }
 

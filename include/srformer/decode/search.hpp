@@ -18,6 +18,7 @@
 
 #include <srformer/core/random.hpp>
 #include <srformer/decode/logits.hpp>
+#include <srformer/decode/nonfinite.hpp>
 #include <srformer/models/seq2seq.hpp>
 
 namespace srformer {
@@ -261,8 +262,10 @@ class Search {
   Candidates step(Ids last, const NextRows& next, std::span<const ScoreChanges> changes,
                   index_t count, bool log_softmax) {
     const auto logits = model_.decode_step(state_, last, next);
-    return best_tokens<B, T>(model_.backend(), logits, changes, config_.repetition_penalty, count,
-                             log_softmax);
+    Candidates best = best_tokens<B, T>(model_.backend(), logits, changes,
+                                        config_.repetition_penalty, count, log_softmax);
+    check_totals(best.log_totals, model_, state_);
+    return best;
   }
 
   /// The candidates of greedy search or sampling for the token after each row.
@@ -458,6 +461,7 @@ class Search {
 ///                 draws from (seed, source, sequence, step) alone
 ///   on_token      for text that appears as it is generated, without beams: what stands in theirs
 ///                 changes until they end
+/// Throws nonfinite_error, which names a parameter or a layer, where scores are NaN or infinite.
 /// Cost a step: that of the model for the rows still running, and O(RV) for their scores.
 template <DecodesStepByStep Model>
 Generation generate(Model& model, std::span<const std::int32_t> ids,

@@ -23,12 +23,6 @@
 
 namespace srformer {
 
-/// NaN or infinity in a loss or a gradient: the step, and the first parameter affected.
-class nonfinite_error : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
 /// What training needs of a model: its backend, its parameters, the loss with and without gradients, and the
 /// rates of dropout that its configuration says.
 template <class Model>
