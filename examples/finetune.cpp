@@ -195,6 +195,8 @@ nlohmann::json generation_of(const HfCheckpoint& checkpoint, const FinetuneOptio
   json.erase("max_new_tokens");
   json["max_length"] = options.max_target_length + 1;  // the start token counts
   options.generation.put_over(json);
+  json.erase("num_return_sequences");  // one summary is compared with one
+  drop_idle_options(json, generation_options_path(checkpoint));
   json["decoder_start_token_id"] = config.decoder_start_token_id;
   json["eos_token_id"] = config.eos_token_id;
   json["pad_token_id"] = config.pad_token_id;

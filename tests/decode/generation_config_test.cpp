@@ -114,13 +114,54 @@ TEST_CASE("a field that does not fit is named") {
 }
 
 TEST_CASE("options that are not here are refused, unless they are without effect") {
-  CHECK_THROWS_WITH(read(R"({"min_p": 0.1})"), ContainsSubstring("no such option here"));
-  CHECK_THROWS_WITH(read(R"({"typical_p": 0.9})"), ContainsSubstring("\"typical_p\" is 0.9"));
-  CHECK_THROWS_WITH(read(R"({"num_beam_groups": 2})"), ContainsSubstring("num_beam_groups"));
+  CHECK_THROWS_WITH(read(R"({"do_sample": true, "min_p": 0.1})"),
+                    ContainsSubstring("no such option here"));
+  CHECK_THROWS_WITH(read(R"({"num_beams": 2, "renormalize_logits": true})"),
+                    ContainsSubstring("renormalize_logits"));
+  CHECK_THROWS_WITH(read(R"({"penalty_alpha": 0.6})"), ContainsSubstring("penalty_alpha"));
+  CHECK_THROWS_WITH(read(R"({"max_time": 3})"), ContainsSubstring("max_time"));
+  // the kind of search that reads them is not asked for
+  CHECK_NOTHROW(read(R"({"min_p": 0.1, "top_h": 0.5, "typical_p": 0.9, "epsilon_cutoff": 0.1,
+    "eta_cutoff": 0.1, "num_beam_groups": 2, "diversity_penalty": 0.5, "renormalize_logits": true,
+    "remove_invalid_values": true})"));
+  CHECK_NOTHROW(read(R"({"num_beams": 2, "penalty_alpha": 0.6, "diversity_penalty": 0.5})"));
+  CHECK_THROWS_WITH(read(R"({"do_sample": true, "typical_p": 0.9})"),
+                    ContainsSubstring("\"typical_p\" is 0.9"));
+  CHECK_THROWS_WITH(read(R"({"num_beams": 4, "num_beam_groups": 2})"),
+                    ContainsSubstring("num_beam_groups"));
   CHECK_THROWS_WITH(read(R"({"sequence_bias": [[[3], -1.0]]})"),
                     ContainsSubstring("sequence_bias"));
   CHECK_NOTHROW(read(R"({"min_p": null, "typical_p": 1.0, "num_beam_groups": 1,
     "diversity_penalty": 0.0, "renormalize_logits": false, "use_cache": true})"));
+}
+
+TEST_CASE("a file that contradicts itself is refused by its name, and none is saved") {
+  CHECK_THROWS_WITH(read(R"({"num_beams": 2, "num_return_sequences": 3})"),
+                    ContainsSubstring("generation_config.json: \"num_return_sequences\" is 3, "
+                                      "expected at most num_beams, which is 2"));
+  const auto kept = [](const char* text) {
+    auto json = nlohmann::json::parse(text);
+    drop_idle_options(json, "file");
+    return json;
+  };
+  CHECK(kept(R"({"num_beams": 1, "length_penalty": 2.0, "early_stopping": true, "temperature": 0.5,
+    "top_k": 5, "top_p": 0.9, "typical_p": 0.9, "num_return_sequences": 2, "max_length": 9})") ==
+        nlohmann::json{{"num_beams", 1}, {"max_length", 9}});
+  const char* beams = R"({"num_beams": 3, "length_penalty": 2.0, "early_stopping": true,
+    "num_return_sequences": 3, "no_repeat_ngram_size": 3})";
+  CHECK(kept(beams) == nlohmann::json::parse(beams));
+  CHECK_FALSE(
+      kept(R"({"num_beams": 2, "num_return_sequences": 3})").contains("num_return_sequences"));
+  const char* drawn =
+      R"({"do_sample": true, "temperature": 0.5, "top_k": 5, "num_return_sequences": 4})";
+  CHECK(kept(drawn) == nlohmann::json::parse(drawn));
+}
+
+TEST_CASE("ends, fillings and suppressed tokens may lie outside the vocabulary") {
+  GenerationConfig c;
+  c.eos_token_id = std::vector{30, -1}, c.pad_token_id = -1;
+  c.suppress_tokens = {31}, c.begin_suppress_tokens = {32};
+  CHECK_NOTHROW(check_generation(c, 30));
 }
 
 TEST_CASE("configurations that cannot be are refused") {
@@ -139,7 +180,6 @@ TEST_CASE("configurations that cannot be are refused") {
   refused([](C& c) { c.bad_words_ids = {{}}; }, "an empty list");
   refused([](C& c) { c.bad_words_ids = {{3, 30}}; }, "bad_words_ids holds 30");
   refused([](C& c) { c.forced_bos_token_id = -1; }, "forced_bos_token_id holds -1");
-  refused([](C& c) { c.eos_token_id = std::vector{30}; }, "eos_token_id holds 30");
   refused([](C& c) { c.decoder_start_token_id = 31; }, "decoder_start_token_id holds 31");
   refused(
       [](C& c) {

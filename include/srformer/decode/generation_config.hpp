@@ -59,7 +59,8 @@ struct GenerationConfig {
   index_t shortest() const { return min_new_tokens ? *min_new_tokens + 1 : min_length; }
 };
 
-/// Throws for values that cannot be, and for options that do not apply to the kind of search.
+/// Throws for values that cannot be, and for options that do not apply to the kind of search. Tokens that are read or
+/// forced must be of the vocabulary; an end, a filling or a suppressed token outside it never comes.
 inline void check_generation(const GenerationConfig& c, index_t vocabulary) {
   const auto need = [](bool holds, const std::string& text) { require(holds, "generate", text); };
   const auto finite_above = [](double x, double least) { return std::isfinite(x) && x > least; };
@@ -97,8 +98,6 @@ inline void check_generation(const GenerationConfig& c, index_t vocabulary) {
   }
   if (c.forced_bos_token_id) known("forced_bos_token_id", {*c.forced_bos_token_id});
   known("forced_eos_token_id", c.forced_eos_token_id);
-  known("suppress_tokens", c.suppress_tokens);
-  known("begin_suppress_tokens", c.begin_suppress_tokens);
   const auto some_left = [&](const char* name, const GenerationConfig::Ids& forced) {
     const auto suppressed = [&](std::int32_t id) {
       return std::ranges::find(c.suppress_tokens, id) != c.suppress_tokens.end();
@@ -109,8 +108,6 @@ inline void check_generation(const GenerationConfig& c, index_t vocabulary) {
   if (c.forced_bos_token_id) some_left("forced_bos_token_id", {*c.forced_bos_token_id});
   some_left("forced_eos_token_id", c.forced_eos_token_id);
   if (c.decoder_start_token_id) known("decoder_start_token_id", {*c.decoder_start_token_id});
-  if (c.pad_token_id) known("pad_token_id", {*c.pad_token_id});
-  if (c.eos_token_id) known("eos_token_id", *c.eos_token_id);
 }
 
 /// The fields that are read.
@@ -155,31 +152,35 @@ inline std::optional<std::vector<std::int32_t>> json_ids(const nlohmann::json& o
   return found->get<std::vector<std::int32_t>>();
 }
 
-/// Options of transformers that are not here, with the values that leave them without effect.
-inline void refuse_other_options(const nlohmann::json& json, const std::string& path) {
+/// Options of transformers that are not here, with the values that leave them without effect, and the kind of search
+/// that alone reads them.
+inline void refuse_other_options(const nlohmann::json& json, const std::string& path,
+                                 const GenerationConfig& c) {
   struct Option {
     const char* name;
     std::vector<nlohmann::json> neutral;
+    bool read = true;
   };
   const nlohmann::json none;
-  const Option options[] = {{"min_p", {none}},
-                            {"top_h", {none}},
-                            {"typical_p", {none, 1.0}},
-                            {"epsilon_cutoff", {none, 0.0}},
-                            {"eta_cutoff", {none, 0.0}},
+  const bool beams = c.num_beams > 1, draws = c.do_sample;
+  const bool groups = beams && json_field_or<index_t>(json, "num_beam_groups", path, 1) > 1;
+  const Option options[] = {{"min_p", {none}, draws},
+                            {"top_h", {none}, draws},
+                            {"typical_p", {none, 1.0}, draws},
+                            {"epsilon_cutoff", {none, 0.0}, draws},
+                            {"eta_cutoff", {none, 0.0}, draws},
                             {"encoder_repetition_penalty", {none, 1.0}},
-                            {"renormalize_logits", {none, false}},
-                            {"remove_invalid_values", {none, false}},
+                            {"renormalize_logits", {none, false}, beams},
                             {"exponential_decay_length_penalty", {none}},
                             {"sequence_bias", {none}},
                             {"token_healing", {none, false}},
                             {"guidance_scale", {none, 1.0}},
                             {"watermarking_config", {none}},
-                            {"num_beam_groups", {none, 1}},
-                            {"diversity_penalty", {none, 0.0}},
+                            {"num_beam_groups", {none, 1}, groups},
+                            {"diversity_penalty", {none, 0.0}, groups},
                             {"constraints", {none}},
                             {"force_words_ids", {none}},
-                            {"penalty_alpha", {none, 0.0}},
+                            {"penalty_alpha", {none, 0.0}, !beams && !draws},
                             {"dola_layers", {none}},
                             {"max_time", {none}},
                             {"stop_strings", {none}},
@@ -187,7 +188,8 @@ inline void refuse_other_options(const nlohmann::json& json, const std::string& 
                             {"assistant_early_exit", {none}}};
   for (const Option& option : options) {
     const auto found = json.find(option.name);
-    if (found == json.end() || std::ranges::find(option.neutral, *found) != option.neutral.end())
+    if (!option.read || found == json.end() ||
+        std::ranges::find(option.neutral, *found) != option.neutral.end())
       continue;
     refuse_field(path, option.name, *found, "nothing: there is no such option here");
   }
@@ -303,17 +305,36 @@ inline void read_special_tokens(const nlohmann::json& json, const std::string& p
 /// without do_sample; io_error names a field of another type or range, and an option that is not here.
 inline GenerationConfig generation_config_from_json(const nlohmann::json& json,
                                                     const std::string& path) {
-  detail::refuse_other_options(json, path);
   GenerationConfig c;
   detail::read_lengths(json, path, c);
   c.num_beams = detail::json_count(json, "num_beams", path, 1, 1);
   c.do_sample = json_field_or<bool>(json, "do_sample", path, false);
+  detail::refuse_other_options(json, path, c);
   detail::read_beam_options(json, path, c);
   detail::read_sampling_options(json, path, c);
   c.num_return_sequences = detail::json_count(json, "num_return_sequences", path, 1, 1);
+  if (c.num_beams > 1 && c.num_return_sequences > c.num_beams)
+    detail::refuse_field(path, "num_return_sequences", json.at("num_return_sequences"),
+                         "at most num_beams, which is " + std::to_string(c.num_beams));
   detail::read_processors(json, path, c);
   detail::read_special_tokens(json, path, c);
   return c;
+}
+
+/// Leaves out options that the kind of search does not read, and more outputs than it has: transformers loads a file that
+/// holds them, and then refuses to save its model.
+inline void drop_idle_options(nlohmann::json& json, const std::string& path) {
+  const auto drop = [&](std::initializer_list<const char*> names) {
+    for (const char* name : names) json.erase(name);
+  };
+  const index_t beams = json_field_or<index_t>(json, "num_beams", path, 1);
+  const bool draws = json_field_or<bool>(json, "do_sample", path, false);
+  if (beams < 2) drop({"length_penalty", "early_stopping", "num_beam_groups", "diversity_penalty"});
+  if (!draws)
+    drop({"temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff",
+          "eta_cutoff"});
+  const index_t outputs = json_field_or<index_t>(json, "num_return_sequences", path, 1);
+  if (beams > 1 ? outputs > beams : outputs > 1 && !draws) drop({"num_return_sequences"});
 }
 
 /// The object that a checkpoint's generation options are in: generation_config.json, or without one
