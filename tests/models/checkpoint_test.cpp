@@ -236,6 +236,22 @@ TEST_CASE("what is saved says its type, whatever type it was loaded from") {
   }
 }
 
+TEST_CASE("a T5 may be stored under transformer., as models for other tasks are") {
+  for (const bool tied : {true, false}) {
+    T5Config config = tiny_config();
+    config.tie_word_embeddings = config.scale_decoder_outputs = tied;
+    Original original(config);
+    Weights weights = original.weights;
+    weights.tensors.clear();
+    for (const auto& [name, tensor] : original.weights.tensors)
+      weights.tensors["transformer." + name] = tensor;
+    weights.tensors["classification_head.dense.weight"] = {{1}, {1}};
+    const TemporaryFolder folder;
+    write_folder(folder.path, config, weights);
+    CHECK(values_of(*load_t5<double>(original.be, folder.path)) == values_of(original.model));
+  }
+}
+
 TEST_CASE("tied copies in two types are one embedding") {
   Original original(tiny_config());
   for (double& x : original.weights.tensors.at(shared).values) x = std::round(8 * x) / 8;

@@ -155,6 +155,8 @@ struct LoadOptions {
   std::vector<std::string> refuse_unexpected{};
   /// A prefix that stored names may lack: "model." for BART, whose base model is stored without.
   std::string optional_prefix{};
+  /// One that they may have besides: "transformer." for T5, as models for other tasks store it.
+  std::string other_prefix{};
 };
 
 /// Whether `name` is `pattern`, in which '*' stands for any characters.
@@ -175,10 +177,31 @@ inline bool matches_any(std::string_view name, std::span<const std::string> patt
 
 namespace detail {
 
-/// Whether tensors hold the same numbers, in whatever type they are stored.
-inline bool equal_numbers(const SafetensorsFile& file_a, const std::string& a,
-                          const SafetensorsFile& file_b, const std::string& b) {
-  const TensorInfo &x = file_a.info(a), &y = file_b.info(b);
+/// The value as a type stores it.
+inline double rounded_to(DType dtype, double value) {
+  switch (dtype) {
+    case DType::f32:
+      return static_cast<double>(static_cast<float>(value));
+    case DType::f16:
+      return static_cast<double>(decode_f16(encode_f16(round_to_odd(value))));
+    case DType::bf16:
+      return static_cast<double>(decode_bf16(encode_bf16(round_to_odd(value))));
+    default:
+      return value;
+  }
+}
+
+/// A stored tensor.
+struct StoredTensor {
+  const SafetensorsFile& file;
+  const std::string& name;
+  const TensorInfo& info() const { return file.info(name); }
+};
+
+/// Whether tensors hold the same numbers, in whatever type they are stored; `rounded`: whether b is a rounded to the type of
+/// b, or the same.
+inline bool equal_numbers(const StoredTensor& a, const StoredTensor& b, bool rounded) {
+  const TensorInfo &x = a.info(), &y = b.info();
   if (x.shape != y.shape) return false;
   const bool same_bytes = x.dtype == y.dtype && std::ranges::equal(x.bytes, y.bytes);
   if (same_bytes || !holds_numbers(x.dtype) || !holds_numbers(y.dtype)) return same_bytes;
@@ -187,7 +210,9 @@ inline bool equal_numbers(const SafetensorsFile& file_a, const std::string& a,
   for (index_t first = 0; first < x.count; first += piece) {
     const auto size = static_cast<std::size_t>(std::min(piece, x.count - first));
     p.resize(size), q.resize(size);
-    file_a.read_part(a, first, std::span(p)), file_b.read_part(b, first, std::span(q));
+    a.file.read_part(a.name, first, std::span(p)), b.file.read_part(b.name, first, std::span(q));
+    if (rounded)
+      for (double& value : p) value = rounded_to(y.dtype, value);
     if (p != q) return false;
   }
   return true;
@@ -300,7 +325,7 @@ class HfCheckpoint {
 
   /// Whether two stored tensors have one shape and the same numbers, in whatever type they are stored.
   bool equal_numbers(const std::string& a, const std::string& b) const {
-    return detail::equal_numbers(file_of(a), a, file_of(b), b);
+    return detail::equal_numbers({file_of(a), a}, {file_of(b), b}, false);
   }
 
   /// Fills every slot, or throws one io_error that names missing, misshapen and quantized tensors, tied copies that
@@ -316,8 +341,9 @@ class HfCheckpoint {
       known.insert(forms.begin(), forms.end());
       if (copies.empty() && slot.required) misfits.missing.push_back(slot.name);
       if (copies.empty()) continue;
-      check_copies(slot, copies, misfits);
-      found.emplace_back(&slot, copies.front());
+      const std::string& widest = widest_of(copies);
+      check_copies(slot, copies, widest, misfits);
+      found.emplace_back(&slot, widest);
     }
     std::vector<std::string> left_over;
     for (const auto& [name, file] : stored_) {
@@ -390,6 +416,7 @@ class HfCheckpoint {
     std::vector<std::string> forms;
     const auto add = [&](const std::string& name) {
       forms.push_back(name);
+      if (!options.other_prefix.empty()) forms.push_back(options.other_prefix + name);
       if (!options.optional_prefix.empty() && name.starts_with(options.optional_prefix))
         forms.push_back(name.substr(options.optional_prefix.size()));
     };
@@ -405,8 +432,16 @@ class HfCheckpoint {
     return copies;
   }
 
+  /// Of copies that are stored in several types the first in the widest.
+  const std::string& widest_of(const std::vector<std::string>& copies) const {
+    return *std::ranges::max_element(copies, {}, [&](const std::string& copy) {
+      const DType dtype = file_of(copy).info(copy).dtype;
+      return holds_numbers(dtype) ? properties(dtype).bits : 0;
+    });
+  }
+
   void check_copies(const TensorSlot& slot, const std::vector<std::string>& copies,
-                    detail::Misfits& misfits) const {
+                    const std::string& widest, detail::Misfits& misfits) const {
     for (const std::string& copy : copies) {
       const TensorInfo& got = file_of(copy).info(copy);
       if (!holds_numbers(got.dtype) && slot.other_dtype != got.dtype)
@@ -414,8 +449,9 @@ class HfCheckpoint {
       else if (got.shape != slot.shape)
         misfits.misshapen.push_back(copy + ": expected " + shape_text(slot.shape) + ", got " +
                                     one_line(shape_text(got.shape), 40));
-      else if (copy != copies.front() && !equal_numbers(copies.front(), copy))
-        misfits.untied.push_back(copies.front() + " and " + copy);
+      else if (copy != widest &&
+               !detail::equal_numbers({file_of(widest), widest}, {file_of(copy), copy}, true))
+        misfits.untied.push_back(widest + " and " + copy);
     }
   }
 

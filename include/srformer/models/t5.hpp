@@ -130,15 +130,17 @@ struct T5Config : ConfigBase {
 
   /// A stored output matrix that differs from the shared embedding is a weight of its own; else they are one.
   void complete_from(const HfCheckpoint& checkpoint) {
-    constexpr const char* output = "lm_head.weight";
-    tie_word_embeddings = true;
-    if (!checkpoint.contains(output)) return;
-    for (const char* name :
-         {"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"}) {
-      if (!checkpoint.contains(name)) continue;
-      tie_word_embeddings = checkpoint.equal_numbers(output, name);
-      return;
-    }
+    const auto stored = [&](std::initializer_list<const char*> names) -> std::string {
+      for (const std::string prefix : {"", "transformer."})
+        for (const char* name : names)
+          if (checkpoint.contains(prefix + name)) return prefix + name;
+      return "";
+    };
+    const std::string output = stored({"lm_head.weight"});
+    const std::string embedding =
+        stored({"shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"});
+    tie_word_embeddings =
+        output.empty() || embedding.empty() || checkpoint.equal_numbers(output, embedding);
   }
 
   CommonConfig common() const {
@@ -188,6 +190,7 @@ class T5 : public EncoderDecoder<B, T, List> {
       this->output_.scale = 1 / std::sqrt(static_cast<double>(c.d_model));
     add_stack(this->encoder_, "encoder", c.num_layers, shared);
     add_stack(this->decoder_, "decoder", c.num_decoder_layers, shared);
+    this->load_options_.other_prefix = "transformer.";
     this->load_options_.ignore_unexpected = {
         "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight", "*.version"};
     this->finish(UpstreamPadding::most_negative, {{"leak", 0.1}, {"threshold", 0.1}});
