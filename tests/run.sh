@@ -99,7 +99,7 @@ if [ -n "$all" ]; then
   stage debug "${side[@]}" -DCMAKE_BUILD_TYPE=Debug
   stage asan "${side[@]}" -DCMAKE_BUILD_TYPE=Debug -DSRFORMER_SANITIZE=address,undefined
   if command -v clang++ >/dev/null; then
-    stage clang "${side[@]}" -DCMAKE_CXX_COMPILER=clang++
+    stage clang "${side[@]}" -DCMAKE_CXX_COMPILER=clang++ -DSRFORMER_FUZZ=ON
   fi
   stage plain "${side[@]}" -DSRFORMER_TEST_OPTIMIZATION=-O3 -DSRFORMER_ONEDNN=OFF -DSRFORMER_OPENMP=OFF -DSRFORMER_NATIVE=OFF
   if grep -qw avx2 /proc/cpuinfo; then

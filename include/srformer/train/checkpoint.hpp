@@ -231,8 +231,9 @@ void load_training(const std::filesystem::path& checkpoint, Trainer<Model>& trai
   for (const auto& [key, now] : identity.items()) {
     const nlohmann::json then = json["run"].value(key, nlohmann::json());
     if (then != now)
-      throw io_error(shown + ": the run had " + key + " " + then.dump() + ", now it is " +
-                     now.dump() + "; resume with the same data and options, or start afresh");
+      throw io_error(shown + ": the run had " + key + " " +
+                     one_line(then.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)) +
+                     ", now it is " + now.dump() + "; resume with the same data and options, or start afresh");
   }
   TrainingState state;
   state.step = json_field<index_t>(json, "global_step", shown);

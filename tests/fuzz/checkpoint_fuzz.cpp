@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// Any bytes as config.json, generation_config.json or the index of shards, by the first byte.
+#include <srformer/decode/generation_config.hpp>
+#include <srformer/models/config.hpp>
+
+#include "fuzz.hpp"
+
+using namespace srformer;
+
+namespace {
+
+void check_config(std::string_view text) {
+  const nlohmann::json json = parse_json(text, "config.json");
+  if (!json.is_object()) return;
+  fuzz::tolerate([&] { generation_config_from_json(json, "config.json"); });
+  const ModelConfig config = model_config_from_json(json, "config.json");
+  // what is saved is read, and saved the same again
+  std::visit(
+      [](const auto& c) {
+        const nlohmann::json saved = to_json(c);
+        const ModelConfig again = model_config_from_json(saved, "config.json");
+        if (std::visit([](const auto& d) { return to_json(d); }, again) != saved) std::abort();
+      },
+      config);
+}
+
+void check_generation_config(std::string_view text) {
+  const nlohmann::json json = parse_json(text, "generation_config.json");
+  if (!json.is_object()) return;
+  const GenerationConfig config = generation_config_from_json(json, "generation_config.json");
+  check_generation(config, 100);
+  nlohmann::json kept = json;
+  drop_idle_options(kept, "generation_config.json");
+  generation_config_from_json(kept, "generation_config.json");
+}
+
+void check_index(std::string_view text) {
+  const std::filesystem::path& folder = fuzz::folder();
+  static const bool prepared = [&] {
+    fuzz::write(folder / "config.json", "{}");
+    SafetensorsWriter writer;
+    static const float one = 1;
+    writer.add<float>("a", DType::f32, {1}, std::span(&one, 1));
+    writer.write(folder / "one.safetensors");
+    return true;
+  }();
+  (void)prepared;
+  fuzz::write(folder / "model.safetensors.index.json", text);
+  float a = 0;
+  const HfCheckpoint checkpoint(folder);
+  checkpoint.load(std::vector<TensorSlot>{host_slot("a", {"b"}, {1}, std::span(&a, 1))});
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  if (size == 0) return 0;
+  const std::string_view text(reinterpret_cast<const char*>(data) + 1, size - 1);
+  fuzz::tolerate([&] {
+    if (data[0] % 3 == 0) check_config(text);
+    if (data[0] % 3 == 1) check_generation_config(text);
+    if (data[0] % 3 == 2) check_index(text);
+  });
+  return 0;
+}
