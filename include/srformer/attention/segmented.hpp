@@ -131,7 +131,7 @@ void segmented_attention_forward(B& be, const AttentionInputs<B, T>& in,
   using Space = typename B::space;
   const auto rows = detail::segment_rows<T, Space>(in.q, in.k, in.context, options);
   if constexpr (HasBatchedGemm<B>) {
-    detail::segmented_batched_forward<B, T>(be, {in.q, in.k, in.v, rows}, out);
+    detail::attend_staged<B, T>(be, detail::own_segment<T, Space>(in.q, {in.k, in.v}, rows), out);
   } else {
     const detail::SegmentedForward<T, Space> f{in.q, in.k, in.v, out, rows};
     be.for_each_row(in.q.extent(0) * in.q.extent(1) * rows.most,
@@ -151,7 +151,9 @@ void segmented_attention_backward(B& be, const AttentionInputs<B, T>& in,
   using Space = typename B::space;
   const auto rows = detail::segment_rows<T, Space>(in.q, in.k, in.context, options);
   if constexpr (HasBatchedGemm<B>) {
-    detail::segmented_batched_backward<B, T>(be, {in.q, in.k, in.v, rows}, d, nullptr);
+    detail::attend_staged_backward<B, T>(
+        be, detail::own_segment<T, Space>(in.q, {in.k, in.v}, rows), {d.d_out, d.d_q},
+        detail::RunGradients<T, Space>{d.d_k, d.d_v});
   } else {
     const detail::SegmentedBackward<T, Space> f{in.q,  in.k,  in.v,  d.d_out,
                                                 d.d_q, d.d_k, d.d_v, rows};
@@ -207,9 +209,16 @@ struct Segmented {
   template <class B, class T>
   static void step(B& be, const AttentionStep<T, typename B::space>& in, const Parameters<const T>&,
                    const Options& options, const Prepared<B, T>&) {
+    using Space = typename B::space;
     detail::check_segments("Segmented::step", options.segments());
-    const detail::SegmentedStep<T, typename B::space> f{in, options.segments()};
-    for_each_lane<B, T>(be, in, f.scratch_size(), 0, f);
+    if constexpr (HasBatchedGemm<B>) {
+      const auto rows = detail::step_rows(in, options.segments());
+      detail::attend_staged<B, T>(be, detail::own_segment<T, Space>(in.q, {in.k, in.v}, rows),
+                                  in.out);
+    } else {
+      const detail::SegmentedStep<T, Space> f{in, options.segments()};
+      for_each_lane<B, T>(be, in, f.scratch_size(), 0, f);
+    }
   }
 };
 

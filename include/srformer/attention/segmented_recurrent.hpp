@@ -570,8 +570,8 @@ void segmented_recurrent_forward(
   detail::check_recurrent("segmented_recurrent_forward", x);
   if constexpr (HasBatchedGemm<B>) {
     if (options.local) {
-      detail::segmented_batched_forward<B, T>(be, {in.q, in.k, in.v, x.segment_rows(), x.sigma()},
-                                              out);
+      detail::attend_staged<B, T>(
+          be, detail::own_segment<T, Space>(in.q, {in.k, in.v}, x.segment_rows(), x.sigma()), out);
     }
     detail::recurrent_batched_forward(be, x, out);
   } else {
@@ -600,8 +600,9 @@ void segmented_recurrent_backward(
   if constexpr (HasBatchedGemm<B>) {
     Tensor<B, C, 2> along(be, {lanes, in.q.extent(2)});
     if (options.local) {
-      detail::segmented_batched_backward<B, T>(be, {in.q, in.k, in.v, x.segment_rows(), x.sigma()},
-                                               d, along.data());
+      detail::attend_staged_backward<B, T>(
+          be, detail::own_segment<T, Space>(in.q, {in.k, in.v}, x.segment_rows(), x.sigma()),
+          {d.d_out, d.d_q, along.data()}, detail::RunGradients<T, Space>{d.d_k, d.d_v});
     }
     detail::recurrent_batched_backward(be, x, d, along, partials);
   } else {
@@ -730,9 +731,13 @@ struct SegmentedRecurrent {
     detail::check_segments("SegmentedRecurrent::step", options.segments());
     const detail::RecurrentInputs<T, Space> of{in.q,       in.k,       in.v,
                                                parameters, in.context, options.recurrent()};
-    const detail::RecurrentStep<T, Space> f{
-        {in, options.segments(), of.sigma()}, of, prepared.states.view()};
-    for_each_lane<B, T>(be, in, f.scratch_size(), 0, f);
+    if constexpr (HasBatchedGemm<B>) {
+      detail::recurrent_batched_step<B, T>(be, in, of, prepared.states);
+    } else {
+      const detail::RecurrentStep<T, Space> f{
+          {in, options.segments(), of.sigma()}, of, prepared.states.view()};
+      for_each_lane<B, T>(be, in, f.scratch_size(), 0, f);
+    }
   }
 
  private:

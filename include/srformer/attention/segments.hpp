@@ -8,6 +8,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <string_view>
 
 #include <srformer/attention/attend.hpp>
@@ -129,12 +130,15 @@ inline index_t most_visited(const SegmentedOptions& options, index_t queries, in
   return std::min(queries, (keys + options.segment_size - 1) / options.segment_size);
 }
 
-/// The rows of segmented attention: one is one segment that some queries of a source and head see.
+/// The rows of segmented attention: one is one segment that some queries of a lane see. A lane is a head of a source;
+/// where all queries are those of one decoder step, it is a head of a group of them, whose source `sources` says.
 template <class C, class Space>
 struct SegmentRows {
   AttendContext<C, Space> context;
   SegmentedOptions options;
-  index_t heads, queries, keys, head_size, most;  ///< most: rows of a source and head
+  index_t heads, queries, keys, head_size, most;  ///< most: rows of a lane
+  index_t step = -1;                              ///< of all queries; -1: they follow each other
+  const std::int32_t* sources = nullptr;          ///< null: group g has source g
 
   /// Keys of a segment, at most.
   SRF_HD index_t width() const { return options.segment_size < keys ? options.segment_size : keys; }
@@ -142,24 +146,44 @@ struct SegmentRows {
   /// The most weights one segment can have: all queries on one segment's keys.
   SRF_HD index_t most_weights() const { return queries * width(); }
 
+  SRF_HD index_t source(index_t lane) const {
+    const index_t group = lane / heads;
+    return sources == nullptr ? group : static_cast<index_t>(sources[group]);
+  }
+  SRF_HD SegmentRule rule(index_t lane) const {
+    return segment_rule(options, context.mask, source(lane), step < 0 ? queries : step + 1, keys);
+  }
+  /// The decoder step of query i.
+  SRF_HD index_t step_of(index_t i) const {
+    return step < 0 ? context.mask.query_offset + i : step;
+  }
+
+  /// The segment that is seen after s others; -1 where there are no more.
+  SRF_HD index_t seen(const SegmentRule& rule, index_t s) const {
+    const index_t steps = step < 0 ? queries : 1, from = step_of(0);
+    return s < rule.visited(steps, from) ? rule.visited_at(s, from) : -1;
+  }
+
   /// Its block of scores; without queries where a shorter source has fewer segments.
   SRF_HD ScoreBlock block(index_t row) const {
-    const index_t lane = row / most, s = row % most, from = context.mask.query_offset;
-    const SegmentRule rule = segment_rule(options, context.mask, lane / heads, queries, keys);
-    if (s >= rule.visited(queries, from)) return {};
-    return block_of_segment(rule, lane, rule.visited_at(s, from));
+    const index_t lane = row / most;
+    const SegmentRule its = rule(lane);
+    const index_t j = seen(its, row % most);
+    return j < 0 ? ScoreBlock{} : block_of_segment(its, lane, j);
   }
 
   /// The block of scores of segment j; without queries where none sees it.
-  SRF_HD ScoreBlock block_of_segment(const SegmentRule& rule, index_t lane, index_t j) const {
-    const ScoreBlock whole{lane / heads, lane % heads, head_size, heads, queries, keys};
-    return segment_block(rule, options.padding, j, whole, context.mask.query_offset);
+  SRF_HD ScoreBlock block_of_segment(const SegmentRule& its, index_t lane, index_t j) const {
+    const ScoreBlock whole{source(lane), lane % heads, head_size, heads, queries, keys};
+    ScoreBlock block = segment_block(its, options.padding, j, whole, context.mask.query_offset);
+    if (step >= 0) block.first_query = 0, block.query_count = its.of(step) == j ? queries : 0;
+    return block;
   }
 
-  /// The block of scores that query i of a source and head is in.
+  /// The block of scores that query i of a lane is in.
   SRF_HD ScoreBlock block_of(index_t lane, index_t i) const {
-    const SegmentRule rule = segment_rule(options, context.mask, lane / heads, queries, keys);
-    return block_of_segment(rule, lane, rule.of(context.mask.query_offset + i));
+    const SegmentRule its = rule(lane);
+    return block_of_segment(its, lane, its.of(step_of(i)));
   }
 };
 

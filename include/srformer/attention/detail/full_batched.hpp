@@ -17,7 +17,8 @@
 
 namespace srformer::detail {
 
-/// How many scores exist together, at most; those of one query where it has more keys.
+/// How many scores exist together, at most; those of one query where it has more keys. The same of rows that other
+/// variants gather.
 template <class B>
 inline constexpr index_t scores_at_a_time = index_t{1} << 26;
 

@@ -11,7 +11,9 @@
 // lies past the end of a shorter source is zero. As many lanes are taken at a time as cells_at_a_time allows.
 #pragma once
 
+#include <srformer/attention/detail/full_batched.hpp>
 #include <srformer/attention/detail/recurrent_cells.hpp>
+#include <srformer/attention/detail/segmented_batched.hpp>
 #include <srformer/attention/variant.hpp>
 
 namespace srformer::detail {
@@ -202,20 +204,6 @@ struct SumAlongRest {
   }
 };
 
-/// to[lane, c] = the sum of the lane's parts, [lane, parts, size]; lanes of `to` are `stride` apart.
-template <class C>
-struct SumLaneParts {
-  const C* partial;
-  C* to;
-  index_t parts, size, stride;
-  SRF_HD void operator()(index_t i) const {
-    const C* from = partial + i / size * parts * size + i % size;
-    C sum(0);
-    for (index_t part = 0; part < parts; ++part) sum = sum + from[part * size];
-    to[i / size * stride + i % size] = sum;
-  }
-};
-
 /// The keys and values of segment j: d_k += Y dP^T + dn K / n with dn_c = -beta gate along_c / n_c, d_v += K dP.
 template <class T, class Space>
 struct AddSegmentGradients {
@@ -352,6 +340,36 @@ void recurrent_batched_states(B& be, const RecurrentInputs<T, typename B::space>
   });
 }
 
+/// The state that the queries of a lane read at a decoder step.
+template <class C, class Space>
+struct StateOfStep {
+  SegmentRows<C, Space> rows;
+  View<const C, 5, Space> states;
+  bool each;  ///< whether there is one for every step
+  SRF_HD const C* operator()(index_t lane) const {
+    const index_t at = each ? rows.step : rows.rule(lane).of(rows.step);
+    return &states(rows.source(lane), lane % rows.heads, at, 0, 0);
+  }
+};
+
+/// One decoder step: out = alpha a, and out += or = q E.
+template <class B, class T>
+void recurrent_batched_step(B& be, const AttentionStep<T, typename B::space>& in,
+                            const RecurrentInputs<T, typename B::space>& of,
+                            In<B, compute_t<T>, 5> states) {
+  using C = compute_t<T>;
+  using Space = typename B::space;
+  const auto rows = step_rows(in, of.options.segments);
+  const index_t lanes = in.q.extent(0) * in.heads(), D = in.head_size();
+  const bool local = of.options.local;
+  if (local)
+    attend_staged<B, T>(be, own_segment<T, Space>(in.q, {in.k, in.v}, rows, of.sigma()), in.out);
+  be.gemm_batched(Op::none, Op::none, lanes, in.queries(), D, D, C(1),
+                  LaneRows<const T, Space>{in.q, 0, 0}, in.q.stride(2),
+                  StateOfStep<C, Space>{rows, states, of.stepwise()}, D, C(local ? 1.0 : 0.0),
+                  LaneRows<T, Space>{in.out, 0, 0}, in.out.stride(2));
+}
+
 /// How many states of a lane one product takes where a sum goes over all of them: a divisor of their number
 /// `states`, and 256 rows where there is one, as a few long sums would leave most of a device idle.
 inline index_t states_of_a_part(index_t states, index_t head_size) {
@@ -377,8 +395,8 @@ compute_t<T>* recurrence_backward_batched(B& be, const RecurrentLanes<T, typenam
   be.gemm_batched(Op::transpose, Op::none, n * terms, D, D, each * D, C(1),
                   run.matrices(run.x, each * cells), D, run.matrices(run.z, each * cells), D, C(0),
                   Following<C>{d_weight.data(), cells}, D);
-  be.for_each(n * cells, SumLaneParts<C>{d_weight.data(), partials.weight(lanes.first), terms,
-                                         cells, cells + 4});
+  be.for_each(n * cells,
+              SumParts<C>{d_weight.data(), partials.weight(lanes.first), terms, cells, cells + 4});
   be.gemm(Op::none, Op::none, n * lanes.most * D, D, D, C(1), d_x, D, run.weights(lanes), D, C(0),
           d_z, D);
   return d_z;
@@ -426,7 +444,7 @@ void recurrent_batched_backward(B& be, const RecurrentInputs<T, typename B::spac
     Tensor<B, C, 1> along(be, {n * D}), partial(be, {n * parts * D});
     be.for_each(partial.size(),
                 Along{lanes, d.d_out, rest.data(), run.inverse.data(), partial.data(), parts});
-    be.for_each(n * D, SumLaneParts<C>{partial.data(), along.data(), parts, D, D});
+    be.for_each(n * D, SumParts<C>{partial.data(), along.data(), parts, D, D});
     be.for_each_row(segments, 0,
                     AddSegmentGradients<T, Space>{lanes, run.k.data(), to_k.data(), to_v.data(),
                                                   along.data(), run.inverse.data(), d.d_k, d.d_v});
