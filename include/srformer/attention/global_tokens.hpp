@@ -11,6 +11,7 @@
 #pragma once
 
 #include <srformer/attention/segmented.hpp>
+#include <srformer/backend/device_loops.hpp>
 
 namespace srformer {
 
@@ -83,7 +84,22 @@ struct GlobalTokensInputs {
     team.for_each(segments * D, [=](index_t c) { behind[c] = mean[c]; });
   }
 
-  /// Calls f(context, block) for every visited segment, with the columns of the gathered keys.
+  /// What the queries of a segment see: its block of scores with the columns of the gathered keys.
+  SRF_HD SeenKeys<C, Space, GlobalTokenMask<C, Space>> seen(const SegmentRule& rule,
+                                                            const ScoreBlock& segment) const {
+    ScoreBlock block = segment;
+    block.keys = most_columns(), block.first_key = 0;
+    block.key_count = segment.key_count + rule.count();
+    return {{{context.mask, segment.first_key, segment.key_count, rule.size}, context.dropout},
+            block,
+            segment.key_count};
+  }
+  SRF_HD SeenKeys<C, Space, GlobalTokenMask<C, Space>> seen_by(const SegmentRows<C, Space>& queries,
+                                                               index_t lane, index_t i) const {
+    return seen(queries.rule(lane), queries.block_of(lane, i));
+  }
+
+  /// Calls f(context, segment, block) for every visited segment.
   template <class F>
   SRF_HD void for_each_segment(const SegmentRule& rule, index_t b, index_t h, F f) const {
     const index_t H = q.extent(1), M = q.extent(2), N = k.extent(2), D = q.extent(3);
@@ -91,12 +107,8 @@ struct GlobalTokensInputs {
       const ScoreBlock segment =
           segment_block(rule, options.padding, j, {b, h, D, H, M, N}, context.mask.query_offset);
       if (segment.query_count == 0) continue;
-      ScoreBlock block = segment;
-      block.keys = most_columns(), block.first_key = 0;
-      block.key_count = segment.key_count + rule.count();
-      const AttendContext<C, Space, GlobalTokenMask<C, Space>> gathered{
-          {context.mask, segment.first_key, segment.key_count, rule.size}, context.dropout};
-      f(gathered, segment, block);
+      const auto x = seen(rule, segment);
+      f(x.context, segment, x.block);
     }
   }
 };
@@ -243,6 +255,83 @@ struct GlobalTokensStep {
   }
 };
 
+// ---- in stages over all heads, for backends with gemm_batched ---------------------------------------
+
+/// One feature of the mean key or value of a segment, of [2,B*H,S,D]; zero where a shorter source has none.
+template <class T, class Space>
+struct MeanOfSegment {
+  using C = compute_t<T>;
+  GlobalTokensInputs<T, Space> in;
+  View<T, 4, Space> means;
+  SRF_HD void operator()(index_t i) const {
+    const index_t lanes = means.extent(1), S = means.extent(2), D = means.extent(3), c = i % D;
+    const index_t s = i / D % S, lane = i / D / S % lanes, H = in.k.extent(1), b = lane / H;
+    const SegmentRule rule = segment_rule(in.options, in.context.mask, b, 1, in.k.extent(2));
+    const index_t n = s < rule.count() ? rule.keys(s) : 0;
+    const Rows<const T> x = head_rows(i < means.stride(0) ? in.k : in.v, b, lane % H);
+    const Rows<const T> from = x.from(rule.first_key(s));
+    C sum(0);
+    for (index_t start = 0; start < n; start += read_ahead) {
+      C held[read_ahead];
+      for (index_t e = 0; e < read_ahead; ++e)
+        held[e] = start + e < n ? C(from.row(start + e)[c]) : C(0);
+      for (index_t e = 0; e < read_ahead; ++e) sum = sum + held[e];
+    }
+    means.data[i] = T(n > 0 ? sum * (C(1) / in.keys_in_mean(rule, s)) : C(0));
+  }
+};
+
+/// dk_t += dgk_s / (keys of s), and the same of values; d_means [2,B*H,S,D].
+template <class T, class Space>
+struct MeanOfSegmentBackward {
+  using C = compute_t<T>;
+  GlobalTokensInputs<T, Space> in;
+  View<const C, 4, Space> d_means;
+  View<T, 4, Space> d_k, d_v;
+  SRF_HD void operator()(index_t i) const {
+    const index_t H = d_k.extent(1), N = d_k.extent(2), D = d_k.extent(3), c = i % D, t = i / D % N;
+    const index_t lane = i / D / N, b = lane / H, h = lane % H;
+    const SegmentRule rule = segment_rule(in.options, in.context.mask, b, 1, N);
+    if (t >= rule.length) return;
+    const index_t s = t / rule.size;
+    const C scale = C(1) / in.keys_in_mean(rule, s);
+    T &to_k = d_k(b, h, t, c), &to_v = d_v(b, h, t, c);
+    to_k = T(C(to_k) + d_means(0, lane, s, c) * scale);
+    to_v = T(C(to_v) + d_means(1, lane, s, c) * scale);
+  }
+};
+
+/// The means of the segments' keys and values, [2,B*H,S,D].
+template <class B, class T>
+Tensor<B, T, 4> means_of_segments(B& be, const GlobalTokensInputs<T, typename B::space>& in) {
+  const index_t lanes = in.k.extent(0) * in.k.extent(1);
+  Tensor<B, T, 4> means(be, {2, lanes, in.most_segments(), in.k.extent(3)});
+  for_each_long(be, means.size(), MeanOfSegment<T, typename B::space>{in, means.view()});
+  return means;
+}
+
+/// Those of keys or of values as [B,H,S,D].
+template <class X, class Space>
+View<X, 4, Space> heads_of_means(const View<X, 4, Space>& means, index_t which, index_t heads) {
+  const index_t S = means.extent(2), D = means.extent(3);
+  return {&means(which, 0, 0, 0), {means.extent(1) / heads, heads, S, D}};
+}
+
+/// The keys of the segment, and the means of all, in stages over all heads.
+template <class T, class Space>
+StagedAttention<T, Space, GlobalTokensInputs<T, Space>> global_tokens_in_stages(
+    const GlobalTokensInputs<T, Space>& in, const SegmentRows<compute_t<T>, Space>& rows,
+    const View<const T, 4, Space>& means) {
+  const index_t H = in.q.extent(1);
+  return {in.q,
+          rows,
+          in,
+          {in.k, in.v},
+          {heads_of_means(means, 0, H), heads_of_means(means, 1, H), Seen::every_segment},
+          rows.width(),
+          in.most_segments()};
+}
+
 }  // namespace detail
 
 /// Segmented attention with the means of all segments behind each (paper, section 4: "LongT5").
@@ -256,12 +345,18 @@ void global_tokens_forward(B& be, const AttentionInputs<B, T>& in, const Segment
   detail::check_segments("global_tokens_forward", options);
   check_dropout("global_tokens_forward", in.context.dropout);
   const detail::GlobalTokensInputs<T, typename B::space> x{in.q, in.k, in.v, in.context, options};
-  const index_t M = in.q.extent(2), D = in.q.extent(3), columns = x.most_columns();
-  const index_t of_c = M * columns, of_t = 2 * (x.most_segments() + columns) * D;
-  be.for_each_row(
-      in.q.extent(0) * in.q.extent(1),
-      of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
-      detail::GlobalTokensForward<T, typename B::space>{x, out});
+  if constexpr (HasBatchedGemm<B>) {
+    const auto rows = detail::segment_rows<T, typename B::space>(in.q, in.k, in.context, options);
+    const auto means = detail::means_of_segments<B, T>(be, x);
+    detail::attend_staged<B, T>(be, detail::global_tokens_in_stages(x, rows, means.view()), out);
+  } else {
+    const index_t M = in.q.extent(2), D = in.q.extent(3), columns = x.most_columns();
+    const index_t of_c = M * columns, of_t = 2 * (x.most_segments() + columns) * D;
+    be.for_each_row(
+        in.q.extent(0) * in.q.extent(1),
+        of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
+        detail::GlobalTokensForward<T, typename B::space>{x, out});
+  }
 }
 
 /// The gradients in d += those through global_tokens_forward.
@@ -272,14 +367,30 @@ void global_tokens_backward(B& be, const AttentionInputs<B, T>& in, const Segmen
   detail::check_attention_gradients("global_tokens_backward", in, d);
   detail::check_segments("global_tokens_backward", options);
   check_dropout("global_tokens_backward", in.context.dropout);
-  const detail::GlobalTokensInputs<T, typename B::space> x{in.q, in.k, in.v, in.context, options};
-  const index_t M = in.q.extent(2), D = in.q.extent(3), columns = x.most_columns(),
-                S = x.most_segments();
-  const index_t of_c = 2 * M * columns + 2 * S * D, of_t = 2 * S * D + 4 * columns * D;
-  be.for_each_row(
-      in.q.extent(0) * in.q.extent(1),
-      of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
-      detail::GlobalTokensBackward<T, typename B::space>{x, d.d_out, d.d_q, d.d_k, d.d_v});
+  using Space = typename B::space;
+  using C = compute_t<T>;
+  const detail::GlobalTokensInputs<T, Space> x{in.q, in.k, in.v, in.context, options};
+  if constexpr (HasBatchedGemm<B>) {
+    const auto rows = detail::segment_rows<T, Space>(in.q, in.k, in.context, options);
+    const auto means = detail::means_of_segments<B, T>(be, x);
+    auto d_means = zeros<C, 4>(be, means.view().extents);
+    const index_t H = in.q.extent(1);
+    detail::attend_staged_backward<B, T>(
+        be, detail::global_tokens_in_stages(x, rows, means.view()), {d.d_out, d.d_q},
+        detail::RunGradients<T, Space>{d.d_k, d.d_v},
+        detail::RunGradients<C, Space>{detail::heads_of_means(d_means.view(), 0, H),
+                                       detail::heads_of_means(d_means.view(), 1, H)});
+    // gk_s = mean of the keys of s
+    be.for_each(in.k.size(),
+                detail::MeanOfSegmentBackward<T, Space>{x, d_means.view(), d.d_k, d.d_v});
+  } else {
+    const index_t M = in.q.extent(2), D = in.q.extent(3), columns = x.most_columns(),
+                  S = x.most_segments();
+    const index_t of_c = 2 * M * columns + 2 * S * D, of_t = 2 * S * D + 4 * columns * D;
+    be.for_each_row(in.q.extent(0) * in.q.extent(1),
+                    of_c * static_cast<index_t>(sizeof(C)) + of_t * static_cast<index_t>(sizeof(T)),
+                    detail::GlobalTokensBackward<T, Space>{x, d.d_out, d.d_q, d.d_k, d.d_v});
+  }
 }
 
 /// Segmented attention with global tokens as a variant.
@@ -312,22 +423,35 @@ struct GlobalTokens {
     using Space = typename B::space;
     detail::check_segments("GlobalTokens::prepare", options.segments());
     const detail::GlobalTokensInputs<T, Space> of{in.k, in.k, in.v, in.context, options.segments()};
-    const index_t lanes = in.k.extent(0) * in.k.extent(1);
-    Prepared<B, T> prepared{Tensor<B, T, 4>(be, {2, lanes, of.most_segments(), in.k.extent(3)})};
-    be.for_each_row(lanes, 0,
-                    detail::PrepareMeans<T, Space>{of, prepared.means.view(), in.q.extent(2)});
-    return prepared;
+    if constexpr (HasBatchedGemm<B>) {
+      return {detail::means_of_segments<B, T>(be, of)};
+    } else {
+      const index_t lanes = in.k.extent(0) * in.k.extent(1);
+      Prepared<B, T> prepared{Tensor<B, T, 4>(be, {2, lanes, of.most_segments(), in.k.extent(3)})};
+      be.for_each_row(lanes, 0,
+                      detail::PrepareMeans<T, Space>{of, prepared.means.view(), in.q.extent(2)});
+      return prepared;
+    }
   }
   template <class B, class T>
   static void step(B& be, const AttentionStep<T, typename B::space>& in, const Parameters<const T>&,
                    const Options& options, const Prepared<B, T>& prepared) {
     const SegmentedOptions segments = options.segments();
     detail::check_segments("GlobalTokens::step", segments);
-    const index_t N = in.keys(), L = segments.segment_size;
-    const index_t columns = std::min(L, N) + (N + L - 1) / L;
-    for_each_lane<B, T>(
-        be, in, in.queries() * columns, 2 * columns * in.head_size(),
-        detail::GlobalTokensStep<T, typename B::space>{in, segments, prepared.means.view()});
+    if constexpr (HasBatchedGemm<B>) {
+      const detail::GlobalTokensInputs<T, typename B::space> x{in.q, in.k, in.v, in.context,
+                                                               segments};
+      detail::attend_staged<B, T>(be,
+                                  detail::global_tokens_in_stages(
+                                      x, detail::step_rows(in, segments), prepared.means.view()),
+                                  in.out);
+    } else {
+      const index_t N = in.keys(), L = segments.segment_size;
+      const index_t columns = std::min(L, N) + (N + L - 1) / L;
+      for_each_lane<B, T>(
+          be, in, in.queries() * columns, 2 * columns * in.head_size(),
+          detail::GlobalTokensStep<T, typename B::space>{in, segments, prepared.means.view()});
+    }
   }
 };
 
