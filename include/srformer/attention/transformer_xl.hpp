@@ -11,10 +11,12 @@
 //   dx_t += da_t W_ih,  dW_ih += da_t^T x_t,  dW_hh += da_t^T m_{t-1},  db_ih += da_t,  db_hh += da_t
 //
 // The memory is saved: N H D elements for keys and for values. With upstream padding the RNN also
-// runs over the zeros that fill the last segment.
+// runs over the zeros that fill the last segment. Backends with gemm_batched take a row of all sources and both RNNs at
+// a time, and the attention in stages over all heads.
 #pragma once
 
 #include <srformer/attention/segmented.hpp>
+#include <srformer/backend/device_loops.hpp>
 
 namespace srformer {
 
@@ -199,6 +201,228 @@ struct AddRnnPartials {
   }
 };
 
+/// What the RNNs read in rows first to first + count, as [2,B,count,H*D].
+template <class T, class Space>
+struct RnnRows {
+  using C = compute_t<T>;
+  RnnInputs<T, Space> in;
+  index_t first, count;
+
+  /// The lane, row, and feature of an element.
+  struct Place {
+    index_t lane, t, c;
+  };
+  SRF_HD Place place(index_t i) const {
+    const index_t F = in.features();
+    return {i / F / count, first + i / F % count, i % F};
+  }
+};
+
+/// The inputs; rows past those of a source are zeros.
+template <class T, class Space>
+struct GatherRnnInputs {
+  using C = compute_t<T>;
+  RnnRows<T, Space> rows;
+  C* x;
+  SRF_HD void operator()(index_t i) const {
+    const auto at = rows.place(i);
+    const auto& in = rows.in;
+    const index_t b = at.lane % in.batch(), D = in.k.extent(3);
+    const bool there = at.t < in.rows(b) && at.t < in.k.extent(2);
+    const View<const T, 4, Space>& from = at.lane < in.batch() ? in.k : in.v;
+    x[i] = there ? C(from(b, at.c / D, at.t, at.c % D)) : C(0);
+  }
+};
+
+/// The inputs' gradients += d_x.
+template <class T, class Space>
+struct AddRnnInputs {
+  using C = compute_t<T>;
+  RnnRows<T, Space> rows;
+  const C* d_x;
+  View<T, 4, Space> d_k, d_v;
+  SRF_HD void operator()(index_t i) const {
+    const auto at = rows.place(i);
+    const auto& in = rows.in;
+    const index_t b = at.lane % in.batch(), D = in.k.extent(3);
+    if (at.t >= in.rows(b) || at.t >= in.k.extent(2)) return;
+    T& to = (at.lane < in.batch() ? d_k : d_v)(b, at.c / D, at.t, at.c % D);
+    to = T(C(to) + d_x[i]);
+  }
+};
+
+/// m_{t-1} of every row.
+template <class T, class Space>
+struct GatherRnnMemory {
+  using C = compute_t<T>;
+  RnnRows<T, Space> rows;
+  View<const T, 4, Space> memory;
+  C* before;
+  SRF_HD void operator()(index_t i) const {
+    const auto at = rows.place(i);
+    const index_t B = rows.in.batch(), b = at.lane % B;
+    const bool there = at.t > 0 && at.t < rows.in.rows(b);
+    before[i] = there ? C(memory(at.lane / B, b, at.t - 1, at.c)) : C(0);
+  }
+};
+
+/// Row t of every lane: m = tanh(a + b_ih + b_hh).
+template <class T, class Space>
+struct RnnStep {
+  using C = compute_t<T>;
+  RnnRows<T, Space> rows;
+  index_t t;
+  const C* a;  // [2,B,count,H*D]
+  C* m;        // [2,B,H*D]
+  View<T, 4, Space> memory;
+  SRF_HD void operator()(index_t i) const {
+    const index_t F = rows.in.features(), lane = i / F, c = i % F, B = rows.in.batch();
+    const RnnParameters<const T> p = rows.in.parameters(lane);
+    m[i] = math::tanh(a[(lane * rows.count + t - rows.first) * F + c] + C(p.bias_ih[c]) +
+                      C(p.bias_hh[c]));
+    memory(lane / B, lane % B, t, c) = T(m[i]);
+  }
+};
+
+/// Row t of every lane: da = (dm + carried) (1 - m^2).
+template <class T, class Space>
+struct RnnStepBackward {
+  using C = compute_t<T>;
+  RnnRows<T, Space> rows;
+  index_t t;
+  View<const T, 4, Space> memory;
+  View<const C, 4, Space> d_memory;
+  const C* carried;  // [2,B,H*D]
+  C* d_a;            // [2,B,count,H*D]
+  SRF_HD void operator()(index_t i) const {
+    const index_t F = rows.in.features(), lane = i / F, c = i % F, B = rows.in.batch();
+    const index_t which = lane / B, b = lane % B;
+    const bool there = t < rows.in.rows(b);  // carried is zero past the rows of a source
+    const C m = there ? C(memory(which, b, t, c)) : C(0);
+    const C d = there ? d_memory(which, b, t, c) + carried[i] : C(0);
+    d_a[(lane * rows.count + t - rows.first) * F + c] = d * (C(1) - m * m);
+  }
+};
+
+/// Column c of [rows, columns].
+template <class C>
+struct ElementOfRow {
+  const C* x;
+  index_t columns;
+  SRF_HD C operator()(index_t row, index_t c) const { return x[row * columns + c]; }
+};
+
+/// The sums of some rows are added to those of the lanes.
+template <class C>
+struct AddRnnBias {
+  const C* sums;  // [lanes, features]
+  C* to;          // of the first lane
+  index_t features, stride;
+  SRF_HD void operator()(index_t i) const {
+    C& at = to[i / features * stride + i % features];
+    at = at + sums[i];
+  }
+};
+
+/// The RNNs in stages over all sources: products of many rows, and for each row one product and one step of all lanes.
+template <class B, class T>
+struct RnnRun {
+  using C = compute_t<T>;
+  using Space = typename B::space;
+  using Given = RnnInputs<T, Space>;
+  B& be;
+  Given in;
+  index_t F, lanes, rows, each;  // rows: of memory; each: at a time
+  Tensor<B, C, 3> w_ih, w_hh;    // [2,F,F]
+  Tensor<B, C, 1> x, a, m;       // m, or what is carried, [lanes,F]
+
+  RnnRun(B& backend, const Given& given, index_t rows_of_memory)
+      : be(backend),
+        in(given),
+        F(in.features()),
+        lanes(2 * in.batch()),
+        rows(rows_of_memory),
+        each(std::clamp<index_t>(scores_at_a_time<B> / (lanes * F), 1, rows)),
+        w_ih(be, {2, F, F}),
+        w_hh(be, {2, F, F}),
+        x(be, {lanes * each * F}),
+        a(be, {lanes * each * F}),
+        m(be, {lanes * F}) {
+    be.copy(w_ih.data(), in.rnns.key.weight_ih, F * F);
+    be.copy(w_ih.data() + F * F, in.rnns.value.weight_ih, F * F);
+    be.copy(w_hh.data(), in.rnns.key.weight_hh, F * F);
+    be.copy(w_hh.data() + F * F, in.rnns.value.weight_hh, F * F);
+  }
+
+  /// Rows from `first` on.
+  RnnRows<T, Space> rows_from(index_t first) const {
+    return {in, first, std::min(each, rows - first)};
+  }
+  index_t elements(const RnnRows<T, Space>& at) const { return lanes * at.count * F; }
+
+  /// to [2, B*n, F] = from [2, B*n, F] by the weights of each RNN, or by their transposes.
+  void multiply(Op op, const RnnRows<T, Space>& at, const C* from, const Tensor<B, C, 3>& weights,
+                C* to) {
+    const index_t half = lanes / 2 * at.count;
+    be.gemm_batched(Op::none, op, 2, half, F, F, C(1), Following<const C>{from, half * F}, F,
+                    Following<const C>{weights.data(), F * F}, F, C(0), Following<C>{to, half * F},
+                    F);
+  }
+
+  void forward(View<T, 4, Space> memory) {
+    for (index_t first = 0; first < rows; first += each) {
+      const RnnRows<T, Space> at = rows_from(first);
+      const index_t apart = at.count * F, half = lanes / 2;
+      be.for_each(elements(at), GatherRnnInputs<T, Space>{at, x.data()});
+      multiply(Op::transpose, at, x.data(), w_ih, a.data());
+      for (index_t t = first; t < first + at.count; ++t) {
+        if (t > 0) {
+          be.gemm_batched(Op::none, Op::transpose, 2, half, F, F, C(1),
+                          Following<const C>{m.data(), half * F}, F,
+                          Following<const C>{w_hh.data(), F * F}, F, C(1),
+                          Following<C>{a.data() + (t - first) * F, half * apart}, apart);
+        }
+        be.for_each(lanes * F, RnnStep<T, Space>{at, t, a.data(), m.data(), memory});
+      }
+    }
+  }
+
+  /// partial, of each lane dW_ih, dW_hh, db, as in RnnBackward.
+  void backward(In<B, T, 4> memory, In<B, C, 4> d_memory, const View<T, 4, Space>& d_k,
+                const View<T, 4, Space>& d_v, C* partial) {
+    const index_t share = 2 * F * F + F, half = lanes / 2;
+    C* d_a = a.data();
+    Tensor<B, C, 1> sums(be, {lanes * F});
+    be.fill(m.data(), lanes * F, C(0));
+    be.fill(partial, lanes * share, C(0));
+    for (index_t first = (rows - 1) / each * each; first >= 0; first -= each) {
+      const RnnRows<T, Space> at = rows_from(first);
+      const index_t apart = at.count * F;
+      for (index_t t = first + at.count - 1; t >= first; --t) {
+        be.for_each(lanes * F, RnnStepBackward<T, Space>{at, t, memory, d_memory, m.data(), d_a});
+        // a_t = x_t W_ih^T + m_{t-1} W_hh^T + ...
+        be.gemm_batched(Op::none, Op::none, 2, half, F, F, C(1),
+                        Following<const C>{d_a + (t - first) * F, half * apart}, apart,
+                        Following<const C>{w_hh.data(), F * F}, F, C(0),
+                        Following<C>{m.data(), half * F}, F);
+      }
+      const auto add = [&](const C* rows_of_b, index_t to) {
+        be.gemm_batched(Op::transpose, Op::none, lanes, F, F, at.count, C(1),
+                        Following<const C>{d_a, apart}, F, Following<const C>{rows_of_b, apart}, F,
+                        C(1), Following<C>{partial + to, share}, F);
+      };
+      be.for_each(elements(at), GatherRnnInputs<T, Space>{at, x.data()});
+      add(x.data(), 0);
+      be.for_each(elements(at), GatherRnnMemory<T, Space>{at, memory, x.data()});
+      add(x.data(), F * F);
+      sum_columns(be, lanes, at.count, F, ElementOfRow<C>{d_a, F}, Following<C>{sums.data(), F});
+      be.for_each(lanes * F, AddRnnBias<C>{sums.data(), partial + 2 * F * F, F, share});
+      multiply(Op::none, at, d_a, w_ih, x.data());
+      be.for_each(elements(at), AddRnnInputs<T, Space>{at, x.data(), d_k, d_v});
+    }
+  }
+};
+
 /// The bias of the previous segment's keys followed by that of the current one's; keys past the end
 /// have none.
 template <class C, class Space>
@@ -237,6 +461,26 @@ struct XlInputs {
                   [=](index_t i) { own[i] = x.row(segment.first_key + i / D)[i % D]; });
   }
 
+  /// What the queries of segment j see: its block of scores with the columns of the gathered keys.
+  SRF_HD SeenKeys<C, Space, PreviousSegmentMask<C, Space>> seen(const SegmentRule& rule, index_t j,
+                                                                const ScoreBlock& segment) const {
+    const index_t previous = j > 0 ? j - 1 : 0, real = rule.keys(previous);
+    const index_t rows = options.padding == Padding::upstream ? rule.size : real;
+    ScoreBlock block = segment;
+    block.keys = most_columns(), block.first_key = 0, block.key_count = rows + segment.key_count;
+    return {
+        {{context.mask, rule.first_key(previous), real, rows, segment.first_key, segment.key_count},
+         context.dropout},
+        block,
+        rows};
+  }
+  SRF_HD SeenKeys<C, Space, PreviousSegmentMask<C, Space>> seen_by(
+      const SegmentRows<C, Space>& queries, index_t lane, index_t i) const {
+    const SegmentRule rule = queries.rule(lane);
+    const index_t j = rule.of(queries.step_of(i));
+    return seen(rule, j, queries.block_of_segment(rule, lane, j));
+  }
+
   /// Calls f(context, segment, block, first_before, rows_before) for every visited segment.
   template <class F>
   SRF_HD void for_each_segment(const SegmentRule& rule, index_t b, index_t h, F f) const {
@@ -245,18 +489,37 @@ struct XlInputs {
       const ScoreBlock segment =
           segment_block(rule, options.padding, j, {b, h, D, H, M, N}, context.mask.query_offset);
       if (segment.query_count == 0) continue;
-      const index_t previous = j > 0 ? j - 1 : 0, real = rule.keys(previous);
-      const index_t rows = options.padding == Padding::upstream ? rule.size : real;
-      ScoreBlock block = segment;
-      block.keys = most_columns(), block.first_key = 0, block.key_count = rows + segment.key_count;
-      const AttendContext<C, Space, PreviousSegmentMask<C, Space>> gathered{
-          {context.mask, rule.first_key(previous), real, rows, segment.first_key,
-           segment.key_count},
-          context.dropout};
-      f(gathered, segment, block, rule.first_key(previous), rows);
+      const auto x = seen(rule, j, segment);
+      f(x.context, segment, x.block, x.context.mask.first_before, x.of_first_run);
     }
   }
 };
+
+/// Keys of [2,B,R,H*D], or values, as [B,H,R,D].
+template <class X, class Space>
+View<X, 4, Space> heads_of_memory(const View<X, 4, Space>& memory, index_t which, index_t heads) {
+  const index_t D = memory.extent(3) / heads;
+  return {&memory(which, 0, 0, 0),
+          {memory.extent(1), heads, memory.extent(2), D},
+          {memory.stride(1), D, memory.stride(2), 1}};
+}
+
+/// The memory of the segment before, and the keys of the segment, in stages over all heads.
+template <class T, class Space>
+StagedAttention<T, Space, XlInputs<T, Space>> xl_in_stages(
+    const XlInputs<T, Space>& in, const SegmentRows<compute_t<T>, Space>& rows) {
+  const index_t H = in.q.extent(1);
+  const index_t before =
+      in.options.padding == Padding::upstream ? in.options.segment_size : rows.width();
+  return {
+      in.q,
+      rows,
+      in,
+      {heads_of_memory(in.memory, 0, H), heads_of_memory(in.memory, 1, H), Seen::segment_before},
+      {in.k, in.v},
+      before,
+      rows.width()};
+}
 
 template <class T, class Space>
 struct XlForward {
@@ -415,11 +678,14 @@ void transformer_xl_memory(B& be, const AttentionInputs<B, T>& in,
   detail::check_rnns("transformer_xl_memory", parameters);
   check_shape("transformer_xl_memory", "v", "[B,H,N,D]", in.v.extents, k.extents);
   detail::check_memory("transformer_xl_memory", memory, k, options);
-  const index_t F = k.extent(1) * k.extent(3);
-  const index_t scratch = 2 * F * F + 2 * detail::rnn_rows * F + F;
-  be.for_each_row(
-      2 * k.extent(0), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
-      detail::RnnForward<T, Space>{{k, in.v, parameters, in.context.mask, options}, memory});
+  const detail::RnnInputs<T, Space> x{k, in.v, parameters, in.context.mask, options};
+  if constexpr (HasBatchedGemm<B>) {
+    detail::RnnRun<B, T>(be, x, memory.extent(2)).forward(memory);
+  } else {
+    const index_t F = x.features(), scratch = 2 * F * F + 2 * detail::rnn_rows * F + F;
+    be.for_each_row(2 * k.extent(0), scratch * static_cast<index_t>(sizeof(compute_t<T>)),
+                    detail::RnnForward<T, Space>{x, memory});
+  }
 }
 
 /// Segmented attention that also sees the memory of the segment before.
@@ -434,13 +700,19 @@ void transformer_xl_forward(B& be, const AttentionInputs<B, T>& in, In<B, T, 4> 
   detail::check_segments("transformer_xl_forward", options);
   detail::check_memory("transformer_xl_forward", memory, in.k, options);
   check_dropout("transformer_xl_forward", in.context.dropout);
-  const index_t columns = 2 * options.segment_size, of_c = in.q.extent(2) * columns;
-  const index_t of_t = 2 * columns * in.q.extent(3);
-  be.for_each_row(
-      in.q.extent(0) * in.q.extent(1),
-      of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
-      detail::XlForward<T, typename B::space>{{in.q, in.k, in.v, memory, in.context, options},
-                                              out});
+  using Space = typename B::space;
+  const detail::XlInputs<T, Space> x{in.q, in.k, in.v, memory, in.context, options};
+  if constexpr (HasBatchedGemm<B>) {
+    const auto rows = detail::segment_rows<T, Space>(in.q, in.k, in.context, options);
+    detail::attend_staged<B, T>(be, detail::xl_in_stages(x, rows), out);
+  } else {
+    const index_t columns = x.most_columns(), of_c = in.q.extent(2) * columns;
+    const index_t of_t = 2 * columns * in.q.extent(3);
+    be.for_each_row(
+        in.q.extent(0) * in.q.extent(1),
+        of_c * static_cast<index_t>(sizeof(compute_t<T>)) + of_t * static_cast<index_t>(sizeof(T)),
+        detail::XlForward<T, Space>{x, out});
+  }
 }
 
 /// The gradients in d and of both RNNs += those through memory and attention. Null pointers in d_parameters are left
@@ -459,24 +731,31 @@ void transformer_xl_backward(B& be, const AttentionInputs<B, T>& in, In<B, T, 4>
   detail::check_memory("transformer_xl_backward", memory, k, options);
   check_dropout("transformer_xl_backward", in.context.dropout);
   detail::check_rnns("transformer_xl_backward", parameters);
-  const index_t columns = 2 * options.segment_size, of_c = 2 * q.extent(2) * columns;
-  const index_t of_t = 4 * columns * q.extent(3), batch = k.extent(0);
+  const detail::XlInputs<T, Space> x{q, k, v, memory, in.context, options};
+  const detail::RnnInputs<T, Space> rnns{k, v, parameters, in.context.mask, options};
+  const index_t batch = k.extent(0), F = rnns.features(), share = 2 * F * F + F;
   Tensor<B, C, 4> d_memory = zeros<C, 4>(be, memory.extents);
-  be.for_each_row(
-      batch * q.extent(1),
-      of_c * static_cast<index_t>(sizeof(C)) + of_t * static_cast<index_t>(sizeof(T)),
-      detail::XlBackward<T, Space>{
-          {q, k, v, memory, in.context, options}, d.d_out, d.d_q, d.d_k, d.d_v, d_memory.view()});
-  const index_t F = k.extent(1) * k.extent(3), share = 2 * F * F + F;
   Tensor<B, C, 1> partial(be, {2 * batch * share});
-  be.for_each_row(2 * batch,
-                  (3 * detail::rnn_rows * F + F + 2 * F * F) * static_cast<index_t>(sizeof(C)),
-                  detail::RnnBackward<T, Space>{{k, v, parameters, in.context.mask, options},
-                                                memory,
-                                                d_memory.view(),
-                                                d.d_k,
-                                                d.d_v,
-                                                partial.data()});
+  if constexpr (HasBatchedGemm<B>) {
+    const auto of_memory = [&, H = q.extent(1)](index_t which) {
+      return detail::heads_of_memory(d_memory.view(), which, H);
+    };
+    const auto rows = detail::segment_rows<T, Space>(q, k, in.context, options);
+    detail::attend_staged_backward<B, T>(be, detail::xl_in_stages(x, rows), {d.d_out, d.d_q},
+                                         detail::RunGradients<C, Space>{of_memory(0), of_memory(1)},
+                                         detail::RunGradients<T, Space>{d.d_k, d.d_v});
+    detail::RnnRun<B, T>(be, rnns, memory.extent(2))
+        .backward(memory, d_memory, d.d_k, d.d_v, partial.data());
+  } else {
+    const index_t columns = x.most_columns(), of_c = 2 * q.extent(2) * columns;
+    const index_t of_t = 4 * columns * q.extent(3);
+    be.for_each_row(batch * q.extent(1),
+                    of_c * static_cast<index_t>(sizeof(C)) + of_t * static_cast<index_t>(sizeof(T)),
+                    detail::XlBackward<T, Space>{x, d.d_out, d.d_q, d.d_k, d.d_v, d_memory.view()});
+    be.for_each_row(
+        2 * batch, (3 * detail::rnn_rows * F + F + 2 * F * F) * static_cast<index_t>(sizeof(C)),
+        detail::RnnBackward<T, Space>{rnns, memory, d_memory.view(), d.d_k, d.d_v, partial.data()});
+  }
   be.for_each(share, detail::AddRnnPartials<T>{partial.data(), d_parameters.key, batch, F});
   be.for_each(share, detail::AddRnnPartials<T>{partial.data() + batch * share, d_parameters.value,
                                                batch, F});
@@ -543,9 +822,17 @@ struct TransformerXl {
                    const Options& options, const Prepared<B, T>& prepared) {
     const SegmentedOptions segments = options.segments();
     detail::check_segments("TransformerXl::step", segments);
-    const index_t columns = 2 * segments.segment_size;
-    for_each_lane<B, T>(be, in, in.queries() * columns, 2 * columns * in.head_size(),
-                        detail::XlStep<T, typename B::space>{in, segments, prepared.memory.view()});
+    if constexpr (HasBatchedGemm<B>) {
+      const detail::XlInputs<T, typename B::space> x{
+          in.q, in.k, in.v, prepared.memory.view(), in.context, segments};
+      detail::attend_staged<B, T>(be, detail::xl_in_stages(x, detail::step_rows(in, segments)),
+                                  in.out);
+    } else {
+      const index_t columns = 2 * segments.segment_size;
+      for_each_lane<B, T>(
+          be, in, in.queries() * columns, 2 * columns * in.head_size(),
+          detail::XlStep<T, typename B::space>{in, segments, prepared.memory.view()});
+    }
   }
 };
 
