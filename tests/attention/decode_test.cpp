@@ -162,7 +162,7 @@ TEMPLATE_TEST_CASE("the queries of a group are at one step, and are given what e
 }
 
 TEMPLATE_TEST_CASE("self-attention goes back to the rows that a row comes from", "", EigenBackend,
-                   ThreadTeamBackend) {
+                   ThreadTeamBackend, tests::CrampedTeams) {
   // Three steps of up to four rows: every row's sequence of places is written out.
   TestType be = tests::make_backend<TestType>(1);
   constexpr index_t H = 2, D = 3, most = 4, inner = H * D;

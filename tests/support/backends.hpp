@@ -5,6 +5,7 @@
 #include <concepts>
 #include <tuple>
 
+#include <srformer/attention/decode.hpp>
 #include <srformer/attention/detail/full_batched.hpp>
 #include <srformer/attention/detail/segmented_recurrent_batched.hpp>
 #include <srformer/backend/eigen.hpp>
@@ -30,11 +31,11 @@ using HostBackends = std::tuple<srformer::EigenBackend, srformer::ThreadTeamBack
 #endif
                                 >;
 
-/// As EigenBackend, but for products in batches: attention goes through products over all heads, as on a
-/// device.
-class BatchedBackend : public srformer::EigenBackend {
+/// As another backend, but for products in batches: attention goes through products over all heads, as on a device.
+template <class Base>
+class Batched : public Base {
  public:
-  using srformer::EigenBackend::EigenBackend;
+  using Base::Base;
 
   template <class A, class B, class C>
   void gemm_batched(srformer::Op transpose_a, srformer::Op transpose_b, srformer::index_t count,
@@ -43,19 +44,25 @@ class BatchedBackend : public srformer::EigenBackend {
                     srformer::index_t lda, B b, srformer::index_t ldb,
                     typename srformer::detail::GemmOfBatch<A, B, C>::Scalar beta, C c,
                     srformer::index_t ldc) {
-    for_each_row(count, 0,
-                 srformer::detail::GemmOfBatch<A, B, C>{transpose_a, transpose_b, m, n, k, alpha, a,
-                                                        lda, b, ldb, beta, c, ldc});
+    this->for_each_row(count, 0,
+                       srformer::detail::GemmOfBatch<A, B, C>{transpose_a, transpose_b, m, n, k,
+                                                              alpha, a, lda, b, ldb, beta, c, ldc});
   }
 };
 
-/// The same with room for so little that scores and states are taken a few heads and queries at a time.
+using BatchedBackend = Batched<srformer::EigenBackend>;
+
+/// BatchedBackend with room for so little that scores and states are taken a few heads and queries at a time.
 class CrampedBackend : public BatchedBackend {
  public:
   using BatchedBackend::BatchedBackend;
 };
 
+/// Teams of four with so little to do that a row of decoding goes to several of them.
+class CrampedTeams : public srformer::ThreadTeamBackend {};
+
 static_assert(srformer::HasBatchedGemm<BatchedBackend>);
+static_assert(srformer::HasBatchedGemm<CrampedTeams> && srformer::ManyTeams<CrampedTeams>);
 static_assert(!srformer::HasBatchedGemm<srformer::EigenBackend>);
 
 /// A backend with so many threads, where that can be chosen.
@@ -74,3 +81,5 @@ template <>
 inline constexpr srformer::index_t srformer::detail::scores_at_a_time<tests::CrampedBackend> = 100;
 template <>
 inline constexpr srformer::index_t srformer::detail::cells_at_a_time<tests::CrampedBackend> = 300;
+template <>
+inline constexpr srformer::index_t srformer::detail::steps_of_a_team<tests::CrampedTeams> = 2;

@@ -89,6 +89,12 @@ SRF_HD void sum_of_rows(const Team& team, index_t n, index_t width, const C* wei
   });
 }
 
+/// How many steps a team takes of those that a row goes back to, where there are many teams.
+template <class B>
+inline constexpr index_t steps_of_a_team = 128;
+
+/// Self-attention of a row and head to some of the steps, as a team has it:
+///   a = sum_s p_s v_s,  p = softmax(q . k_s + bias_s),  lse = log sum_s exp(q . k_s + bias_s)
 template <class T, class Space>
 struct SelfStep {
   using C = compute_t<T>;
@@ -97,28 +103,58 @@ struct SelfStep {
   index_t max_steps, step, heads;
   ScoreMask<C, Space> mask;
   View<T, 2, Space> out;  // [R,H*D]
+  index_t parts, each;    // of the steps
+  C* partial;             // a, then lse, [R*H,parts,D+1], where there are several parts
 
-  /// One row is one row and head.
+  /// One row is one row, head and part.
   template <class Team>
-  SRF_HD void operator()(const Team& team, index_t lane, void* scratch) const {
-    const index_t r = lane / heads, h = lane % heads, n = step + 1;
+  SRF_HD void operator()(const Team& team, index_t row, void* scratch) const {
+    const index_t lane = row / parts, first = row % parts * each;
+    const index_t r = lane / heads, h = lane % heads, n = end_of(first) - first;
     const index_t inner = out.extent(1), D = inner / heads;
     C *weights = static_cast<C*>(scratch), *query = weights + n, *sums = query;
     const T* q = &qkv(step, r, h * D);
     team.for_each(D, [=](index_t c) { query[c] = C(q[c]); });
-    dots_with_rows(team, n, D, query, places_of(r, inner + h * D), weights);
-    mask.add(team, 0, h, 0, 0, n, weights);
-    softmax_row(team, n, weights);
-    sum_of_rows(team, n, D, weights, places_of(r, 2 * inner + h * D), sums, &out(r, h * D));
+    dots_with_rows(team, n, D, query, places_of(r, first, inner + h * D), weights);
+    mask.add(team, 0, h, 0, first, n, weights);
+    const C lse = softmax_row(team, n, weights);
+    const auto values = places_of(r, first, 2 * inner + h * D);
+    if (parts == 1) return sum_of_rows(team, n, D, weights, values, sums, &out(r, h * D));
+    C* to = partial + row * (D + 1);
+    sum_of_rows(team, n, D, weights, values, sums, to);
+    if (team.leader()) to[D] = lse;
   }
 
  private:
-  /// Where `column` of the rows is that row r goes back to.
-  SRF_HD auto places_of(index_t r, index_t column) const {
-    const std::int32_t* place = places + r * max_steps;
-    const T* from = qkv.data + column;
+  SRF_HD index_t end_of(index_t first) const {
+    return first + each < step + 1 ? first + each : step + 1;
+  }
+  /// Where `column` of the rows is that row r goes back to, from step `first` on.
+  SRF_HD auto places_of(index_t r, index_t first, index_t column) const {
+    const std::int32_t* place = places + r * max_steps + first;
     const index_t per_step = qkv.stride(0), per_row = qkv.stride(1);
+    const T* from = qkv.data + column + first * per_step;
     return [=](index_t s) { return from + s * per_step + place[s] * per_row; };
+  }
+};
+
+/// out = sum_p w_p a_p,  w = softmax(lse), over the parts of a row and head.
+template <class T, class Space>
+struct JoinParts {
+  using C = compute_t<T>;
+  const C* partial;  // [R*H,parts,D+1]
+  index_t parts, head_size;
+  View<T, 2, Space> out;
+  SRF_HD void operator()(index_t i) const {
+    const index_t D = head_size, c = i % D, stride = D + 1, inner = out.extent(1);
+    const C* from = partial + i / D * parts * stride;
+    C top = from[D], sum(0), total(0);
+    for (index_t p = 1; p < parts; ++p) top = math::max(top, from[p * stride + D]);
+    for (index_t p = 0; p < parts; ++p) {
+      const C weight = math::exp(from[p * stride + D] - top);
+      sum = sum + weight * from[p * stride + c], total = total + weight;
+    }
+    out(i / inner, i % inner) = T(sum / total);
   }
 };
 
@@ -240,10 +276,18 @@ void self_attention_step(B& be, In<B, T, 3> qkv, const DecodeRows<B>& rows, inde
   require(qkv.stride(2) == 1 && out.stride(1) == 1, name,
           "the last axis of qkv and out must be contiguous");
   require(step >= 0 && step < rows.max_steps(), name, "the step is outside the cache");
-  const index_t n = step + 1, D = out.extent(1) / heads;
-  be.for_each_row(out.extent(0) * heads, (n + D) * static_cast<index_t>(sizeof(compute_t<T>)),
-                  detail::SelfStep<T, typename B::space>{qkv, rows.places(), rows.max_steps(), step,
-                                                         heads, mask, out});
+  using C = compute_t<T>;
+  const index_t n = step + 1, D = out.extent(1) / heads, lanes = out.extent(0) * heads;
+  const index_t each = ManyTeams<B> ? std::min(n, detail::steps_of_a_team<B>) : n;
+  const index_t parts = (n + each - 1) / each;
+  Tensor<B, C, 1> partial(be, {parts == 1 ? 0 : lanes * parts * (D + 1)});
+  be.for_each_row(
+      lanes * parts, (each + D) * static_cast<index_t>(sizeof(C)),
+      detail::SelfStep<T, typename B::space>{qkv, rows.places(), rows.max_steps(), step, heads,
+                                             mask, out, parts, each, partial.data()});
+  if (parts > 1) {
+    be.for_each(lanes * D, detail::JoinParts<T, typename B::space>{partial.data(), parts, D, out});
+  }
 }
 
 }  // namespace srformer
