@@ -3,6 +3,7 @@
 // backend. Built wherever nvcc is; where no device can be used, only the message that says so is tested.
 #include "support/batched_gemm.hpp"
 #include "support/device.hpp"
+#include "support/drawn_attention.hpp"
 #include "support/traces.hpp"
 
 using namespace srformer;
@@ -130,5 +131,18 @@ TEST_CASE("every variant on a device agrees with the host") {
     }
     tests::compare_device(cuda, "sliding window", 1e-2,
                           [](auto& be) { return tests::trace_own_variant<float>(be); });
+  });
+}
+
+TEST_CASE("every variant on random shapes agrees with the host") {
+  tests::on_device([](tests::CudaBackend& cuda) {
+    for (std::uint64_t n = 0; n < 120; ++n)
+      tests::compare_draw<double>(cuda, tests::Draw(n), 1e-10);
+    for (std::uint64_t n = 1000; n < 1060; ++n) {
+      const tests::Draw draw(n);
+      // what fires is not always the same in float
+      if (draw.options.variant != Variant::segmented_recurrent)
+        tests::compare_draw<float>(cuda, draw, 1e-3);
+    }
   });
 }
