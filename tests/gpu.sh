@@ -73,11 +73,20 @@ part "the same steps on the CPU" "$build/examples/finetune" --device cpu --model
   --train_file "$work/data/train.jsonl" --validation_file "$work/data/validation.jsonl" --max_steps 20 \
   --cross_attention segmented_recurrent --output_dir "$work/out_cpu"
 
-for variant in full segmented segmented_recurrent; do
+for variant in full segmented segmented_recurrent transformer_xl global_tokens linear; do
   for keys in 1024 16384; do
-    sizes=($variant --batch 4 --keys $keys --repetitions 20)
-    part "$variant, N $keys, device" "$build/bench/bench_attention_cuda" "${sizes[@]}"
-    part "$variant, N $keys, CPU" "$build/bench/bench_attention" "${sizes[@]}"
+    for steps in 0 32; do
+      repetitions=20
+      # the memory of Transformer-XL goes through the keys one after another
+      [ $variant = transformer_xl ] && repetitions=2
+      sizes=($variant --batch 4 --keys $keys --steps $steps --repetitions $repetitions)
+      what="$variant, N $keys, $([ $steps = 0 ] && echo "forward and backward" || echo "$steps steps of decoding")"
+      part "$what, device" "$build/bench/bench_attention_cuda" "${sizes[@]}"
+      if [ $variant != segmented_recurrent ] && [ $variant-$keys != transformer_xl-16384 ]; then
+        part "$what, device, one team a head" "$build/bench/bench_attention_cuda" "${sizes[@]}" --team_a_head
+      fi
+      part "$what, CPU" "$build/bench/bench_attention" "${sizes[@]}"
+    done
   done
 done
 part "T5-small" "$build/examples/init_model" --output_dir "$work/t5-small" --preset t5-small --seed 1
