@@ -6,13 +6,13 @@ set -euo pipefail
 
 needed=(g++ cmake ninja-build libeigen3-dev catch2)
 # Each of these switches on a part of the build; one that the distribution does not carry is left out.
-wanted=(ccache nlohmann-json3-dev libsentencepiece-dev libdnnl-dev libtbb-dev libthrust-dev libicu-dev
+wanted=(ccache nlohmann-json3-dev libsentencepiece-dev libdnnl-dev libtbb-dev libthrust-dev libicu-dev zlib1g-dev
         libcli11-dev libfmt-dev libxtensor-dev libboost-dev pkg-config clang libomp-dev)
 case ${1:-} in
   --all) wanted+=(clang-format-14 libbenchmark-dev) ;;
   --quickstart)
     needed=(g++ cmake ninja-build libeigen3-dev nlohmann-json3-dev libsentencepiece-dev libicu-dev libcli11-dev)
-    wanted=(ccache libdnnl-dev gnuplot-nox)
+    wanted=(ccache libdnnl-dev zlib1g-dev gnuplot-nox)
     ;;
 esac
 

@@ -12,6 +12,7 @@ set(SRFORMER_INCLUDE_TARGETS
     "cublas=srformer::cuda"
     "cuda_runtime=srformer::cuda"
     "nlohmann/=srformer::io"
+    "zlib.h=srformer::gzip"
     "sentencepiece_=srformer::text"
     "unicode/=srformer::text"
     "benchmark/=benchmark::benchmark"

@@ -2,12 +2,6 @@
 // ROUGE of predictions against references: the mean over pairs with its bootstrap interval.
 //
 //   evaluate --predictions generated.txt --references test.jsonl --reference_column summary
-//
-// A file of which a column is named holds JSON lines, any other one text a line.
-#include <CLI/CLI.hpp>
-#include <algorithm>
-#include <cstdint>
-#include <filesystem>
 #include <iomanip>
 #include <iostream>
 #include <nlohmann/json.hpp>
@@ -16,8 +10,10 @@
 #include <utility>
 #include <vector>
 
-#include <srformer/io/file.hpp>
 #include <srformer/text/rouge.hpp>
+
+#include "data_flags.hpp"
+#include "rouge_notice.hpp"
 
 namespace {
 
@@ -36,25 +32,100 @@ const std::vector<std::pair<std::string, double RougeScore::*>> statistics{
     {"recall", &RougeScore::recall},
     {"fmeasure", &RougeScore::fmeasure}};
 
-std::vector<std::string> read_texts(const std::filesystem::path& path, const std::string& column) {
-  const srformer::MappedFile file(path);
-  const std::string_view all = file.text();
-  std::vector<std::string> texts;
-  for (std::size_t begin = 0; begin < all.size();) {
-    const std::size_t end = std::min(all.find('\n', begin), all.size());
-    std::string_view line = all.substr(begin, end - begin);
-    if (line.ends_with('\r')) line.remove_suffix(1);
-    if (column.empty()) {
-      texts.emplace_back(line);
-    } else {
-      const auto object = srformer::parse_json(line, path.string(), begin);
-      if (!object.is_object() || !object.contains(column) || !object[column].is_string())
-        throw srformer::io_error(path.string() + ": line " + std::to_string(texts.size() + 1) +
-                                 " has no text \"" + column + "\"; name the column that holds it");
-      texts.push_back(object[column].get<std::string>());
-    }
-    begin = end + 1;
+struct Options {
+  std::vector<std::string> predictions, references;
+  std::string prediction_column, reference_column;
+  std::string prediction_format = "auto", reference_format = "auto";
+  bool json = false;
+  srformer::RougeOptions rouge;
+  srformer::BootstrapOptions resampling;
+
+  void parse(int argc, char** argv) {
+    bool no_stemmer = false;
+    CLI::App app("ROUGE-1, -2, -L and -Lsum of predictions against references, as rouge_score.");
+    app.add_option("--predictions", predictions, "files of predictions")->required();
+    app.add_option("--references", references, "files of references, in the same order")
+        ->required();
+    app.add_option("--prediction_column", prediction_column,
+                   "their column; else found by its name");
+    app.add_option("--reference_column", reference_column, "their column; else found by its name");
+    srformer::program::add_format_flag(app, "--prediction_format", prediction_format);
+    srformer::program::add_format_flag(app, "--reference_format", reference_format);
+    app.add_flag("--no-stemmer,--no_stemmer", no_stemmer, "compare words as they are, not stems");
+    app.add_flag("--split_sentences", rouge.split_sentences,
+                 "rougeLsum: find sentences by a rule, not at newlines alone");
+    app.add_option("--bootstrap_samples", resampling.samples, "resamples for the interval")
+        ->capture_default_str()
+        ->check(CLI::Range(1, 1000000));
+    app.add_option("--seed", resampling.seed, "of the resampling")->capture_default_str();
+    app.add_flag("--json", json, "print JSON, in fractions");
+    srformer::program::parse(app, argc, argv);
+    rouge.stemmer = !no_stemmer;
   }
+};
+
+/// Predictions and the references they are scored against, and what is to be said of them.
+struct Texts {
+  std::vector<std::string> predictions, references, notices;
+};
+
+/// The texts of one column of some files, empty ones too.
+srformer::DataRows<srformer::PlacedText> read_texts(const std::vector<std::string>& files,
+                                                    const std::string& format,
+                                                    const std::string& column,
+                                                    std::vector<std::string_view> known) {
+  return srformer::read_column(
+      files, {.name = column, .known = std::move(known), .sole = true, .keep_empty = true},
+      {.format = srformer::format_from_name(format),
+       .decompress = srformer::program::decompressor()});
+}
+
+/// Passes over empty texts at the end of `longer` where `shorter` has none.
+void even_out(srformer::DataRows<srformer::PlacedText>& longer, std::size_t shorter) {
+  std::size_t passed = 0;
+  for (; longer.rows.size() > shorter && srformer::detail::is_blank(longer.rows.back().text);
+       ++passed)
+    longer.rows.pop_back();
+  if (passed > 0)
+    longer.notices.push_back(longer.rows.back().place + ": " +
+                             srformer::detail::counted(passed, "empty text") +
+                             " after this one passed over");
+}
+
+/// The pairs to score: those that have a reference.
+Texts read(const Options& options) {
+  auto predicted = read_texts(
+      options.predictions, options.prediction_format, options.prediction_column,
+      {"prediction", "predictions", "generated_summary", "generated", "summary", "text"});
+  auto expected = read_texts(options.references, options.reference_format, options.reference_column,
+                             {"summary", "highlights", "abstract", "reference", "references",
+                              "summary_text", "review_title", "news_title", "target"});
+  even_out(predicted, expected.rows.size());
+  even_out(expected, predicted.rows.size());
+  if (predicted.rows.size() != expected.rows.size())
+    throw srformer::io_error(
+        options.predictions.front() + " has " + std::to_string(predicted.rows.size()) + " texts, " +
+        options.references.front() + " has " + std::to_string(expected.rows.size()) +
+        "; give one prediction for each reference");
+  Texts texts;
+  texts.notices = std::move(predicted.notices);
+  texts.notices.insert(texts.notices.end(), expected.notices.begin(), expected.notices.end());
+  std::string first;
+  for (std::size_t i = 0; i < expected.rows.size(); ++i) {
+    if (srformer::detail::is_blank(expected.rows[i].text)) {
+      if (first.empty()) first = expected.rows[i].place;
+      continue;
+    }
+    texts.predictions.push_back(std::move(predicted.rows[i].text));
+    texts.references.push_back(std::move(expected.rows[i].text));
+  }
+  if (texts.references.empty())
+    throw srformer::io_error(options.references.front() +
+                             ": holds empty references alone; name the column that holds them");
+  if (!first.empty())
+    texts.notices.push_back(std::to_string(expected.rows.size() - texts.references.size()) +
+                            " of " + srformer::detail::counted(expected.rows.size(), "pair") +
+                            " not scored for want of a reference, the first at " + first);
   return texts;
 }
 
@@ -87,52 +158,19 @@ std::string as_table(const RougeInterval& rouge, std::size_t pairs) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::string predictions, references, prediction_column, reference_column;
-  bool no_stemmer = false, json = false;
-  srformer::RougeOptions options;
-  srformer::BootstrapOptions resampling;
-
-  CLI::App app("ROUGE-1, -2, -L and -Lsum of predictions against references, as rouge_score.");
-  app.add_option("--predictions", predictions, "file of predictions")->required();
-  app.add_option("--references", references, "file of references, in the same order")->required();
-  app.add_option("--prediction_column", prediction_column, "predictions are JSON lines: their key");
-  app.add_option("--reference_column", reference_column, "references are JSON lines: their key");
-  app.add_flag("--no-stemmer,--no_stemmer", no_stemmer, "compare words as they are, not stems");
-  app.add_flag("--split_sentences", options.split_sentences,
-               "rougeLsum: find sentences by a rule, not at newlines alone");
-  app.add_option("--bootstrap_samples", resampling.samples, "resamples for the interval")
-      ->capture_default_str()
-      ->check(CLI::Range(1, 1000000));
-  app.add_option("--seed", resampling.seed, "of the resampling")->capture_default_str();
-  app.add_flag("--json", json, "print JSON, in fractions");
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    return app.exit(help);
-  } catch (const CLI::ParseError& error) {
-    std::cerr << "evaluate: " << error.what() << '\n';
-    return 2;
-  }
-  options.stemmer = !no_stemmer;
-
-  try {
-    const auto predicted = read_texts(predictions, prediction_column);
-    const auto expected = read_texts(references, reference_column);
-    if (predicted.size() != expected.size())
-      throw srformer::io_error(predictions + " has " + std::to_string(predicted.size()) +
-                               " lines, " + references + " has " + std::to_string(expected.size()) +
-                               "; give one prediction for each reference");
-    if (predicted.empty()) throw srformer::io_error(predictions + ": has no lines to score");
+  return srformer::program::run([&] {
+    Options options;
+    options.parse(argc, argv);
+    const Texts texts = read(options);
     std::vector<RougeScores> scores;
-    for (std::size_t i = 0; i < predicted.size(); ++i)
-      scores.push_back(srformer::rouge(expected[i], predicted[i], options));
-    const RougeInterval rouge = srformer::bootstrap(scores, resampling);
-    std::cout << (json ? as_json(rouge, scores.size()).dump(2) + "\n"
-                       : as_table(rouge, scores.size()));
+    for (std::size_t i = 0; i < texts.references.size(); ++i)
+      scores.push_back(srformer::rouge(texts.references[i], texts.predictions[i], options.rouge));
+    const RougeInterval rouge = srformer::bootstrap(scores, options.resampling);
+    srformer::program::tell(texts.notices);
+    const std::string notice = srformer::program::rouge_notice(texts.references);
+    if (!notice.empty()) srformer::program::tell({notice});
+    std::cout << (options.json ? as_json(rouge, scores.size()).dump(2) + "\n"
+                               : as_table(rouge, scores.size()));
     if (!std::cout.flush()) throw srformer::io_error("standard output cannot be written");
-  } catch (const std::exception& error) {
-    std::cerr << "evaluate: " << error.what() << '\n';
-    return 1;
-  }
-  return 0;
+  });
 }

@@ -22,6 +22,7 @@
 #include "device/device.hpp"
 #include "finetune_options.hpp"
 #include "loss_curve.hpp"
+#include "rouge_notice.hpp"
 #include "training_log.hpp"
 
 namespace {
@@ -59,22 +60,86 @@ double seconds_since(Clock::time_point start) {
 struct TextSet {
   std::vector<Example> examples;
   std::vector<std::string> summaries;
+  std::vector<Example> scored;  ///< those with a summary, where some have none
+
+  std::span<const Example> with_summaries() const {
+    return scored.empty() ? std::span(examples) : std::span(scored);
+  }
+  bool has_summaries() const {
+    return std::ranges::any_of(summaries, [](const std::string& s) { return !s.empty(); });
+  }
 };
 
-TextSet read_set(const std::string& file, index_t most, const FinetuneOptions& options,
-                 index_t longest_source, const Tokenizer& tokenizer) {
-  std::vector<Pair> pairs = read_json_lines(file, options.text_column, options.summary_column);
-  if (most > 0 && std::ssize(pairs) > most) pairs.resize(static_cast<std::size_t>(most));
-  const TokenizerOptions source{.max_length = longest_source, .truncation = true};
-  const TokenizerOptions target{.max_length = options.max_target_length, .truncation = true};
+/// What the flag --`name` names, as texts.
+struct SetFlags {
+  std::string name;
+  const std::vector<std::string>& files;
+  index_t most;  ///< 0: all
+};
+
+DataRows<Pair> read_rows(const SetFlags& flags, const FinetuneOptions& options, Console& console) {
+  DataRows<Pair> read = read_pairs(
+      flags.files, options.data.options(flags.name == "test_file" ? SummaryColumn::may_be_empty
+                                                                  : SummaryColumn::required));
+  for (const std::string& notice : read.notices) console.line(notice);
+  if (flags.most > 0 && std::ssize(read.rows) > flags.most) {
+    console.line("--" + flags.name + ": the first " + std::to_string(flags.most) + " of " +
+                 std::to_string(read.rows.size()) + " pairs are used");
+    read.rows.resize(static_cast<std::size_t>(flags.most));
+  }
+  const auto lacking =
+      std::ranges::count_if(read.rows, [](const Pair& pair) { return pair.summary.empty(); });
+  if (lacking > 0)
+    console.line("--" + flags.name + ": " + std::to_string(lacking) + " of " +
+                 std::to_string(read.rows.size()) +
+                 " texts have no summary; they are summarized but not scored");
+  return read;
+}
+
+/// Counts what is cut to a greatest length.
+class CutIds {
+ public:
+  CutIds(const Tokenizer& tokenizer, index_t longest) : tokenizer_(tokenizer), longest_(longest) {}
+
+  std::vector<std::int32_t> operator()(const std::string& text) {
+    std::vector<std::int32_t> ids = tokenizer_.encode(text);
+    if (std::ssize(ids) <= longest_) return ids;
+    ++cut_;
+    return tokenizer_.encode(text, {.max_length = longest_, .truncation = true});
+  }
+
+  /// "3 of 7 sources to 20 tokens", or nothing.
+  std::string text(const std::string& what, std::size_t all) const {
+    if (cut_ == 0) return "";
+    return std::to_string(cut_) + " of " + std::to_string(all) + " " + what + " to " +
+           std::to_string(longest_) + " tokens";
+  }
+
+ private:
+  const Tokenizer& tokenizer_;
+  index_t longest_;
+  std::size_t cut_ = 0;
+};
+
+TextSet read_set(const SetFlags& flags, const FinetuneOptions& options, index_t longest_source,
+                 const Tokenizer& tokenizer, Console& console) {
+  DataRows<Pair> read = read_rows(flags, options, console);
+  CutIds source(tokenizer, longest_source), target(tokenizer, options.max_target_length);
   const std::string prefix = options.source_prefix.value_or("");
   TextSet set;
-  for (Pair& pair : pairs) {
-    set.examples.push_back(
-        {tokenizer.encode(prefix + pair.text, source), tokenizer.encode(pair.summary, target)});
+  for (Pair& pair : read.rows) {
+    set.examples.push_back({source(prefix + pair.text), target(pair.summary)});
     set.summaries.push_back(std::move(pair.summary));
     if (!keep_going()) throw Exit{130};
   }
+  const bool lacking = std::ranges::find(set.summaries, "") != set.summaries.end();
+  for (std::size_t i = 0; lacking && i < set.examples.size(); ++i)
+    if (!set.summaries[i].empty()) set.scored.push_back(set.examples[i]);
+  const std::string sources = source.text("sources", set.examples.size()),
+                    targets = target.text("summaries", set.examples.size());
+  if (!(sources + targets).empty())
+    console.line("--" + flags.name + ": cut are " + sources +
+                 (sources.empty() || targets.empty() ? "" : " and ") + targets);
   return set;
 }
 
@@ -216,7 +281,7 @@ void copy_tokenizer(const fs::path& from, const fs::path& to) {
 // ---- evaluation -------------------------------------------------------------------------------
 
 struct Evaluation {
-  double loss = 0;
+  std::optional<double> loss;  ///< nothing where no text has a summary
   std::optional<RougeScores> rouge;
   double generated_length = 0;  ///< tokens without padding, as eval_gen_len of transformers
   std::vector<std::string> predictions;
@@ -226,7 +291,7 @@ struct Evaluation {
     const auto percent = [](const RougeScore& score) {
       return std::round(score.fmeasure * 1e6) / 1e4;
     };
-    entry[prefix + "_loss"] = loss;
+    if (loss) entry[prefix + "_loss"] = *loss;
     if (!rouge) return;
     entry[prefix + "_rouge1"] = percent(rouge->rouge1);
     entry[prefix + "_rouge2"] = percent(rouge->rouge2);
@@ -236,7 +301,7 @@ struct Evaluation {
   }
 
   std::string text() const {
-    std::string text = "loss " + format("%.4f", loss);
+    std::string text = loss ? "loss " + format("%.4f", *loss) : "summarized";
     if (rouge)
       text += "  rouge1 " + format("%.2f", 100 * rouge->rouge1.fmeasure) + "  rouge2 " +
               format("%.2f", 100 * rouge->rouge2.fmeasure) + "  rougeL " +
@@ -254,8 +319,9 @@ std::optional<Evaluation> evaluate(AnyModel& model, const TextSet& set, bool gen
   const std::span<const Example> examples = set.examples;
   const std::int32_t pad = model.config().pad_token_id;
   Evaluation evaluation;
-  evaluation.loss =
-      model.mean_loss(examples, options.eval_batch, options.label_smoothing, keep_going);
+  if (set.has_summaries())
+    evaluation.loss = model.mean_loss(set.with_summaries(), options.eval_batch,
+                                      options.label_smoothing, keep_going);
   if (!keep_going()) return std::nullopt;
   if (!generate) return evaluation;
 
@@ -281,9 +347,10 @@ std::optional<Evaluation> evaluate(AnyModel& model, const TextSet& set, bool gen
   }
   std::vector<RougeScores> scores;
   for (std::size_t i = 0; i < examples.size(); ++i)
-    scores.push_back(rouge(set.summaries[i], evaluation.predictions[i],
-                           {.stemmer = true, .split_sentences = true}));
-  evaluation.rouge = mean(scores);
+    if (!set.summaries[i].empty())
+      scores.push_back(rouge(set.summaries[i], evaluation.predictions[i],
+                             {.stemmer = true, .split_sentences = true}));
+  if (!scores.empty()) evaluation.rouge = mean(scores);
   evaluation.generated_length = static_cast<double>(tokens) / static_cast<double>(examples.size());
   return evaluation;
 }
@@ -357,12 +424,14 @@ class Finetuning {
             options.generation.read(generation_options_, generation_options_path(checkpoint_))),
         tokenizer_folder_(options.model),
         tokenizer_(tokenizer_folder_),
-        train_(set(options.train_file, options.max_train_samples)),
-        validation_(set(options.validation_file, options.max_eval_samples)),
-        test_(set(options.test_file, options.max_predict_samples)) {
+        train_(set({"train_file", options.train_file, options.max_train_samples})),
+        validation_(set({"validation_file", options.validation_file, options.max_eval_samples})),
+        test_(set({"test_file", options.test_file, options.max_predict_samples})) {
     const CommonConfig config = common(config_);
     generation_.seed = options.seed, generation_.num_return_sequences = 1;
     check_generation(generation_, config.vocab_size);
+    if (const auto text = GenerationFlags::length_contradiction(generation_); !text.empty())
+      throw usage_error(text + " (max_length is --max_target_length and the start token)");
     if (config.max_positions > 0 && generation_.longest() - 1 > config.max_positions)
       throw usage_error("summaries of " + std::to_string(generation_.longest() - 1) +
                         " tokens are more than the model's " +
@@ -399,12 +468,15 @@ class Finetuning {
   }
 
  private:
-  std::optional<TextSet> set(const std::string& file, index_t most) const {
-    if (file.empty()) return std::nullopt;
+  std::optional<TextSet> set(const SetFlags& flags) {
+    if (flags.files.empty()) return std::nullopt;
     const CommonConfig config = common(config_);
-    TextSet read = read_set(file, most, options_, longest_source(options_, config), tokenizer_);
-    check_tokens(file, read.examples, config.vocab_size);
-    return read;
+    TextSet set = read_set(flags, options_, longest_source(options_, config), tokenizer_, console_);
+    check_tokens("--" + flags.name, set.examples, config.vocab_size);
+    const bool scores = flags.name != "train_file" && options_.generate.value_or(true);
+    if (const std::string notice = scores ? rouge_notice(set.summaries) : ""; !notice.empty())
+      console_.line(notice);
+    return set;
   }
 
   double epoch() const {
@@ -413,11 +485,9 @@ class Finetuning {
   }
 
   void introduce() {
-    nlohmann::json prefix = checkpoint_.config();
-    for (const char* name : {"task_specific_params", "summarization", "prefix"})
-      prefix = prefix.is_object() && prefix.contains(name) ? prefix[name] : nlohmann::json();
-    if (prefix.is_string() && !options_.source_prefix)
-      console_.line("notice: this checkpoint expects --source_prefix " + prefix.dump());
+    const std::string notice =
+        prefix_notice(checkpoint_.config(), options_.source_prefix.has_value(), "");
+    if (!notice.empty()) console_.line(notice);
     const auto cross = cross_attention_options<ProgramVariants>(model_->config().cross_attention);
     std::string variant(cross.name());
     if (const auto L = cross.value_or<index_t>("segment_size", 0); L > 0)

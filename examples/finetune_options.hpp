@@ -2,6 +2,7 @@
 // The flags of finetune, named as in transformers' summarization scripts.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <initializer_list>
@@ -9,16 +10,19 @@
 #include <srformer/train/trainer.hpp>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "cross_attention_flags.hpp"
+#include "data_flags.hpp"
 #include "device/device.hpp"
 #include "generation_flags.hpp"
 
 namespace srformer::program {
 
 struct FinetuneOptions {
-  std::string model, train_file, validation_file, test_file, output_dir, resume;
-  std::string text_column = "text", summary_column = "summary";
+  std::string model, output_dir, resume;
+  std::vector<std::string> train_file, validation_file, test_file;
+  DataFlags data;
   std::optional<std::string> source_prefix;
   index_t max_source_length = 1024, max_target_length = 128;
   index_t train_batch = 8, eval_batch = 8, accumulation = 1;
@@ -67,6 +71,8 @@ struct FinetuneOptions {
       throw usage_error("--max_steps and --num_train_epochs exclude each other");
     if (overwrite && !resume.empty())
       throw usage_error("--overwrite_output_dir and --resume_from_checkpoint exclude each other");
+    max_steps = std::max(max_steps, index_t{0});
+    if (resume == "True" || resume == "true") resume = "auto";  // of transformers
     source_length_given = app.count("--max_source_length") > 0;
     recurrence_scale_given = app.count("--recurrence_init_scale") > 0;
     if (app.count("--predict_with_generate") > 0) generate = generate_flag;
@@ -105,25 +111,25 @@ struct FinetuneOptions {
   static CLI::Option* add(CLI::App& app, const char* name, T& value, const char* what) {
     return app.add_option(name, value, what)->capture_default_str();
   }
-  static CLI::Range at_least(index_t least) { return {least, index_t{1} << 40}; }
   static CLI::Range below_one() { return {0.0, 0.999999}; }
 
   /// What is trained on, and where the results go.
   void add_data_to(CLI::App& app) {
     app.add_option("--model_name_or_path", model, "Checkpoint folder with its tokenizer")
         ->required();
-    app.add_option("--train_file", train_file, "JSON lines")->required();
-    app.add_option("--validation_file", validation_file, "JSON lines");
-    app.add_option("--test_file", test_file, "JSON lines");
-    add(app, "--text_column", text_column, "Column of the sources");
-    add(app, "--summary_column", summary_column, "Column of the targets");
+    app.add_option("--train_file", train_file,
+                   "JSON lines, JSON, CSV or TSV, also .gz: files, folders or patterns")
+        ->required();
+    app.add_option("--validation_file", validation_file, "The same");
+    app.add_option("--test_file", test_file, "The same; a summary may be empty");
+    data.add_pairs_to(app);
     app.add_option("--source_prefix", source_prefix, "Put before every source");
     add(app, "--max_source_length", max_source_length, "Tokens")->check(at_least(1));
     add(app, "--max_target_length", max_target_length, "Tokens")->check(at_least(2));
     app.add_option("--output_dir", output_dir, "Folder for what is made")->required();
     app.add_flag("--overwrite_output_dir", overwrite, "Start afresh in a folder that is in use");
     app.add_option("--resume_from_checkpoint", resume,
-                   "A folder checkpoint-STEP, or auto for the last one in output_dir");
+                   "A folder checkpoint-STEP, or auto (or True) for the last one in output_dir");
   }
 
   /// Batches, steps and the optimizer.
@@ -134,7 +140,8 @@ struct FinetuneOptions {
     add(app, "--gradient_accumulation_steps", accumulation, "Micro-batches in a step")
         ->check(at_least(1));
     add(app, "--num_train_epochs", epochs, "May have a fraction")->check(CLI::Range(1e-9, 1e9));
-    add(app, "--max_steps", max_steps, "Counts instead of epochs when above 0")->check(at_least(0));
+    add(app, "--max_steps", max_steps, "Counts instead of epochs when above 0")
+        ->check(at_least(-1));
     add(app, "--learning_rate", learning_rate, "At its highest")->check(CLI::Range(0.0, 1e38));
     add(app, "--lr_scheduler_type", scheduler, "Course of the learning rate")
         ->check(CLI::IsMember({"linear", "cosine", "constant", "constant_with_warmup"}));

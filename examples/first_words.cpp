@@ -7,34 +7,35 @@
 #include <string>
 #include <vector>
 
-#include <srformer/io/dataset.hpp>
-
 #include "data/first_words.hpp"
-#include "program.hpp"
+#include "data_flags.hpp"
 
 int main(int argc, char** argv) {
   return srformer::program::run([&] {
-    std::string train_file, test_file, output_file, text_column = "text",
-                                                    summary_column = "summary";
+    std::vector<std::string> train_file, test_file;
+    std::string output_file;
+    srformer::program::DataFlags data;
     CLI::App app("The first words of every text as its summary");
-    app.add_option("--train_file", train_file, "JSON lines whose summaries are measured")
-        ->required();
-    app.add_option("--test_file", test_file, "JSON lines whose texts are cut")->required();
+    app.add_option("--train_file", train_file, "Pairs whose summaries are measured")->required();
+    app.add_option("--test_file", test_file, "Data whose texts are cut")->required();
     app.add_option("--output_file", output_file, "One summary a line")->required();
-    app.add_option("--text_column", text_column, "Of JSON lines")->capture_default_str();
-    app.add_option("--summary_column", summary_column, "Of JSON lines")->capture_default_str();
+    data.add_pairs_to(app);
     srformer::program::parse(app, argc, argv);
 
+    const auto train =
+        srformer::read_pairs(train_file, data.options(srformer::SummaryColumn::required));
     std::vector<std::string> summaries;
-    for (auto& pair : srformer::read_json_lines(train_file, text_column, summary_column))
-      summaries.push_back(std::move(pair.summary));
+    for (const auto& pair : train.rows) summaries.push_back(pair.summary);
     const std::size_t words = srformer::examples::mean_words(summaries);
+    const auto test = srformer::read_pairs(test_file, data.options(srformer::SummaryColumn::none));
     std::string lines;
-    for (const auto& pair : srformer::read_json_lines(test_file, text_column, ""))
+    for (const auto& pair : test.rows)
       lines += srformer::examples::first_words(pair.text, words) + '\n';
     srformer::ReplacementFile file(output_file);
     file.write(lines);
     file.commit();
+    srformer::program::tell(train.notices);
+    srformer::program::tell(test.notices);
     std::printf("%s: the first %zu words of every text\n", output_file.c_str(), words);
   });
 }

@@ -52,7 +52,7 @@ struct GenerationFlags {
                    "Beams are compared by log-probability / length^length_penalty");
     app.add_option("--early_stopping", early_stopping,
                    "Whether beam search ends with as many outputs as beams")
-        ->check(CLI::IsMember({"true", "false", "never"}));
+        ->check(CLI::IsMember({"true", "false", "never"}, CLI::ignore_case));
     app.add_flag("--do_sample{true}", do_sample, "Draw tokens; --do_sample=false: do not");
     app.add_option("--temperature", temperature, "Divides scores before sampling");
     app.add_option("--top_k", top_k, "Tokens that are drawn from; 0: all")->check(at_least(0));
@@ -77,7 +77,21 @@ struct GenerationFlags {
     put_over(json);
     GenerationConfig config = read(json, generation_options_path(checkpoint));
     if (!config.max_length && !config.max_new_tokens) config.max_length = otherwise;
+    const std::string contradiction = length_contradiction(config);
+    const bool flags = max_length || max_new_tokens || min_length || min_new_tokens;
+    if (!contradiction.empty() && flags) throw usage_error(contradiction);
+    if (!contradiction.empty())
+      std::fprintf(stderr, "notice: %s: %s\n", generation_options_path(checkpoint).c_str(),
+                   contradiction.c_str());
     return config;
+  }
+
+  /// What is wrong with a least length above the greatest; empty: nothing.
+  static std::string length_contradiction(const GenerationConfig& config) {
+    if (config.shortest() <= config.longest()) return "";
+    return "min_length " + std::to_string(config.shortest()) + " is above max_length " +
+           std::to_string(config.longest()) +
+           ", so that no summary may end before it is cut; give --min_length or --max_length";
   }
 
   /// Sets in options of generation_config.json what the flags say.
@@ -132,9 +146,6 @@ struct GenerationFlags {
     }
     return config;
   }
-
- private:
-  static CLI::Range at_least(index_t least) { return {least, index_t{1} << 40}; }
 };
 
 }  // namespace srformer::program

@@ -15,12 +15,12 @@
 #include <vector>
 
 #include <srformer/backend/eigen.hpp>
-#include <srformer/io/dataset.hpp>
 #include <srformer/models/checkpoint.hpp>
 #include <srformer/text/tokenizer.hpp>
 
 #include "architectures.hpp"
 #include "cross_attention_flags.hpp"
+#include "data_flags.hpp"
 
 namespace {
 
@@ -107,26 +107,19 @@ class Overrides {
   std::deque<Field> fields_;
 };
 
-/// The lines of text files, and both columns of files that end in .json or .jsonl.
+/// The lines of text files, and both columns of other data; rows without a text are left out.
 std::vector<std::string> tokenizer_text(const std::vector<std::string>& files,
-                                        const std::string& text, const std::string& summary) {
-  std::vector<std::string> lines;
-  for (const fs::path file : files) {
-    if (file.extension() == ".json" || file.extension() == ".jsonl") {
-      for (srformer::Pair& pair : srformer::read_json_lines(file, text, summary)) {
-        lines.push_back(std::move(pair.text));
-        if (!summary.empty()) lines.push_back(std::move(pair.summary));
-      }
-      continue;
-    }
-    const srformer::MappedFile mapped(file);
-    for (std::string_view rest = mapped.text(); !rest.empty();) {
-      const std::size_t end = std::min(rest.find('\n'), rest.size());
-      lines.emplace_back(rest.substr(0, end));
-      rest.remove_prefix(std::min(end + 1, rest.size()));
-    }
+                                        srformer::program::DataFlags data,
+                                        std::vector<std::string>& notices) {
+  data.drop_empty = true;
+  auto read = srformer::read_pairs(files, data.options(srformer::SummaryColumn::if_there));
+  std::vector<std::string> texts;
+  for (srformer::Pair& pair : read.rows) {
+    texts.push_back(std::move(pair.text));
+    if (!pair.summary.empty()) texts.push_back(std::move(pair.summary));
   }
-  return lines;
+  notices = std::move(read.notices);
+  return texts;
 }
 
 /// The files of a tokenizer, from a folder or a model file.
@@ -198,8 +191,8 @@ std::vector<std::string> preset_names() {
 
 struct Options {
   std::string output, config_file, preset, tokenizer;
-  std::string text_column = "text", summary_column = "summary";
-  std::vector<std::string> tokenizer_files;
+  srformer::program::DataFlags data;
+  std::vector<std::string> tokenizer_files, notices;
   index_t tokenizer_vocab_size = 8000;
   int extra_ids = 100;
   std::uint64_t seed = 42;
@@ -217,15 +210,18 @@ struct Options {
                               ->check(CLI::IsMember(preset_names()));
     config_option->excludes(preset_option);
     auto* given = app.add_option("--tokenizer", tokenizer, "Folder or spiece.model to copy");
-    app.add_option("--train_tokenizer", tokenizer_files, "Text or JSON lines to train one on")
+    app.add_option("--train_tokenizer", tokenizer_files, "Texts or pairs to train one on")
         ->excludes(given);
     app.add_option("--tokenizer_vocab_size", tokenizer_vocab_size, "Pieces of a trained tokenizer")
         ->capture_default_str();
     app.add_option("--extra_ids", extra_ids, "Sentinels of a trained tokenizer")
         ->capture_default_str()
         ->check(CLI::Range(0, 1000));
-    app.add_option("--text_column", text_column, "Of JSON lines")->capture_default_str();
-    app.add_option("--summary_column", summary_column, "Of JSON lines")->capture_default_str();
+    app.add_option("--text_column", data.text_column,
+                   "Column of the texts; else found by its name");
+    app.add_option("--summary_column", data.summary_column,
+                   "Column of the summaries; else found by its name, where there is one");
+    srformer::program::add_format_flag(app, "--input_format", data.format);
     app.add_option("--seed", seed, "Of the initial weights")->capture_default_str();
     overrides.add_to(app);
     cross_attention.add_to(app);
@@ -268,11 +264,10 @@ nlohmann::json configuration(Options& options) {
 }
 
 /// Trains or copies the tokenizer into the folder.
-void make_tokenizer(const Options& options, bool byte_level_bpe, const fs::path& folder) {
+void make_tokenizer(Options& options, bool byte_level_bpe, const fs::path& folder) {
   if (options.tokenizer_files.empty())
     return copy_tokenizer(options.tokenizer, folder, options.extra_ids);
-  const auto text =
-      tokenizer_text(options.tokenizer_files, options.text_column, options.summary_column);
+  const auto text = tokenizer_text(options.tokenizer_files, options.data, options.notices);
   if (byte_level_bpe) {
     srformer::train_byte_bpe(text, options.tokenizer_vocab_size, folder);
   } else {
@@ -339,6 +334,7 @@ int main(int argc, char** argv) {
     const index_t parameters =
         save_new_model(made, options, generation_of(facts, conventions.forces_eos), folder.path());
     folder.commit();
+    srformer::program::tell(options.notices);
     std::printf("%s: %td parameters, vocabulary %td, tokenizer %s, cross-attention %s\n",
                 options.output.c_str(), parameters, facts.vocab_size, tokenizer.c_str(),
                 facts.cross_attention.variant.c_str());

@@ -21,6 +21,19 @@ class usage_error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// Holds a number to `least` and above.
+inline CLI::Validator at_least(index_t least) {
+  const std::string text = "at least " + std::to_string(least);
+  return CLI::Validator(
+      [least, text](std::string& word) {
+        index_t value = 0;
+        if (!CLI::detail::lexical_cast(word, value) || value < least)
+          return "Value " + word + " is not " + text;
+        return std::string();
+      },
+      text);
+}
+
 /// Parses the command line; --help exits with 0, bad use with 2.
 inline void parse(CLI::App& app, int argc, char** argv) {
   try {

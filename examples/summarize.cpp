@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Summaries of texts, one a line or in JSON lines, by greedy or beam search or sampling.
+// Summaries of texts, one a line or in a column of JSON, CSV or TSV, by greedy or beam search or sampling.
 //
 //   summarize --model_name_or_path model --input_file test.jsonl --output_file summaries.txt
 //   echo "A long text." | summarize --model_name_or_path model --stream
@@ -17,6 +17,7 @@
 #include <srformer/models/checkpoint.hpp>
 #include <srformer/text/tokenizer.hpp>
 
+#include "data_flags.hpp"
 #include "device/device.hpp"
 #include "generation_flags.hpp"
 
@@ -28,8 +29,10 @@ using srformer::program::usage_error;
 using Ids = std::vector<std::int32_t>;
 
 struct Options {
-  std::string model, input = "-", output = "-", input_format = "text", output_format = "text";
-  std::string text_column = "text", source_prefix;
+  std::vector<std::string> input{"-"};
+  std::string model, output = "-", output_format = "text";
+  std::optional<std::string> source_prefix;
+  srformer::program::DataFlags data;
   std::optional<index_t> max_source_length, max_target_length;
   index_t batch_size = 16;
   bool truncation = false, stream = false;
@@ -38,22 +41,20 @@ struct Options {
 
   void parse(int argc, char** argv) {
     CLI::App app("Summaries of texts");
-    const auto at_least_one = CLI::Range(index_t{1}, index_t{1} << 40);
+    const auto at_least_one = srformer::program::at_least(1);
     app.add_option("--model_name_or_path", model, "Checkpoint folder")->required();
-    app.add_option("--input_file", input, "File to read; - is standard input")
+    app.add_option("--input_file", input, "Files, folders or patterns to read; - is standard input")
         ->capture_default_str();
     app.add_option("--output_file", output, "File to write; - is standard output")
         ->capture_default_str();
-    app.add_option("--input_format", input_format,
-                   "text: one a line; jsonl: JSON lines; ids: {\"input_ids\": [...]}; jsonl for "
-                   "files that end in .jsonl")
-        ->check(CLI::IsMember({"text", "jsonl", "ids"}));
+    data.add_texts_to(app, {"auto", "text", "jsonl", "json", "csv", "tsv", "ids"});
+    app.get_option("--input_format")
+        ->description("auto: told by content and name; ids: {\"input_ids\": [...]} on each line");
     app.add_option(
            "--output_format", output_format,
            "text: one a line; jsonl: {\"output_ids\": [...], \"score\": ..., \"text\": ...}")
         ->capture_default_str()
         ->check(CLI::IsMember({"text", "jsonl"}));
-    app.add_option("--text_column", text_column, "Of JSON lines")->capture_default_str();
     app.add_option("--source_prefix", source_prefix, "Put before every text");
     app.add_option("--max_source_length", max_source_length, "Tokens of a source at most")
         ->check(at_least_one);
@@ -70,8 +71,11 @@ struct Options {
     generation.add_to(app);
     device.add_to(app);
     srformer::program::parse(app, argc, argv);
-    if (app.count("--input_format") == 0 && input.ends_with(".jsonl")) input_format = "jsonl";
+    if (ids() && (!data.text_column.empty() || data.drop_empty))
+      throw usage_error("--text_column and --drop_empty do not go with --input_format ids");
   }
+
+  bool ids() const { return data.format == "ids"; }
 };
 
 /// A source and where it came from, as "test.jsonl:7".
@@ -80,44 +84,50 @@ struct Source {
   Ids ids;
 };
 
-/// Every line of the input as text or ids. Throws io_error for a line that holds none.
-std::vector<Source> read_sources(const Options& options) {
-  const bool standard = options.input == "-";
-  const srformer::MappedFile file(standard ? "/dev/stdin" : options.input);
-  const std::string shown = standard ? "standard input" : options.input;
+/// The sources, and what is to be said of their files.
+struct Input {
   std::vector<Source> sources;
-  const std::string_view all = file.text();
-  std::size_t begin = all.starts_with("\xef\xbb\xbf") ? 3 : 0;
-  for (std::size_t number = 1; begin < all.size(); ++number) {
-    const std::size_t end = std::min(all.find('\n', begin), all.size());
-    std::string_view line = all.substr(begin, end - begin);
-    if (line.ends_with('\r')) line.remove_suffix(1);
-    Source source{shown + ":" + std::to_string(number), {}, {}};
-    if (line.find_first_not_of(" \t") == std::string_view::npos)
-      throw io_error(source.place +
-                     ": is empty; remove the line, or every summary after it would "
-                     "stand at another line");
-    if (options.input_format == "text") {
-      source.text = line;
-    } else if (options.input_format == "jsonl") {
-      source.text =
-          srformer::parse_json_line(line, source.place, options.text_column, "", begin).text;
-    } else {
-      const auto object = srformer::parse_json(line, source.place, begin);
-      const auto ids = object.is_object() ? object.find("input_ids") : object.end();
-      const bool fits = object.is_object() && ids != object.end() && ids->is_array() &&
-                        !ids->empty() &&
-                        std::ranges::all_of(*ids, srformer::detail::json_holds<std::int32_t>);
-      if (!fits)
-        throw io_error(source.place +
-                       ": has no list of token ids; write {\"input_ids\": [...]} on each line");
-      source.ids = ids->get<Ids>();
-    }
-    sources.push_back(std::move(source));
-    begin = end + 1;
-  }
-  if (sources.empty()) throw io_error(shown + ": holds no text; give at least one line");
-  return sources;
+  std::vector<std::string> notices;
+};
+
+/// A source for each line {"input_ids": [...]}. Throws io_error for a line that has none.
+Input read_ids(const Options& options) {
+  Input input;
+  const auto read = [&](const srformer::TableFile& file) {
+    srformer::for_each_json_line(
+        file.text(), [&](std::string_view line, std::size_t number, std::size_t begin) {
+          Source source{file.shown() + ":" + std::to_string(number), {}, {}};
+          const auto object = srformer::parse_json(line, source.place, begin);
+          const auto ids = object.is_object() ? object.find("input_ids") : object.end();
+          const bool fits = object.is_object() && ids != object.end() && ids->is_array() &&
+                            !ids->empty() &&
+                            std::ranges::all_of(*ids, srformer::detail::json_holds<std::int32_t>);
+          if (!fits)
+            throw io_error(source.place +
+                           ": has no list of token ids; write {\"input_ids\": [...]} on each line");
+          source.ids = ids->get<Ids>();
+          input.sources.push_back(std::move(source));
+          return true;
+        });
+  };
+  srformer::ReadOptions as_lines = options.data.options(srformer::SummaryColumn::none);
+  as_lines.format = srformer::FileFormat::jsonl;
+  srformer::detail::for_each_table(options.input, as_lines, read);
+  if (input.sources.empty())
+    throw io_error(options.input.front() + ": holds no token ids; give at least one line");
+  return input;
+}
+
+/// Every row of the input as text or ids. Throws io_error for a row that holds none.
+Input read_sources(const Options& options) {
+  if (options.ids()) return read_ids(options);
+  auto read = srformer::read_column(
+      options.input, {.name = options.data.text_column, .known = srformer::known_text_names()},
+      options.data.options(srformer::SummaryColumn::none));
+  Input input{{}, std::move(read.notices)};
+  for (auto& [place, text] : read.rows)
+    input.sources.push_back({std::move(place), std::move(text), {}});
+  return input;
 }
 
 /// Fills in the ids of every source and holds them to the vocabulary and the greatest length.
@@ -130,9 +140,9 @@ void encode_sources(std::vector<Source>& sources, const Options& options,
   const std::string limit = flag ? "--max_source_length" : "the model's positions,";
   index_t cut = 0;
   for (Source& source : sources) {
-    if (tokenizer != nullptr && options.input_format != "ids") {
+    if (tokenizer != nullptr && !options.ids()) {
       try {
-        source.ids = tokenizer->encode(options.source_prefix + source.text);
+        source.ids = tokenizer->encode(options.source_prefix.value_or("") + source.text);
       } catch (const srformer::shape_error& error) {
         throw io_error(source.place + ": " + error.what() + "; correct the line");
       }
@@ -291,7 +301,7 @@ std::string as_lines(const std::vector<Output>& outputs, const Options& options,
 
 /// Ids in and JSON out do without one.
 bool needs_tokenizer(const Options& options) {
-  return options.input_format != "ids" || options.output_format != "jsonl";
+  return !options.ids() || options.output_format != "jsonl";
 }
 
 bool has_tokenizer(const std::filesystem::path& folder) {
@@ -312,7 +322,7 @@ int main(int argc, char** argv) {
     std::optional<srformer::Tokenizer> tokenizer;
     if (needs_tokenizer(options) || has_tokenizer(checkpoint.folder()))
       tokenizer.emplace(checkpoint.folder());
-    std::vector<Source> sources = read_sources(options);
+    auto [sources, notices] = read_sources(options);
     if (options.stream && sources.size() > 1)
       throw usage_error("--stream writes the summary of one text, but the input holds " +
                         std::to_string(sources.size()));
@@ -324,6 +334,10 @@ int main(int argc, char** argv) {
                    options.model.c_str(), srformer::listed(left_over).c_str());
     const srformer::Tokenizer* words = tokenizer ? &*tokenizer : nullptr;
     encode_sources(sources, options, words, model->config());
+    srformer::program::tell(notices);
+    const std::string prefix = srformer::program::prefix_notice(
+        checkpoint.config(), options.source_prefix || options.ids(), sources.front().text);
+    if (!prefix.empty()) srformer::program::tell({prefix});
     if (options.stream) return stream(*model, sources.front(), *tokenizer, generation);
     const auto outputs = generate(*model, sources, options.batch_size, generation);
     write_text(options.output, as_lines(outputs, options, words));

@@ -201,4 +201,86 @@ check "as many words as summaries have" test "$(cat words.txt)" = "one two"
 run 0 evaluate --predictions words.txt --references pairs.jsonl --reference_column summary
 check "the same words score 100" grep -q '^rouge1 .* 100.00' out.txt
 
+printf '{"summary": "one two"}\n\n' >blank.jsonl
+run 0 evaluate --predictions words.txt --references blank.jsonl
+check "a column is found, a blank last line passed over" grep -q '^rouge1 .* 100.00' out.txt
+check "and it is said what was read" grep -q '^blank.jsonl: JSON lines, column "summary", 1 row$' err.txt
+printf 'one two\n\n\n' >longer.txt
+run 0 evaluate --predictions words.txt --references longer.txt
+check "blank lines at the end are passed over and counted" grep -q '2 empty texts after this one passed over' err.txt
+printf 'one two\n' >short.txt
+printf 'a\nb\n' >two.txt
+refused 1 "give one prediction for each reference" evaluate --predictions short.txt --references two.txt
+printf '{"summary": "one two"}\n{"summary": null}\n{"summary": ""}\n' >some.jsonl
+printf 'one two\nthree\nfour\n' >three.txt
+run 0 evaluate --predictions three.txt --references some.jsonl
+check "pairs without a reference are not scored" grep -q '^1 pair,' out.txt
+check "and counted" grep -q '2 of 3 pairs not scored for want of a reference, the first at some.jsonl:2' err.txt
+printf '\n\n' >nothing.txt
+refused 1 "empty references alone" evaluate --predictions two.txt --references nothing.txt
+refused 1 "name the one to read" evaluate --predictions pairs.jsonl --references pairs.jsonl
+refused 1 'no column "summary"' evaluate --predictions words.txt --references words.txt --reference_column summary
+printf 'जापान स्तब्ध छ\none two\n' >nepali.txt
+run 0 evaluate --predictions nepali.txt --references nepali.txt
+check "texts that ROUGE sees no word in are told" grep -q '^notice: 1 of 2 references hold no word of Latin letters' err.txt
+
+# ---- one rule of what a file is, in every program ----
+head -n 1 lines.txt | sed 's/^\(.*\)$/"\1"/' >row.txt
+{ echo 'id,article,highlights'; sed 's/^/1,/; s/$/,heat/' row.txt; } >rows.csv
+sed 's/^"\(.*\)"$/\1/' row.txt >input.txt
+run 0 summarize --model_name_or_path "$model" --max_length 12 --dtype float64
+cp out.txt expected.txt
+check "text is said to be text" grep -q '^standard input: text, 1 line$' err.txt
+json="{\"summary\": \"heat\", \"document\": $(cat row.txt), \"score\": NaN, \"size\": 1e999}"
+echo "$json" >rows.json
+printf '[\n%s\n]\n' "$json" >array.json
+printf '{"data": [%s]}' "$json" >data.json
+printf '\xef\xbb\xbfarticle\thighlights\r\n%s\theat\r\n' "$(cat row.txt)" >rows.tsv
+iconv -f UTF-8 -t UTF-16 rows.csv >rows16.csv
+gzip -c array.json >array.json.gz
+for file in rows.csv rows.json array.json data.json rows.tsv rows16.csv array.json.gz; do
+  cp "$file" input.txt
+  for how in "--input_file $file" ""; do
+    # shellcheck disable=SC2086
+    run 0 summarize --model_name_or_path "$model" --max_length 12 --dtype float64 $how
+    check "$file gives the same summary ($how)" cmp out.txt expected.txt
+  done
+  run 0 first_words --train_file "$file" --test_file "$file" --output_file words.txt
+  check "$file has first words" test "$(cat words.txt)" = The
+  run 0 evaluate --predictions words.txt --references "$file"
+  run 0 init_model --output_dir tokens --overwrite_output_dir --preset t5-tiny --train_tokenizer "$file" lines.txt \
+    --tokenizer_vocab_size 40 --extra_ids 3
+  check "init_model says what it read" grep -q "^$file: .*\"heat\|^$file: .*columns" err.txt
+done
+run 0 summarize --model_name_or_path "$model" --max_length 6 --input_file rows.csv array.json "data.*"
+check "several files and a pattern" test "$(wc -l <out.txt)" -eq 3
+printf 'A text.\n\nAnother.\n' >input.txt
+run 0 summarize --model_name_or_path "$model" --max_length 6 --drop_empty
+check "a line is left out and counted" grep -q '1 of 3 rows left out for want of a text: line 2' err.txt
+check "two summaries" test "$(wc -l <out.txt)" -eq 2
+refused 2 "do not go with --input_format ids" summarize --model_name_or_path "$model" --input_format ids --drop_empty
+cp rows.csv named.jsonl
+refused 1 "not valid JSON" summarize --model_name_or_path "$model" --input_file named.jsonl
+run 0 summarize --model_name_or_path "$model" --input_file named.jsonl --input_format csv --max_length 12 --dtype float64
+check "a format that is said counts" cmp out.txt expected.txt
+
+# ---- flags of transformers, and options that contradict ----
+cp lines.txt input.txt
+run 0 summarize --model_name_or_path "$model" --max_length 6 --do_predict --report_to none wandb --fp16 False --no_cuda
+check "flags without effect are told in one line" \
+  grep -q '^notice: without effect here: --do_predict, --report_to, --fp16, --no_cuda$' err.txt
+refused 2 "--optim adafactor: the optimizer is AdamW" summarize --model_name_or_path "$model" --do_eval --optim adafactor
+refused 2 "--wrong, --flags: no such flag" summarize --model_name_or_path "$model" --wrong 1 --flags --max_length 6
+run 0 summarize --model_name_or_path "$model" --max_length 6 --do_sample True --truncation false --seed 3
+cp out.txt drawn.txt
+run 0 summarize --model_name_or_path "$model" --max_length 6 --do_sample --seed 3
+check "--flag true is --flag" cmp out.txt drawn.txt
+refused 2 "min_length 9 is above max_length 6" summarize --model_name_or_path "$model" --min_length 9 --max_length 6
+cp -r "$model" prefixed
+sed -i 's/^{/{"task_specific_params": {"summarization": {"prefix": "summarize: "}},/' prefixed/config.json
+run 0 summarize --model_name_or_path prefixed --max_length 6
+check "a prefix that is missing is told" grep -q 'notice: this checkpoint expects --source_prefix "summarize: "' err.txt
+run 0 summarize --model_name_or_path prefixed --max_length 6 --source_prefix "summarize: "
+check "one that is given is not" eval '! grep -q notice err.txt'
+
 echo "$checks checks"

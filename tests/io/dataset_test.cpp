@@ -1,33 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <fstream>
 #include <set>
 #include <srformer/io/dataset.hpp>
 
 #include "support/catch.hpp"
-#include "temporary_folder.hpp"
 
 using namespace srformer;
 using Catch::Matchers::ContainsSubstring;
 
 namespace {
-
-std::vector<Pair> read(const std::string& bytes, const std::string& text = "text",
-                       const std::string& summary = "summary") {
-  const TemporaryFolder folder;
-  std::ofstream(folder.path / "data.json", std::ios::binary) << bytes;
-  return read_json_lines(folder.path / "data.json", text, summary);
-}
-
-std::string refusal(const std::string& bytes, const std::string& text = "text") {
-  try {
-    read(bytes, text);
-  } catch (const io_error& error) {
-    return error.what();
-  }
-  return "accepted";
-}
-
-const std::string good = R"({"text":"a b","summary":"c"})";
 
 std::vector<index_t> flat(const EpochOrder& order) {
   std::vector<index_t> all;
@@ -55,63 +35,6 @@ std::vector<index_t> some_lengths(index_t count) {
 }
 
 }  // namespace
-
-TEST_CASE("JSON lines in every dress", "[dataset]") {
-  const std::string two = R"({"summary":"\u00e9 \ud83d\ude00","text":"é\n","id":7})";
-  for (const std::string& bytes :
-       {good + "\n" + two + "\n", good + "\n" + two, good + "\r\n" + two + "\r\n",
-        "\xef\xbb\xbf" + good + "\n" + two, "\n \t\n" + good + "\n\n" + two + "\n\n\r\n"}) {
-    const auto pairs = read(bytes);
-    REQUIRE(pairs.size() == 2);
-    CHECK(pairs[0].text == "a b");
-    CHECK(pairs[0].summary == "c");
-    CHECK(pairs[1].text == "é\n");
-    CHECK(pairs[1].summary == "é 😀");
-  }
-  CHECK(read(R"({"article":"x","highlights":"y"})", "article", "highlights").at(0).summary == "y");
-  CHECK(read(R"({"text":"x"})", "text", "").at(0).summary.empty());
-  const std::string word(3'000'000, 'w');
-  CHECK(read(R"({"text":")" + word + R"(","summary":"s"})").at(0).text == word);
-}
-
-TEST_CASE("a line that cannot be used is named", "[dataset]") {
-  REQUIRE(refusal(good) == "accepted");
-  const std::string before = good + "\r\n\n";  // the next line is the third
-  const auto byte = [&](std::size_t in_line) {
-    return "data.json:3: byte " + std::to_string(before.size() + in_line) + ": not valid JSON";
-  };
-  CHECK_THAT(refusal(before + R"({"text":"a","summary":})"), ContainsSubstring(byte(22)));
-  CHECK_THAT(refusal(before + R"({"text":"a)"), ContainsSubstring("data.json:3: byte "));
-  CHECK_THAT(refusal(before + good + "," + good), ContainsSubstring(byte(good.size())));
-  CHECK_THAT(refusal(before + "{\"text\":\"a\xff\"}"),
-             ContainsSubstring(byte(10)) && ContainsSubstring("ill-formed UTF-8"));
-  CHECK_THAT(refusal(before + "{\"text\":\"\xed\xa0\x80\"}"),
-             ContainsSubstring("ill-formed UTF-8"));
-  CHECK_THAT(refusal(before + R"({"text":"\ud800"})"), ContainsSubstring("data.json:3: byte "));
-  CHECK_THAT(refusal(before + std::string("{\"text\":\"a\0\"}", 13)),
-             ContainsSubstring("data.json:3: byte "));
-  CHECK_THAT(refusal(before + "[1]"),
-             ContainsSubstring("data.json:3: is array, expected one JSON object"));
-  CHECK_THAT(refusal(before + R"({"text":"a"})"),
-             ContainsSubstring("data.json:3: has no column \"summary\" but \"text\""));
-  CHECK_THAT(
-      refusal(before + good, "document"),
-      ContainsSubstring("data.json:1: has no column \"document\" but \"summary\", \"text\""));
-  CHECK_THAT(refusal("{}"), ContainsSubstring("but no column at all"));
-  CHECK_THAT(refusal(before + R"({"text":"a","summary":null})"),
-             ContainsSubstring("data.json:3: column \"summary\" is null, expected a string"));
-  CHECK_THAT(refusal(before + R"({"text":["a"],"summary":"b"})"),
-             ContainsSubstring("\"text\" is array"));
-  CHECK_THAT(refusal(before + R"({"text":"","summary":"b"})"),
-             ContainsSubstring("data.json:3: column \"text\" is empty"));
-  CHECK_THAT(refusal(before + R"({"text":"a","summary":" \n"})"),
-             ContainsSubstring("data.json:3: column \"summary\" is empty"));
-  for (const char* nothing : {"", "\n", "\xef\xbb\xbf", " \r\n\n"})
-    CHECK_THAT(refusal(nothing), ContainsSubstring("data.json: holds no examples"));
-  // What is shown of a long line does not grow with it.
-  CHECK(refusal(R"({"text":")" + std::string(100'000, 'x')).size() < 400);
-  CHECK_THROWS_AS(read_json_lines("/none.json", "text", "summary"), io_error);
-}
 
 TEST_CASE("an epoch holds every example once", "[dataset]") {
   for (const bool shuffle : {false, true})

@@ -250,4 +250,44 @@ run 0 "${base[@]}" --output_dir cold --learning_rate 1e30 --max_grad_norm 0 --ma
   --skip_nonfinite
 check "and skipped when asked" grep -q 'is skipped: its gradient is not finite' out.txt
 
+# ---- data of other formats, and what is not used ------------------------------------------------
+{ echo 'article,highlights'; sed 's/{"text": "\(.*\)", "summary": "\(.*\)"}/"\1",\2/' train.jsonl; } >train.csv
+run 0 "${base[@]}" --output_dir lines --max_steps 2
+run 0 "${base[@]}" --output_dir csv --max_steps 2 --train_file train.csv
+check "columns are found and said" grep -q '^train.csv: CSV, columns "article", "highlights", 60 rows$' out.txt
+check "CSV trains the same model as JSON lines" cmp lines/model.safetensors csv/model.safetensors
+head -n 31 train.jsonl >part-0.jsonl
+tail -n 29 train.jsonl | gzip >part-1.jsonl.gz
+run 0 "${base[@]}" --output_dir parts2 --max_steps 2 --train_file "part-*"
+check "so do its parts" cmp lines/model.safetensors parts2/model.safetensors
+bad '{"text": "a", "summary": null}'
+echo '{"text": " ", "summary": "b"}' >>bad.jsonl
+refused 1 'bad.jsonl:8 column "summary" is null' "${base[@]}" --train_file bad.jsonl --output_dir x
+run 0 "${base[@]}" --train_file bad.jsonl --output_dir dropped --max_steps 1 --drop_empty
+check "rows left out are counted" grep -q '2 of 11 rows left out .*: lines 8, 11$' out.txt
+run 0 "${base[@]}" --output_dir cut --max_steps 1 --max_source_length 5 --max_target_length 3 --max_train_samples 50
+check "what is cut is counted" grep -q '^--train_file: cut are [0-9]* of 50 sources to 5 tokens and [0-9]* of 50 summaries to 3 tokens$' out.txt
+check "what is not used is counted" grep -q '^--train_file: the first 50 of 60 pairs are used$' out.txt
+{ head -n 2 test.jsonl; echo '{"text": "model leak", "summary": ""}'; tail -n 2 test.jsonl; } >some.jsonl
+{ head -n 2 test.jsonl; tail -n 2 test.jsonl; } >all_of_them.jsonl
+run 0 "${base[@]}" --output_dir some --max_steps 2 --test_file some.jsonl
+check "a text without a summary is told" grep -q '^--test_file: 1 of 5 texts have no summary' out.txt
+check "and summarized" test "$(wc -l <some/generated_predictions.txt)" -eq 5
+run 0 "${base[@]}" --output_dir others --max_steps 2 --test_file all_of_them.jsonl
+check "and not scored" eval 'diff <(grep "predict_[lr]o" some/all_results.json) <(grep "predict_[lr]o" others/all_results.json)'
+echo '{"text": "model leak", "summary": ""}' >none.jsonl
+run 0 "${base[@]}" --output_dir unscored --max_steps 2 --test_file none.jsonl
+check "there is no loss of none" eval '! grep -q "predict_loss\|predict_rouge" unscored/all_results.json'
+refused 1 'column "summary" is empty' "${base[@]}" --output_dir x --validation_file none.jsonl
+refused 2 "min_length 40 is above max_length 13" "${base[@]}" --output_dir x --min_length 40
+
+# ---- the command line of run_summarization.py ---------------------------------------------------
+run 0 "${base[@]}" --output_dir hf --max_steps 2 --do_train --do_eval --eval_strategy no --optim adamw_torch --fp16 False \
+  --group_by_length true --overwrite_output_dir True
+check "flags without effect are told" grep -q 'without effect here: --do_train, --do_eval, --eval_strategy, --optim, --fp16$' err.txt
+refused 2 "--eval_strategy epoch: give --eval_steps" "${base[@]}" --output_dir x --do_train --eval_strategy epoch --bf16 --push_to_hub
+refused 2 "--bf16: training is in float32" "${base[@]}" --output_dir x --do_train --eval_strategy epoch --bf16 --push_to_hub
+run 0 "${base[@]}" --output_dir hf --max_steps 4 --resume_from_checkpoint True
+refused 2 "--do_train false" "${base[@]}" --output_dir x --do_train false
+
 echo "all $checks checks passed"

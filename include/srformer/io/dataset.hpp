@@ -1,79 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pairs of text and summary from JSON lines, the order of an epoch, and padded batches.
+// Examples as ids, the order of an epoch, and padded batches. What they are made of is read by io/pairs.hpp.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <numeric>
+#include <span>
+#include <string>
+#include <vector>
 
+#include <srformer/core/error.hpp>
 #include <srformer/core/random.hpp>
-#include <srformer/io/file.hpp>
 
 namespace srformer {
-
-struct Pair {
-  std::string text;
-  std::string summary;
-};
-
-/// One example from one line of JSON, {"text": ..., "summary": ...}; an empty `summary_column` asks
-/// for the text alone. `place`, as "train.json:7", and the byte at which the line begins in its file
-/// stand in the io_error that is thrown for broken JSON, invalid UTF-8, an absent column, and a
-/// column that is not a string or holds nothing but white space.
-inline Pair parse_json_line(std::string_view line, const std::string& place,
-                            const std::string& text_column, const std::string& summary_column,
-                            std::size_t offset = 0) {
-  const nlohmann::json object = parse_json(line, place, offset);
-  if (!object.is_object())
-    throw io_error(place + ": is " + object.type_name() +
-                   ", expected one JSON object on each line; convert the file to JSON lines");
-  const auto column = [&](const std::string& name) {
-    const auto found = object.find(name);
-    if (found == object.end()) {
-      std::string present;
-      for (const auto& item : object.items())
-        present += (present.empty() ? "\"" : ", \"") + item.key() + '"';
-      throw io_error(place + ": has no column \"" + name + "\" but " +
-                     (present.empty() ? "no column at all" : present) +
-                     "; name the columns to read or correct the line");
-    }
-    if (!found->is_string())
-      throw io_error(place + ": column \"" + name + "\" is " + found->type_name() +
-                     ", expected a string; correct the line");
-    std::string value = found->get<std::string>();
-    if (value.find_first_not_of(" \t\r\n\f\v") == std::string::npos)
-      throw io_error(place + ": column \"" + name + "\" is empty; fill it or remove the line");
-    return value;
-  };
-  Pair pair;
-  pair.text = column(text_column);
-  if (!summary_column.empty()) pair.summary = column(summary_column);
-  return pair;
-}
-
-/// Every example of a file of JSON lines, UTF-8 with or without byte order mark, lines ending in
-/// "\n" or "\r\n" and the last one perhaps in nothing. Lines of white space are passed over but
-/// counted. Throws io_error with path:line for a line that cannot be used, and when there is none.
-inline std::vector<Pair> read_json_lines(const std::filesystem::path& path,
-                                         const std::string& text_column,
-                                         const std::string& summary_column) {
-  const MappedFile file(path);
-  const std::string_view text = file.text();
-  std::vector<Pair> pairs;
-  std::size_t begin = text.starts_with("\xef\xbb\xbf") ? 3 : 0;
-  for (std::size_t number = 1; begin < text.size(); ++number) {
-    const std::size_t end = std::min(text.find('\n', begin), text.size());
-    const std::string_view line = text.substr(begin, end - begin);
-    if (line.find_first_not_of(" \t\r") != std::string_view::npos)
-      pairs.push_back(parse_json_line(line, path.string() + ":" + std::to_string(number),
-                                      text_column, summary_column, begin));
-    begin = end + 1;
-  }
-  if (pairs.empty())
-    throw io_error(path.string() + ": holds no examples; give a file of JSON lines");
-  return pairs;
-}
 
 /// Ids of an example: `source` is read by the encoder, `target` is what the decoder must produce.
 struct Example {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the tokenizers share: UTF-8, and the JSON of their folders.
 //
-//   utf8_step, valid_utf8_prefix, code_point   bytes -> characters
+//   code_point                                 bytes -> a character
 //   replace_invalid_utf8                       any bytes -> UTF-8
 //   read_tokenizer_json, interpret_json        JSON whose faults are io_errors that name the file
 #pragma once
@@ -15,43 +15,10 @@
 #include <string_view>
 
 #include <srformer/core/error.hpp>
+#include <srformer/core/utf8.hpp>
 #include <srformer/io/file.hpp>
 
 namespace srformer::detail {
-
-/// The bytes of the character that a text begins with; when it is not valid, those of the maximal subpart for which one
-/// U+FFFD stands (Unicode 15, tables 3-7 and 3-8).
-struct Utf8Step {
-  std::size_t bytes;
-  bool valid;
-};
-
-inline Utf8Step utf8_step(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return unsigned(std::uint8_t(text[i])); };
-  const unsigned lead = byte(0);
-  if (lead < 0x80) return {1, true};
-  const std::size_t length = lead >= 0xc2 && lead <= 0xdf   ? 2
-                             : (lead & 0xf0) == 0xe0        ? 3
-                             : lead >= 0xf0 && lead <= 0xf4 ? 4
-                                                            : 0;
-  if (length == 0) return {1, false};
-  unsigned low = lead == 0xe0 ? 0xa0 : lead == 0xf0 ? 0x90 : 0x80;
-  unsigned high = lead == 0xed ? 0x9f : lead == 0xf4 ? 0x8f : 0xbf;
-  for (std::size_t k = 1; k < length; ++k, low = 0x80, high = 0xbf)
-    if (k >= text.size() || byte(k) < low || byte(k) > high) return {k, false};
-  return {length, true};
-}
-
-/// Byte at which `text` stops being UTF-8, or its size.
-inline std::size_t valid_utf8_prefix(std::string_view text) {
-  std::size_t i = 0;
-  while (i < text.size()) {
-    const Utf8Step step = utf8_step(text.substr(i));
-    if (!step.valid) break;
-    i += step.bytes;
-  }
-  return i;
-}
 
 /// Throws shape_error unless `text` is UTF-8.
 inline void require_utf8(std::string_view text, std::string_view function) {

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// The flags that say what data files are and which of their columns are read, alike in every program; docs/data.md has
+// the rule.
+#pragma once
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include <srformer/io/pairs.hpp>
+#if defined(SRF_HAS_ZLIB)
+#include <srformer/io/gzip.hpp>
+#endif
+
+#include "program.hpp"
+
+namespace srformer::program {
+
+/// What makes a .gz file whole again, none in a build without zlib.
+inline Decompress decompressor() {
+#if defined(SRF_HAS_ZLIB)
+  return gunzip;
+#else
+  return nullptr;
+#endif
+}
+
+/// A flag that says what a file is.
+inline void add_format_flag(CLI::App& app, const std::string& flag, std::string& format,
+                            std::vector<std::string> choices = {"auto", "jsonl", "json", "csv",
+                                                                "tsv", "text"}) {
+  app.add_option(flag, format, "What the files are; auto: told by content and name")
+      ->capture_default_str()
+      ->check(CLI::IsMember(choices, CLI::ignore_case));
+}
+
+struct DataFlags {
+  std::string text_column, summary_column, format = "auto";
+  bool drop_empty = false;
+
+  /// The flags of a program that reads texts.
+  void add_texts_to(CLI::App& app, std::vector<std::string> formats) {
+    app.add_option("--text_column", text_column, "Column of the texts; else found by its name");
+    add_format_flag(app, "--input_format", format, std::move(formats));
+    app.add_flag("--drop_empty", drop_empty,
+                 "Leave out rows without a text or a summary, and count them");
+  }
+
+  /// Those of one that reads pairs.
+  void add_pairs_to(CLI::App& app) {
+    app.add_option("--summary_column", summary_column,
+                   "Column of the summaries; else found by its name");
+    add_texts_to(app, {"auto", "jsonl", "json", "csv", "tsv"});
+  }
+
+  ReadOptions options(SummaryColumn summary) const {
+    return {format_from_name(format),
+            text_column,
+            summary == SummaryColumn::none ? "" : summary_column,
+            summary,
+            drop_empty,
+            decompressor()};
+  }
+};
+
+/// Notices on standard error, a line each.
+inline void tell(const std::vector<std::string>& notices) {
+  for (const std::string& notice : notices) std::fprintf(stderr, "%s\n", notice.c_str());
+}
+
+/// What a T5's config.json says should stand before every text, where no prefix was given and the texts, of which
+/// `first` is one, do not have it; empty: nothing.
+inline std::string prefix_notice(const nlohmann::json& config, bool given, std::string_view first) {
+  const auto prefix =
+      config.value("/task_specific_params/summarization/prefix"_json_pointer, nlohmann::json());
+  if (given || !prefix.is_string()) return "";
+  const auto text = prefix.get<std::string>();
+  if (text.find_first_not_of(' ') == std::string::npos || first.starts_with(text)) return "";
+  return "notice: this checkpoint expects --source_prefix " + prefix.dump();
+}
+
+}  // namespace srformer::program
