@@ -3,10 +3,15 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
 #include <cstdio>
 #include <exception>
 #include <srformer/core/error.hpp>
 #include <string>
+#include <vector>
+
+#include "hf_flags.hpp"
 
 namespace srformer::program {
 
@@ -34,10 +39,75 @@ inline CLI::Validator at_least(index_t least) {
       text);
 }
 
-/// Parses the command line; --help exits with 0, bad use with 2.
+/// Whether a word says true or false.
+inline bool is_truth(std::string word) {
+  std::ranges::transform(word, word.begin(), [](unsigned char c) { return std::tolower(c); });
+  return word == "true" || word == "false";
+}
+
+/// Turns `--flag true` into `--flag=true` where the flag takes no value, so that both are understood, as in
+/// transformers.
+inline void join_truths(const CLI::App& app, std::vector<std::string>& words) {
+  for (std::size_t i = 0; i + 1 < words.size(); ++i) {
+    if (!words[i].starts_with("--") || !is_truth(words[i + 1])) continue;
+    const CLI::Option* option = app.get_option_no_throw(words[i]);
+    if (option == nullptr || option->get_items_expected_max() != 0) continue;
+    words[i] += "=" + words[i + 1];
+    words.erase(words.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+  }
+}
+
+/// Words that begin as a flag does and are none of the program, in their order; empty: there is none.
+inline std::string unknown_flags(const CLI::App& app, const std::vector<std::string>& words) {
+  std::string unknown;
+  for (const std::string& word : words) {
+    const std::string name = word.substr(0, word.find('='));
+    if (!name.starts_with("--") || app.get_option_no_throw(name) != nullptr || unknown.size() > 300)
+      continue;
+    unknown += (unknown.empty() ? "" : ", ") + name;
+  }
+  return unknown;
+}
+
+/// Says which flags of transformers have no effect here; throws usage_error for those that would have one.
+inline void answer_hf_flags(const HfFlagsGiven& given) {
+  std::string without_effect;
+  for (const std::string& name : given.without_effect)
+    if (without_effect.size() < 200) without_effect += (without_effect.empty() ? "" : ", ") + name;
+  if (given.refused.empty()) {
+    if (!without_effect.empty())
+      std::fprintf(stderr, "notice: without effect here: %s\n", without_effect.c_str());
+    return;
+  }
+  std::string refused;
+  for (std::size_t i = 0; i < given.refused.size(); ++i) {
+    if (refused.size() + given.refused[i].size() > 300 && i > 0) {
+      refused += "; and " + std::to_string(given.refused.size() - i) + " more";
+      break;
+    }
+    refused += (i > 0 ? "; " : "") + given.refused[i];
+  }
+  throw usage_error(refused +
+                    (without_effect.empty() ? "" : "; without effect here: " + without_effect));
+}
+
+/// Parses the command line; --help exits with 0, bad use with 2. Flags of transformers' scripts that the program does
+/// not have are answered as hf_flags.hpp says.
 inline void parse(CLI::App& app, int argc, char** argv) {
+  std::vector<std::string> words(argv + 1, argv + argc);
+  const std::string program = argv[0];
+  app.name(program.substr(program.rfind('/') + 1));
+  const auto known = [&](const std::string& name) {
+    return app.get_option_no_throw(name) != nullptr;
+  };
+  HfFlagsGiven given = take_hf_flags(words, known);
+  join_truths(app, words);
+  if (const std::string unknown = unknown_flags(app, words); !unknown.empty())
+    given.refused.push_back(unknown + ": no such flag, --help lists the options");
   try {
-    app.parse(argc, argv);
+    if (std::ranges::find(words, "--help") == words.end()) answer_hf_flags(given);
+    std::ranges::reverse(words);
+    app.parse(words);
   } catch (const CLI::CallForHelp&) {
     std::fputs(app.help().c_str(), stdout);
     throw Exit{0};

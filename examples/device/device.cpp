@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <iterator>
+#include <string>
+#include <vector>
 
 namespace srformer::program {
 
@@ -25,17 +27,39 @@ const Built built[] = {
 #undef SRF_DEVICE
 };
 
+/// Holds a flag to the names that any build has; --help shows those of this one.
+CLI::Validator one_of(const std::vector<std::string>& all, const std::vector<std::string>& here) {
+  std::string shown = "{";
+  for (const std::string& name : here) shown += (shown.size() > 1 ? "," : "") + name;
+  return CLI::Validator(
+      [all](std::string& word) {
+        return std::ranges::find(all, word) != all.end() ? std::string() : word + " is not known";
+      },
+      shown + "}");
+}
+
+/// What `field` is in the devices of this build, each once.
+std::vector<std::string> built_names(const char* Built::*field) {
+  std::vector<std::string> names;
+  for (const Built& b : built)
+    if (std::ranges::find(names, b.*field) == names.end()) names.emplace_back(b.*field);
+  return names;
+}
+
 }  // namespace
 
 void DeviceFlags::add_to(CLI::App& app) {
+  std::vector<std::string> dtypes = built_names(&Built::dtype);
+  if (std::ranges::find(dtypes, "float32") != dtypes.end()) dtypes.emplace_back("int8");
   app.add_option("--device", device, "Where to run")
       ->capture_default_str()
-      ->check(CLI::IsMember({"cpu", "thrust-cpp", "thrust-omp", "thrust-tbb", "cuda"}));
+      ->check(one_of({"cpu", "thrust-cpp", "thrust-omp", "thrust-tbb", "cuda"},
+                     built_names(&Built::device)));
   app.add_option("--dtype", dtype,
                  "In which numbers are stored; 16 bits are computed in 32; int8: weights alone, to "
                  "generate")
       ->capture_default_str()
-      ->check(CLI::IsMember({"float32", "float64", "bfloat16", "float16", "int8"}));
+      ->check(one_of({"float32", "float64", "bfloat16", "float16", "int8"}, dtypes));
   app.add_option("--threads", threads, "0: as many as the machine has")
       ->capture_default_str()
       ->check(CLI::Range(0, 4096));
