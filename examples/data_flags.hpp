@@ -71,8 +71,9 @@ inline void tell(const std::vector<std::string>& notices) {
 /// What a T5's config.json says should stand before every text, where no prefix was given and the texts, of which
 /// `first` is one, do not have it; empty: nothing.
 inline std::string prefix_notice(const nlohmann::json& config, bool given, std::string_view first) {
-  const auto prefix =
-      config.value("/task_specific_params/summarization/prefix"_json_pointer, nlohmann::json());
+  nlohmann::json prefix = config;  // any part of the path may be absent or null
+  for (const char* name : {"task_specific_params", "summarization", "prefix"})
+    prefix = prefix.is_object() && prefix.contains(name) ? prefix[name] : nlohmann::json();
   if (given || !prefix.is_string()) return "";
   const auto text = prefix.get<std::string>();
   if (text.find_first_not_of(' ') == std::string::npos || first.starts_with(text)) return "";

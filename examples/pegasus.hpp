@@ -53,7 +53,8 @@ class Pegasus : public EncoderDecoder<B, T, List> {
     add_stack(this->encoder_, "model.encoder", shared, c.encoder_layers, c.encoder_ffn_dim);
     add_stack(this->decoder_, "model.decoder", shared, c.decoder_layers, c.decoder_ffn_dim);
     this->output_ = {shared, 1, this->add_constant("final_logits_bias", {1, c.vocab_size})};
-    this->load_options_ = {{"*.version"}, "model."};
+    this->load_options_.optional_prefix = "model.";
+    this->load_options_.ignore_unexpected = {"*.version"};
     this->finish(UpstreamPadding::unknown, {});
   }
 

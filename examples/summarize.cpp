@@ -9,11 +9,11 @@
 #include <chrono>
 #include <cstdio>
 #include <filesystem>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include <srformer/decode/batches.hpp>
 #include <srformer/models/checkpoint.hpp>
 #include <srformer/text/tokenizer.hpp>
 
@@ -27,6 +27,7 @@ using srformer::index_t;
 using srformer::io_error;
 using srformer::program::usage_error;
 using Ids = std::vector<std::int32_t>;
+using Output = srformer::Generated;
 
 struct Options {
   std::vector<std::string> input{"-"};
@@ -194,12 +195,6 @@ void check_stream(const Options& options, const srformer::GenerationConfig& gene
         "--output_file");
 }
 
-/// One output, and how probable it is: see srformer::Generation.
-struct Output {
-  Ids ids;
-  double score = 0;
-};
-
 /// A line on a terminal that is written over; nothing elsewhere.
 class Progress {
  public:
@@ -221,37 +216,18 @@ class Progress {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
-/// The outputs of every source, in the order of the sources; batches are of similar length.
+/// The outputs of every source, in the order of the sources.
 std::vector<Output> generate(srformer::program::AnyModel& model, const std::vector<Source>& sources,
                              index_t batch_size, const srformer::GenerationConfig& generation) {
-  const auto each = static_cast<std::size_t>(generation.num_return_sequences);
-  std::vector<std::size_t> order(sources.size());
-  std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::stable_sort(order, std::greater{},
-                           [&](std::size_t i) { return sources[i].ids.size(); });
-  std::vector<Output> outputs(sources.size() * each);
+  std::vector<Ids> ids;
+  for (const Source& source : sources) ids.push_back(source.ids);
   Progress progress(sources.size());
-  for (std::size_t first = 0; first < order.size();) {
-    const std::size_t rows = std::min(static_cast<std::size_t>(batch_size), order.size() - first);
-    const std::size_t width = sources[order[first]].ids.size();
-    Ids ids(rows * width, model.config().pad_token_id);
-    std::vector<index_t> lengths;
-    for (std::size_t r = 0; r < rows; ++r) {
-      const Ids& source = sources[order[first + r]].ids;
-      std::ranges::copy(source, ids.begin() + static_cast<std::ptrdiff_t>(r * width));
-      lengths.push_back(std::ssize(source));
-    }
-    auto batch = model.generate(ids, lengths, generation, first);
-    std::size_t tokens = 0;
-    for (std::size_t i = 0; i < rows * each; ++i) {
-      tokens += batch.sequences[i].size() - 1;
-      outputs[order[first + i / each] * each + i % each] = {std::move(batch.sequences[i]),
-                                                            batch.scores[i]};
-    }
-    first += rows;
-    progress.add(rows, tokens);
-  }
-  return outputs;
+  return srformer::generate_in_batches(
+      ids, batch_size, model.config().pad_token_id, generation.num_return_sequences,
+      [&](const Ids& batch, const std::vector<index_t>& lengths, std::uint64_t first) {
+        return model.generate(batch, lengths, generation, first);
+      },
+      [&](std::size_t made, std::size_t tokens) { progress.add(made, tokens); });
 }
 
 void write_text(const std::string& path, const std::string& text) {

@@ -3,7 +3,7 @@
 
 cmake_minimum_required(VERSION 3.22)
 
-# What each folder may include besides itself; "root" is srformer.hpp.
+# What each folder may include besides itself; "root" is srformer.hpp; models.hpp belongs to api.
 set(may_core)
 set(may_backend core)
 set(may_ops core backend)
@@ -11,6 +11,7 @@ set(may_attention core backend ops)
 set(may_models core backend ops attention text io)
 set(may_decode core backend ops attention models text io)
 set(may_train core backend ops attention models decode text io)
+set(may_api core backend ops attention models decode train text io)
 set(may_text core backend/tensor.hpp io/file.hpp)
 set(may_io core backend/tensor.hpp)
 set(may_interop core backend)
@@ -24,6 +25,8 @@ set(faults)
 foreach(header IN LISTS headers)
   if(header MATCHES "^([^/]+)/")
     set(folder "${CMAKE_MATCH_1}")
+  elseif(header STREQUAL models.hpp)
+    set(folder api)
   else()
     set(folder root)
   endif()

@@ -113,7 +113,7 @@ struct T5Config : ConfigBase {
 
   void complete(const std::string& path) {
     if (!json_optional<index_t>(source, "num_decoder_layers", path))
-      num_decoder_layers = num_layers;
+      num_decoder_layers = json_size_or(source, "num_layers", path, 6);
     if (!json_optional<std::int32_t>(source, "decoder_start_token_id", path))
       decoder_start_token_id = pad_token_id;
     if (!source.contains("scale_decoder_outputs")) scale_decoder_outputs = tie_word_embeddings;
