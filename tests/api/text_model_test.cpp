@@ -10,7 +10,6 @@
 #include "support/catch.hpp"
 
 using namespace srformer;
-using Catch::Approx;
 using Catch::Matchers::ContainsSubstring;
 
 namespace {

@@ -84,6 +84,7 @@ TEST_CASE("options of a kind of search that is not asked for are passed over in 
       read(R"({"length_penalty": 2, "early_stopping": true, "temperature": 0.7, "top_k": 3})");
   check_generation(c, 30);
   CHECK(c.temperature == 1);
+  CHECK(read(R"({"min_length": -1})").min_length == 0);
   const GenerationConfig drawn =
       read(R"({"do_sample": true, "temperature": 0.7, "top_k": 3, "top_p": 0.9})");
   CHECK(drawn.temperature == 0.7);

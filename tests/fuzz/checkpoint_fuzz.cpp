@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Any bytes as config.json, generation_config.json or the index of shards, by the first byte.
+// Any bytes as config.json, generation_config.json or the index of shards, or inside one, by the first byte.
 #include <srformer/decode/generation_config.hpp>
 #include <srformer/models/config.hpp>
 
@@ -55,11 +55,24 @@ void check_index(std::string_view text) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   if (size == 0) return 0;
-  const std::string_view text(reinterpret_cast<const char*>(data) + 1, size - 1);
+  const std::string text(reinterpret_cast<const char*>(data) + 1, size - 1);
   fuzz::tolerate([&] {
-    if (data[0] % 3 == 0) check_config(text);
-    if (data[0] % 3 == 1) check_generation_config(text);
-    if (data[0] % 3 == 2) check_index(text);
+    switch (data[0] % 8) {
+      case 0:
+        return check_config(text);
+      case 1:
+        return check_generation_config(text);
+      case 2:
+        return check_index(text);
+      case 3:
+        return check_index("{\"weight_map\":{" + text + "}}");
+      case 4:
+        return check_generation_config("{" + text + "}");
+      case 5:
+        return check_config("{\"model_type\":\"bart\"," + text + "}");
+      default:
+        return check_config("{\"model_type\":\"t5\"," + text + "}");
+    }
   });
   return 0;
 }

@@ -40,9 +40,12 @@ void tolerate(F f) {
 /// A folder of this process, removed when it ends.
 inline const std::filesystem::path& folder() {
   struct Folder {
-    std::filesystem::path path =
-        std::filesystem::temp_directory_path() / ("srformer-fuzz-" + std::to_string(::getpid()));
+    std::filesystem::path path = in_memory() / ("srformer-fuzz-" + std::to_string(::getpid()));
     Folder() { std::filesystem::create_directories(path); }
+    static std::filesystem::path in_memory() {
+      const std::filesystem::path memory = "/dev/shm";
+      return ::access(memory.c_str(), W_OK) == 0 ? memory : std::filesystem::temp_directory_path();
+    }
     ~Folder() {
       std::error_code ignored;
       std::filesystem::remove_all(path, ignored);

@@ -45,6 +45,7 @@ TrainingOptions options_of(index_t batch_size, index_t accumulation) {
   options.batch_size = batch_size, options.accumulation = accumulation;
   options.epochs = 2, options.learning_rate = 0.02, options.adamw.max_grad_norm = 0.5;
   options.adamw.weight_decay = 0.1, options.label_smoothing = 0.1;
+  options.dropout = DropoutRates{};
   return options;
 }
 
@@ -53,6 +54,32 @@ Tiny tiny_t5(EigenBackend& be) {
 }
 
 }  // namespace
+
+TEST_CASE(
+    "training takes dropout and padding from the model's configuration unless told otherwise") {
+  EigenBackend be(1);
+  auto config = config_from_json<T5Config>(tiny_t5_config("full"), "config.json");
+  config.pad_token_id = 3;
+  Tiny model(be, config);
+  const auto examples = odd_examples(5);
+  const auto trained = [&](const TrainingOptions& options) {
+    return Trainer<Tiny>(model, examples, options);
+  };
+  Trainer<Tiny> own = trained({.batch_size = 5});
+  CHECK(*own.options().dropout == DropoutRates{0.1, 0.1, 0.1});
+  const auto count = [](const Batch& batch, std::int32_t id) {
+    return std::ranges::count(batch.source_ids, id);
+  };
+  index_t padding = 0, threes = 0;
+  const Batch batch = own.batches(0).at(0);
+  for (const index_t length : batch.source_lengths) padding += batch.source_width - length;
+  for (const Example& example : examples) threes += std::ranges::count(example.source, 3);
+  REQUIRE(padding > 0);
+  CHECK(count(batch, 3) == threes + padding);
+  Trainer<Tiny> told = trained({.batch_size = 5, .dropout = DropoutRates{0.3}, .pad_id = 0});
+  CHECK(*told.options().dropout == DropoutRates{0.3});
+  CHECK(count(told.batches(0).at(0), 0) == padding);
+}
 
 TEST_CASE("Accumulated micro-batches are one large batch") {
   EigenBackend be(1);

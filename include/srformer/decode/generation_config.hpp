@@ -217,7 +217,8 @@ inline std::optional<index_t> json_optional_count(const nlohmann::json& json, co
 inline void read_lengths(const nlohmann::json& json, const std::string& path, GenerationConfig& c) {
   c.max_new_tokens = json_optional_count(json, "max_new_tokens", path, 1);
   c.max_length = json_optional_count(json, "max_length", path, c.max_new_tokens ? 0 : 2);
-  c.min_length = json_count(json, "min_length", path, 0, 0);
+  // transformers passes over one that is negative
+  c.min_length = std::max<index_t>(0, json_field_or<index_t>(json, "min_length", path, 0));
   c.min_new_tokens = json_optional_count(json, "min_new_tokens", path, 0);
 }
 

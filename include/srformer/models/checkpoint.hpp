@@ -124,6 +124,7 @@ std::unique_ptr<Bart<B, T, List>> load_bart(B& be, const std::filesystem::path& 
 
 /// Writes config.json, generation_config.json and model.safetensors, which transformers reads back, in the type that
 /// config.json then says.
+///   generation_config  an object; null is one without options
 template <class Model>
 void save_model(Model& model, const std::filesystem::path& folder, DType dtype,
                 const nlohmann::json& generation_config) {
@@ -146,7 +147,8 @@ void save_model(Model& model, const std::filesystem::path& folder, DType dtype,
   nlohmann::json config = model.config_json();
   config.erase("torch_dtype");  // the older name of the same
   config["dtype"] = detail::torch_dtype(dtype);
-  save_checkpoint(folder, std::move(writer), config, generation_config);
+  save_checkpoint(folder, std::move(writer), config,
+                  generation_config.is_null() ? nlohmann::json::object() : generation_config);
 }
 
 }  // namespace srformer

@@ -233,7 +233,8 @@ void load_training(const std::filesystem::path& checkpoint, Trainer<Model>& trai
     if (then != now)
       throw io_error(shown + ": the run had " + key + " " +
                      one_line(then.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)) +
-                     ", now it is " + now.dump() + "; resume with the same data and options, or start afresh");
+                     ", now it is " + now.dump() +
+                     "; resume with the same data and options, or start afresh");
   }
   TrainingState state;
   state.step = json_field<index_t>(json, "global_step", shown);
