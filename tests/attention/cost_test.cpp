@@ -70,7 +70,7 @@ class CountingBackend : public EigenBackend {
   }
 };
 
-struct Sizes {
+struct CountedSizes {
   Variant variant;
   index_t M, N, L, D;
 };
@@ -80,7 +80,7 @@ struct Both {
   Cost forward, backward;
 };
 
-Both count(const Sizes& s) {
+Both count(const CountedSizes& s) {
   CrossAttentionOptions options;
   options.variant = s.variant, options.segment_size = s.L;
   std::uint64_t stream = 0;
@@ -124,19 +124,17 @@ Both count(const Sizes& s) {
   return cost;
 }
 
-constexpr Variant full = Variant::full, segmented = Variant::segmented,
-                  recurrent = Variant::segmented_recurrent;
-
 }  // namespace
 
 TEST_CASE("the products of each attention are those of docs/cost.md") {
   const index_t M = 24, N = 96, D = 8;
-  const Both all = count({full, M, N, 8, D});
+  const Both all = count({Variant::full, M, N, 8, D});
   CHECK(all.forward.products == 2 * M * N * D);
   CHECK(all.backward.products == 5 * M * N * D);
   for (const index_t L : {2, 4, 8, 16, 32}) {
     const index_t S = N / L, visited = std::min(M, S);
-    const Both local = count({segmented, M, N, L, D}), both = count({recurrent, M, N, L, D});
+    const Both local = count({Variant::segmented, M, N, L, D}),
+               both = count({Variant::segmented_recurrent, M, N, L, D});
     INFO("L " << L);
     CHECK(local.forward.products == 2 * M * L * D);
     CHECK(local.backward.products == 5 * M * L * D);
@@ -150,10 +148,10 @@ TEST_CASE("the products of each attention are those of docs/cost.md") {
 
 TEST_CASE("shorter segments do not make segmented recurrent attention dearer") {
   const index_t M = 128, N = 1024, D = 64;
-  const Both wide = count({recurrent, M, N, 64, D});
+  const Both wide = count({Variant::segmented_recurrent, M, N, 64, D});
   Both before = wide;
   for (const index_t L : {32, 16, 8}) {
-    const Both now = count({recurrent, M, N, L, D});
+    const Both now = count({Variant::segmented_recurrent, M, N, L, D});
     CAPTURE(L, now.forward.multiplications, now.backward.multiplications, now.forward.scratch,
             now.backward.scratch, wide.forward.scratch, wide.backward.scratch);
     CHECK(now.forward.products < before.forward.products);
@@ -174,7 +172,7 @@ TEST_CASE("the cost of segmented recurrent attention grows with N as a straight 
   for (const index_t L : {2, 16}) {
     std::vector<std::int64_t> forward, backward, scratch;
     for (index_t N = 64; N <= 256; N += 64) {
-      const Both cost = count({recurrent, M, N, L, D});
+      const Both cost = count({Variant::segmented_recurrent, M, N, L, D});
       forward.push_back(cost.forward.products);
       backward.push_back(cost.backward.products);
       scratch.push_back(cost.backward.scratch);
@@ -200,7 +198,8 @@ TEST_CASE("table 1 of the paper, and what this library takes at its sizes") {
   const double paper = 1 - double(M * L * D + N * D * D) / double(M * N * D);
   CHECK(paper == 0.4375);
 
-  const Both whole = count({full, M, N, L, D}), both = count({recurrent, M, N, L, D});
+  const Both whole = count({Variant::full, M, N, L, D}),
+             both = count({Variant::segmented_recurrent, M, N, L, D});
   CHECK(whole.forward.products == 2 * M * N * D);
   CHECK(both.forward.products == 2 * M * L * D + 2 * N * D * D + M * D * D);
   CHECK(1 - double(both.forward.products) / double(whole.forward.products) ==

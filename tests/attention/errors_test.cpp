@@ -9,13 +9,13 @@ using namespace srformer;
 
 namespace {
 
-using Shape = std::array<index_t, 4>;
+using Extents = std::array<index_t, 4>;
 
 /// A call of every public entry, whose shapes and options a test changes. All views lie in memory that
 /// is large enough for the right ones.
 struct Call {
-  Shape q{2, 3, 5, 4}, k{2, 3, 9, 4}, v{2, 3, 9, 4}, out{2, 3, 5, 4};
-  Shape d_q{2, 3, 5, 4}, d_k{2, 3, 9, 4}, d_v{2, 3, 9, 4}, memory{2, 2, 9, 12};
+  Extents q{2, 3, 5, 4}, k{2, 3, 9, 4}, v{2, 3, 9, 4}, out{2, 3, 5, 4};
+  Extents d_q{2, 3, 5, 4}, d_k{2, 3, 9, 4}, d_v{2, 3, 9, 4}, memory{2, 2, 9, 12};
   CrossAttentionOptions options;
   AttendContext<double, host_space> context;
   double threshold = 0.3;
@@ -217,7 +217,7 @@ TEST_CASE(
   EigenBackend be(1);
   std::vector<double> numbers(4096, 0.25);
   const double* p = numbers.data();
-  const auto sentence = [&](const CrossAttentionOptions& options, Shape key,
+  const auto sentence = [&](const CrossAttentionOptions& options, Extents key,
                             const CrossAttentionParameters<const double>& parameters) {
     const View<const double, 4> q(p, {2, 3, 5, 4}), k(p, key);
     const View<double, 4> out(numbers.data() + 2048, {2, 3, 5, 4}), d_k(numbers.data(), key);

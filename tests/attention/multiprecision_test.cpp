@@ -14,7 +14,7 @@ using Fifty = boost::multiprecision::number<boost::multiprecision::cpp_bin_float
 
 static_assert(Scalar<Fifty>);
 
-std::vector<AttentionCase> cases() {
+std::vector<AttentionCase> multiprecision_cases() {
   AttentionCase c{.B = 2, .H = 2, .M = 4, .N = 9, .D = 3};
   c.margin = 1e-4;
   c.options.segment_size = 3;
@@ -48,7 +48,7 @@ Fifty magnitude(const Fifty& x) { return x < 0 ? Fifty(-x) : x; }
 }  // namespace
 
 TEST_CASE("double agrees with fifty digits, forward and backward") {
-  for (const AttentionCase& c : cases()) {
+  for (const AttentionCase& c : multiprecision_cases()) {
     INFO(c.text());
     const AttentionValues x = values_of(c);
     CHECK(relative_error(library_output<double>(c, x), library_output<Fifty>(c, x)) < 1e-13);
@@ -65,7 +65,7 @@ TEST_CASE("double agrees with fifty digits, forward and backward") {
 }
 
 TEST_CASE("gradients agree with central differences to twenty digits") {
-  for (const AttentionCase& c : cases()) {
+  for (const AttentionCase& c : multiprecision_cases()) {
     INFO(c.text());
     const AttentionValues x = values_of(c);
     const Values d_out = draw(static_cast<index_t>(x.q.size()), {8, 1});

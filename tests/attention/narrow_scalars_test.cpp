@@ -23,7 +23,7 @@ struct NamedCase {
   AttentionCase attention;
 };
 
-std::vector<NamedCase> cases() {
+std::vector<NamedCase> narrow_cases() {
   AttentionCase c{.B = 2, .H = 2, .M = 7, .N = 21, .D = 5};
   c.margin = 1e-3;  // float, on the same inputs, is nearer than that
   c.options.segment_size = 8;
@@ -150,7 +150,7 @@ std::vector<Values> run(const AttentionCase& c, const std::vector<Values>& input
 
 template <class B, class T>
 void check() {
-  for (const auto& [name, c] : cases()) {
+  for (const auto& [name, c] : narrow_cases()) {
     INFO(name << ", " << c.text());
     const auto inputs = inputs_of<T>(c);
     const auto got = run<B, T>(c, inputs);

@@ -34,8 +34,8 @@ Raf run(index_t steps, index_t cells, const Values& x, double leak, double thres
 }
 
 /// The recurrence of the paper, one cell after the other. `margin` is the least |U/threshold - 1|.
-Raf plain(index_t steps, index_t cells, const Values& x, double leak, double threshold,
-          double& margin) {
+Raf plain_raf(index_t steps, index_t cells, const Values& x, double leak, double threshold,
+              double& margin) {
   Raf out{Values(x.size()), Values(x.size())};
   margin = HUGE_VAL;
   for (index_t c = 0; c < cells; ++c) {
@@ -82,7 +82,7 @@ TEST_CASE("RAF over shapes, values and gradients") {
              ++attempt) {
           REQUIRE(attempt < 200);
           x = detail::normal_values(static_cast<std::size_t>(steps * cells), {attempt, 5});
-          expected = plain(steps, cells, x, leak, threshold, margin);
+          expected = plain_raf(steps, cells, x, leak, threshold, margin);
         }
         INFO("leak " << leak << " threshold " << threshold << " steps " << steps << " cells "
                      << cells);
@@ -144,8 +144,8 @@ TEST_CASE("the membrane carries the gradient of a later step to an earlier one")
 namespace {
 
 /// Binary firing and its surrogate gradient, one cell after the other, from the rule itself.
-RafGradient plain_binary(index_t steps, index_t cells, const Values& x, double leak,
-                         double threshold, const Values& d_r, Values& r) {
+RafGradient plain_binary_raf(index_t steps, index_t cells, const Values& x, double leak,
+                             double threshold, const Values& d_r, Values& r) {
   RafGradient d{Values(x.size())};
   r.assign(x.size(), 0);
   for (index_t c = 0; c < cells; ++c) {
@@ -176,7 +176,7 @@ void check_binary(B& be, index_t steps, index_t cells, double leak, double thres
   const auto count = static_cast<std::size_t>(steps * cells);
   const Values x = detail::normal_values(count, {6, 1}), d_r = detail::normal_values(count, {6, 2});
   Values r, got_r(count, NAN), u(count, NAN);
-  const RafGradient expected = plain_binary(steps, cells, x, leak, threshold, d_r, r);
+  const RafGradient expected = plain_binary_raf(steps, cells, x, leak, threshold, d_r, r);
   RafGradient d{Values(count)};
   const RafOptions binary{.binary_firing = true};
   const auto view = [&](auto& values) {

@@ -13,13 +13,6 @@ using Catch::Matchers::ContainsSubstring;
 
 namespace {
 
-AttentionCase recurrent_case(index_t B, index_t H, index_t M, index_t N, index_t L, index_t D) {
-  AttentionCase c{.B = B, .H = H, .M = M, .N = N, .D = D};
-  c.options.variant = Variant::segmented_recurrent;
-  c.options.segment_size = L;
-  return c;
-}
-
 void check_same(const Gradients<double>& got, const Gradients<double>& expected, double tolerance) {
   CHECK(relative_error(got.q, expected.q) < tolerance);
   CHECK(relative_error(got.k, expected.k) < tolerance);

@@ -9,14 +9,14 @@ namespace {
 
 using Number = Dual<double>;
 
-/// Inputs and gradients in the order q, k, v, weight, leak, threshold, sigma, gate.
-struct Inputs {
+/// Numbers and gradients in the order q, k, v, weight, leak, threshold, sigma, gate.
+struct Numbers {
   std::vector<Values> values;
-  explicit Inputs(const AttentionValues& x)
+  explicit Numbers(const AttentionValues& x)
       : values{x.q, x.k, x.v, x.weight, x.leak, x.threshold, x.sigma, x.gate} {}
 };
 
-std::vector<Values> directions(const Inputs& x, std::uint64_t seed) {
+std::vector<Values> directions(const Numbers& x, std::uint64_t seed) {
   std::vector<Values> all;
   for (const Values& input : x.values) {
     all.push_back(draw(static_cast<index_t>(input.size()), {seed, all.size()}));
@@ -26,7 +26,7 @@ std::vector<Values> directions(const Inputs& x, std::uint64_t seed) {
 
 /// H w for the loss <d_out, out>: the slopes of the gradient at inputs with slope w.
 std::vector<Values> hessian_product(const AttentionCase& c, const AttentionValues& x,
-                                    const Inputs& inputs, const std::vector<Values>& w,
+                                    const Numbers& inputs, const std::vector<Values>& w,
                                     const Values& d_out) {
   std::vector<std::vector<Number>> at, d;
   for (std::size_t n = 0; n < w.size(); ++n) {
@@ -74,7 +74,7 @@ TEST_CASE("the Hessian of attention is symmetric") {
       plain::Trace trace;
       const AttentionValues x =
           variant == Variant::segmented_recurrent ? sample(c, trace) : draw_values(c, 0);
-      const Inputs inputs(x);
+      const Numbers inputs(x);
       const Values d_out = draw(static_cast<index_t>(x.q.size()), {8, 1});
       const auto v = directions(inputs, 3), w = directions(inputs, 4);
       const auto hv = hessian_product(c, x, inputs, v, d_out),

@@ -8,13 +8,6 @@ using namespace srformer::testing;
 
 namespace {
 
-AttentionCase recurrent_case(index_t B, index_t H, index_t M, index_t N, index_t L, index_t D) {
-  AttentionCase c{.B = B, .H = H, .M = M, .N = N, .D = D};
-  c.options.variant = Variant::segmented_recurrent;
-  c.options.segment_size = L;
-  return c;
-}
-
 /// Whether more than one segment is visited, so that some cell can fire at a later step.
 bool can_fire(const AttentionCase& c) {
   const index_t S = (c.N + c.options.segment_size - 1) / c.options.segment_size;

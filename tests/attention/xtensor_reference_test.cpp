@@ -16,7 +16,7 @@ using srformer::testing::relative_error;
 
 namespace {
 
-struct Sizes {
+struct ReferenceSizes {
   std::size_t B, H, M, N, L, D;
   std::string text() const {
     return "B" + std::to_string(B) + " H" + std::to_string(H) + " M" + std::to_string(M) + " N" +
@@ -25,7 +25,7 @@ struct Sizes {
   std::size_t segments() const { return (N + L - 1) / L; }
 };
 
-const Sizes all_sizes[] = {
+const ReferenceSizes all_sizes[] = {
     {1, 1, 1, 1, 1, 1},  {2, 2, 7, 13, 4, 3},  // a last segment of one key
     {1, 3, 3, 23, 2, 5},                       // fewer queries than segments; W folded
     {2, 1, 9, 5, 2, 4},                        // more queries than keys
@@ -42,7 +42,7 @@ Array normals(const Shape& shape, RandomStream random, double scale = 1) {
   return x;
 }
 
-Inputs draw(const Sizes& c, RandomStream random) {
+Inputs draw(const ReferenceSizes& c, RandomStream random) {
   const std::size_t F = c.H * c.D;
   const double spread = 1 / std::sqrt(static_cast<double>(c.D)), of_rnn = spread / 2;
   Inputs in;
@@ -62,7 +62,7 @@ Inputs draw(const Sizes& c, RandomStream random) {
 }
 
 /// Numbers away from the kinks and, where more than one segment is visited, with cells that fire at a later step.
-Inputs sample(const Sizes& c, const CrossAttentionOptions& options, std::uint64_t seed) {
+Inputs sample(const ReferenceSizes& c, const CrossAttentionOptions& options, std::uint64_t seed) {
   if (options.variant != Variant::segmented_recurrent) return draw(c, {seed, 0});
   const std::size_t steps = reference::Segments(options, c.M, c.N).step.shape(0);
   for (std::uint64_t attempt = 0; attempt < 200; ++attempt) {
@@ -117,7 +117,7 @@ void check_rnn(const reference::Rnn& got, const reference::Rnn& expected) {
 }
 
 /// Forward and backward of the library against the reference on one sample.
-void compare(const Sizes& c, const CrossAttentionOptions& options, std::uint64_t seed) {
+void compare(const ReferenceSizes& c, const CrossAttentionOptions& options, std::uint64_t seed) {
   INFO(variant_name(options.variant)
        << " " << c.text() << " horizon " << options.horizon
        << (options.padding == Padding::masked ? "" : " upstream") << " seed " << seed);
@@ -165,7 +165,7 @@ void compare(const Sizes& c, const CrossAttentionOptions& options, std::uint64_t
   }
 }
 
-CrossAttentionOptions options_for(Variant variant, const Sizes& c, index_t horizon = 0,
+CrossAttentionOptions options_for(Variant variant, const ReferenceSizes& c, index_t horizon = 0,
                                   Padding padding = Padding::masked) {
   CrossAttentionOptions options;
   options.variant = variant;
@@ -180,7 +180,7 @@ CrossAttentionOptions options_for(Variant variant, const Sizes& c, index_t horiz
 TEST_CASE("every variant is its whole-array expression, forward and backward") {
   std::uint64_t seed = 0;
   for (const Variant variant : all_variants) {
-    for (const Sizes& c : all_sizes) {
+    for (const ReferenceSizes& c : all_sizes) {
       for (const index_t horizon : {0, 4, 11}) {
         for (const Padding padding : {Padding::masked, Padding::upstream}) {
           compare(c, options_for(variant, c, horizon, padding), ++seed);
@@ -191,7 +191,8 @@ TEST_CASE("every variant is its whole-array expression, forward and backward") {
 }
 
 TEST_CASE("every option of segmented recurrent attention is its whole-array expression") {
-  const Sizes c = GENERATE(Sizes{2, 2, 7, 13, 4, 3}, Sizes{2, 2, 7, 13, 2, 5});
+  const ReferenceSizes c =
+      GENERATE(ReferenceSizes{2, 2, 7, 13, 4, 3}, ReferenceSizes{2, 2, 7, 13, 2, 5});
   const index_t horizon = GENERATE(0, 5);
   const auto with = [&](auto set) {
     CrossAttentionOptions options = options_for(Variant::segmented_recurrent, c, horizon);
@@ -235,7 +236,7 @@ TEST_CASE("the cumulative key-value product is its whole-array expression") {
   const double clamp = GENERATE(0.0, 1.5);
   const Product product = GENERATE(Product::complement, Product::segment);
   EigenBackend be(1);
-  for (const Sizes& c : all_sizes) {
+  for (const ReferenceSizes& c : all_sizes) {
     INFO(c.text());
     CrossAttentionOptions options = options_for(Variant::segmented_recurrent, c);
     options.clamp = clamp, options.product = product;

@@ -15,7 +15,7 @@ using Catch::Matchers::ContainsSubstring;
 namespace {
 
 using Ids = std::vector<std::int32_t>;
-constexpr double out = -std::numeric_limits<double>::infinity();
+constexpr double ruled_out = -std::numeric_limits<double>::infinity();
 constexpr std::size_t V = 11;
 
 /// Some scores of both signs.
@@ -50,7 +50,7 @@ bool holds(const Ids& ids, std::size_t token) {
 template <class Banned>
 std::vector<double> without(std::vector<double> scores, Banned banned) {
   for (std::size_t token = 0; token < scores.size(); ++token)
-    if (banned(token)) scores[token] = out;
+    if (banned(token)) scores[token] = ruled_out;
   return scores;
 }
 
@@ -91,7 +91,7 @@ TEST_CASE("no_repeat_ngram_size bans what would complete an n-gram a second time
         const auto found = std::search(longer.begin(), longer.end() - 1, last.begin(), last.end());
         return found != longer.end() - 1;
       });
-      banned += static_cast<std::size_t>(std::ranges::count(expected, out));
+      banned += static_cast<std::size_t>(std::ranges::count(expected, ruled_out));
       CHECK(processed(config, sequence, scores) == expected);
     }
   }
@@ -114,7 +114,7 @@ TEST_CASE("encoder_no_repeat_ngram_size bans n-grams of the source without its p
         return std::search(source.begin(), source.end(), longer.end() - n, longer.end()) !=
                source.end();
       });
-      banned += static_cast<std::size_t>(std::ranges::count(expected, out));
+      banned += static_cast<std::size_t>(std::ranges::count(expected, ruled_out));
       CHECK(processed(config, sequence, scores, {1}, source) == expected);
     }
   }
@@ -172,7 +172,7 @@ TEST_CASE("forced tokens take all of the score at their place, whatever else is 
   config.max_length = 5;
   config.no_repeat_ngram_size = 1, config.repetition_penalty = 3, config.bad_words_ids = {{4}};
   const auto only = [](const Ids& ids) {
-    std::vector<double> forced(V, out);
+    std::vector<double> forced(V, ruled_out);
     for (const std::int32_t id : ids) forced[static_cast<std::size_t>(id)] = 0;
     return forced;
   };
@@ -252,7 +252,8 @@ TEMPLATE_LIST_TEST_CASE("changes of rows are those of their own row, and -inf co
   const auto logits = from_host<float, 2>(be, {3, 4}, scores);
   const std::vector<ScoreChanges> changes{{{3, 0}, {2}, {}}, {{0, 1}, {}, {}}, {{}, {1}, {1, 2}}};
   const Candidates best = best_tokens<TestType, float>(be, logits, changes, 2, 4, false);
-  CHECK(best.scores == std::vector<double>{2, 2, 0.5, out, -7, -8, -10, -12, 0, out, out, out});
+  CHECK(best.scores == std::vector<double>{2, 2, 0.5, ruled_out, -7, -8, -10, -12, 0, ruled_out,
+                                           ruled_out, ruled_out});
   CHECK(Ids(best.tokens.begin(), best.tokens.begin() + 3) == Ids{1, 3, 0});
   CHECK(best.tokens[8] == 2);
   CHECK(best.log_totals[2] == Approx(0).margin(1e-6));
@@ -271,7 +272,7 @@ TEMPLATE_LIST_TEST_CASE("changes reach every part of a row, and parts may be lef
   const Candidates best = best_tokens<TestType, double>(be, logits, changes, 4, 3, false);
   CHECK(best.tokens[0] == 4100);
   CHECK(best.scores[0] == 0);
-  CHECK(best.scores[1] == out);
+  CHECK(best.scores[1] == ruled_out);
   CHECK(best.log_totals[0] == 0);
   CHECK(Ids(best.tokens.begin() + 3, best.tokens.end()) == Ids{2047, 2048, 0});
   CHECK(std::vector<double>(best.scores.begin() + 3, best.scores.end()) ==

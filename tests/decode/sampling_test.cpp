@@ -11,7 +11,7 @@ using namespace srformer::testing;
 
 namespace {
 
-const std::vector<double> logits{0.3, -1, 1.2, 0.9, -0.4, 2.0, 0.1};  // of seven tokens
+const std::vector<double> seven_logits{0.3, -1, 1.2, 0.9, -0.4, 2.0, 0.1};  // of seven tokens
 
 GenerationConfig sampling(index_t top_k, double top_p, double temperature) {
   GenerationConfig c;
@@ -24,12 +24,12 @@ GenerationConfig sampling(index_t top_k, double top_p, double temperature) {
 std::vector<double> left_of(index_t top_k, double top_p, double temperature) {
   std::vector<std::pair<double, std::size_t>> order;
   double total = 0;
-  for (std::size_t i = 0; i < logits.size(); ++i)
-    order.emplace_back(std::exp(logits[i] / temperature), i);
+  for (std::size_t i = 0; i < seven_logits.size(); ++i)
+    order.emplace_back(std::exp(seven_logits[i] / temperature), i);
   std::ranges::sort(order, std::greater{});
   if (top_k > 0) order.resize(std::min(order.size(), static_cast<std::size_t>(top_k)));
   for (const auto& [p, i] : order) total += p;
-  std::vector<double> left(logits.size(), 0);
+  std::vector<double> left(seven_logits.size(), 0);
   double before = 0, kept = 0;
   for (const auto& [p, i] : order) {
     if (before < top_p || before == 0) left[i] = p, kept += p;
@@ -43,7 +43,7 @@ std::vector<double> left_of(index_t top_k, double top_p, double temperature) {
 
 TEST_CASE("tokens are drawn with the probabilities that temperature, top_k and top_p leave") {
   EigenBackend be(1);
-  FormulaModel<> model{be, {7}, [](std::int32_t, const TokenIds&) { return logits; }};
+  FormulaModel<> model{be, {7}, [](std::int32_t, const TokenIds&) { return seven_logits; }};
   struct Case {
     index_t top_k;
     double top_p, temperature;
@@ -98,7 +98,7 @@ TEST_CASE("draws depend on the seed, the source, the sequence and the step, and 
 
 TEST_CASE("beam sampling draws continuations without replacement") {
   EigenBackend be(1);
-  FormulaModel<> model{be, {7}, [](std::int32_t, const TokenIds&) { return logits; }};
+  FormulaModel<> model{be, {7}, [](std::int32_t, const TokenIds&) { return seven_logits; }};
   GenerationConfig config = sampling(0, 1, 1);
   config.num_beams = config.num_return_sequences = 2;
   const auto p = left_of(0, 1, 1);

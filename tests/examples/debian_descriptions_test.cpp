@@ -10,6 +10,7 @@
 
 #include "support/catch.hpp"
 
+using namespace srformer;
 using namespace srformer::examples;
 using namespace srformer::examples::debian;
 
@@ -88,14 +89,15 @@ TEST_CASE("descriptions become pairs, and short, repeated and unknown ones are l
   CHECK(collector.counts().repeated == 1);
   CHECK(collector.counts().too_short == 1);
   CHECK(collector.counts().without_source == 1);
-  std::vector<Pair> kept;
+  std::vector<examples::Pair> kept;
   for (const Split split : {Split::train, Split::validation, Split::test}) {
-    for (const Pair& pair : collector.pairs(split)) kept.push_back(pair);
+    for (const examples::Pair& pair : collector.pairs(split)) kept.push_back(pair);
   }
   REQUIRE(kept.size() == 2);
-  const bool first =
-      collector.pairs(split_of("first")).front() == Pair{"Ten bytes.\nMore.", "synopsis of a"};
-  const bool last = collector.pairs(split_of("second")).back() == Pair{"Long enough.", "last"};
+  const bool first = collector.pairs(split_of("first")).front() ==
+                     examples::Pair{"Ten bytes.\nMore.", "synopsis of a"};
+  const bool last =
+      collector.pairs(split_of("second")).back() == examples::Pair{"Long enough.", "last"};
   CHECK(first);
   CHECK(last);
 }

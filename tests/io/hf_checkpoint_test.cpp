@@ -33,7 +33,7 @@ void write_tensors(const std::filesystem::path& path, const Tensors& tensors) {
 }
 
 template <class Call>
-std::string refusal(Call call) {
+std::string refusal_of(Call call) {
   try {
     call();
   } catch (const io_error& error) {
@@ -96,8 +96,8 @@ TEST_CASE("a folder is opened and its tensors loaded", "[hf_checkpoint]") {
 
 TEST_CASE("a folder without a checkpoint is refused with what to do", "[hf_checkpoint]") {
   const TemporaryFolder folder;
-  const auto open = [&] { return refusal([&] { HfCheckpoint checkpoint(folder.path); }); };
-  CHECK_THAT(refusal([&] { HfCheckpoint checkpoint(folder.path / "none"); }),
+  const auto open = [&] { return refusal_of([&] { HfCheckpoint checkpoint(folder.path); }); };
+  CHECK_THAT(refusal_of([&] { HfCheckpoint checkpoint(folder.path / "none"); }),
              ContainsSubstring("none: is not a folder"));
   CHECK_THAT(open(), ContainsSubstring("holds no config.json"));
   write_text(folder.path / "config.json", "[]");
@@ -141,7 +141,7 @@ TEST_CASE("an index that no folder can have is refused", "[hf_checkpoint]") {
     const TemporaryFolder folder;
     write_shards(folder, index);
     if (removed != nullptr) std::filesystem::remove(folder.path / removed);
-    return refusal([&] { HfCheckpoint checkpoint(folder.path); });
+    return refusal_of([&] { HfCheckpoint checkpoint(folder.path); });
   };
   REQUIRE(open(two_shards) == "accepted");
   CHECK_THAT(open(two_shards, "two.safetensors"),
@@ -255,7 +255,7 @@ TEST_CASE("tied weights are found under any of their names", "[hf_checkpoint]") 
   CHECK(load({{"shared.weight", {{2}, x}}}) == x);
   CHECK(load({{"lm_head.weight", {{2}, x}}}) == x);
   CHECK(load({{"lm_head.weight", {{2}, x}}, {"encoder.weight", {{2}, x}}}) == x);
-  CHECK_THAT(refusal([&] {
+  CHECK_THAT(refusal_of([&] {
                load({{"lm_head.weight", {{2}, x}}, {"encoder.weight", {{2}, {1, 3}}}});
              }),
              ContainsSubstring("encoder.weight and lm_head.weight"));
@@ -355,7 +355,7 @@ TEST_CASE("a prefix that the base model lacks is optional", "[hf_checkpoint]") {
   const Saved saved({{"encoder.w", {{1}, {3}}}});
   std::vector<float> w(1);
   const std::vector<TensorSlot> slots{host_slot("model.encoder.w", {}, {1}, std::span(w))};
-  CHECK_THAT(refusal([&] { saved.checkpoint.load(slots); }),
+  CHECK_THAT(refusal_of([&] { saved.checkpoint.load(slots); }),
              ContainsSubstring("missing: model.encoder.w"));
   saved.checkpoint.load(slots, {.ignore_unexpected = {}, .optional_prefix = "model."});
   CHECK(w == std::vector<float>{3});
@@ -457,7 +457,7 @@ TEST_CASE("a full disk leaves the whole old checkpoint", "[hf_checkpoint]") {
   other.add<float>("other", DType::f32, {3}, x);
   const json config{{"version", 2}, {"note", std::string(2000, 'x')}};
   REQUIRE(setrlimit(RLIMIT_FSIZE, &small) == 0);
-  const std::string message = refusal([&] {
+  const std::string message = refusal_of([&] {
     save_checkpoint(folder.path, other, config, {{"version", 2}});
   });
   setrlimit(RLIMIT_FSIZE, &before);

@@ -8,7 +8,7 @@ using namespace srformer::testing;
 
 namespace {
 
-using Model = Bart<EigenBackend, double>;
+using BartModel = Bart<EigenBackend, double>;
 
 /// Compares, and checks that just those parameters have no gradient that must not have one: the bias of
 /// keys is the same for all keys of a query, which softmax takes off again. What a variant does with keys
@@ -16,7 +16,7 @@ using Model = Bart<EigenBackend, double>;
 GradientsFound check(const BartConfig& config, const Batch& batch, const LossOptions& options,
                      bool cross_keys) {
   const GradientsFound found =
-      check_gradients<Model, Bart<EigenBackend, DualNumber>>(config, batch, options);
+      check_gradients<BartModel, Bart<EigenBackend, DualNumber>>(config, batch, options);
   CAPTURE(found.worst_name);
   CHECK(found.worst < 1e-10);
   std::vector<std::string> expected;
@@ -104,7 +104,7 @@ TEST_CASE("gradients of a BART agree for one token, one segment and a horizon of
   CrossAttentionOptions cross = cross_options(Variant::segmented_recurrent, 4);
   const auto worst = [&](const std::vector<index_t>& sources, const std::vector<index_t>& targets) {
     const BartConfig config = tiny_bart_config(cross);
-    const GradientsFound found = check_gradients<Model, Bart<EigenBackend, DualNumber>>(
+    const GradientsFound found = check_gradients<BartModel, Bart<EigenBackend, DualNumber>>(
         config, random_batch(config, sources, targets, 14), {});
     CHECK(found.compared > 40);
     return found.worst;
@@ -123,7 +123,7 @@ TEST_CASE("BART's pad token has no gradient as a source, but its row of the outp
   const index_t E = config.d_model;
   const std::int32_t pad = config.pad_token_id, word = 20;
   const auto gradients = [&](std::int32_t filling) {
-    Model model(be, config);
+    BartModel model(be, config);
     randomize(model, 5);
     double* table = model.parameters().at("model.shared.weight").value;
     for (index_t i = 0; i < E; ++i)
@@ -152,7 +152,7 @@ TEST_CASE("BART's pad token has no gradient as a source, but its row of the outp
 TEST_CASE("gradients and losses of a BART are added, and scale is that of gradients alone") {
   EigenBackend be(1);
   const BartConfig config = tiny_bart_config(cross_options(Variant::segmented_recurrent));
-  Model model(be, config);
+  BartModel model(be, config);
   randomize(model, 5);
   const Batch batch = random_batch(config, {13, 6}, {5, 7}, 11);
   const double loss = train_loss_of(model, batch, {});

@@ -10,11 +10,11 @@ using namespace srformer::testing;
 namespace {
 
 template <class T>
-using Narrow = Bart<EigenBackend, T>;
-using Wide = Bart<EigenBackend, double>;
+using NarrowBart = Bart<EigenBackend, T>;
+using WideBart = Bart<EigenBackend, double>;
 
 /// Norms behind every sublayer keep roundings as large as those before.
-constexpr double room = 2;
+constexpr double room_of_bart = 2;
 
 /// Every variant, with weights of a size that does not make roundings much larger.
 std::vector<Named<BartConfig>> moderate_configs() {
@@ -30,8 +30,8 @@ TEMPLATE_TEST_CASE("logits, loss and gradients of a BART in narrow scalars", "",
   for (const auto& [name, config] : moderate_configs()) {
     CAPTURE(name);
     const bool kinks = cross_of(config).has_recurrent_parameters() && cross_of(config).recurrence;
-    const index_t compared = check_narrow_training<Narrow<TestType>, Wide>(
-        config, random_batch(config, {13, 6}, {5, 7}, 11, 0, 9), kinks, room);
+    const index_t compared = check_narrow_training<NarrowBart<TestType>, WideBart>(
+        config, random_batch(config, {13, 6}, {5, 7}, 11, 0, 9), kinks, room_of_bart);
     CHECK((kinks || compared > 60));
   }
 }
@@ -39,7 +39,7 @@ TEMPLATE_TEST_CASE("logits, loss and gradients of a BART in narrow scalars", "",
 TEMPLATE_TEST_CASE("decoding of a BART in narrow scalars", "", Eigen::half, Eigen::bfloat16) {
   for (const auto& [name, config] : moderate_configs()) {
     CAPTURE(name);
-    check_narrow_decoding<Narrow<TestType>, Wide>(config, random_batch(config, {13, 6}, {5, 7}, 11),
-                                                  6, room);
+    check_narrow_decoding<NarrowBart<TestType>, WideBart>(
+        config, random_batch(config, {13, 6}, {5, 7}, 11), 6, room_of_bart);
   }
 }

@@ -12,7 +12,7 @@ using namespace srformer::testing;
 
 namespace {
 
-using Model = Bart<EigenBackend, double>;
+using BartModel = Bart<EigenBackend, double>;
 
 std::string ends_of(const std::string& name, const std::vector<std::string>& tails) {
   for (const std::string& tail : tails) {
@@ -26,7 +26,7 @@ std::string ends_of(const std::string& name, const std::vector<std::string>& tai
 TEST_CASE("a source of BART is an ordered sequence, and each stack has positions of its own") {
   EigenBackend be(1);
   const BartConfig config = tiny_bart_config();
-  Model model(be, config);
+  BartModel model(be, config);
   randomize(model, 7);
   const Batch batch = random_batch(config, {6}, {5}, 24);
   const auto before = logits_of(model, batch);
@@ -52,7 +52,7 @@ TEST_CASE("a source of BART is an ordered sequence, and each stack has positions
 TEST_CASE("the bias of the logits is added to each row, and learns nothing") {
   EigenBackend be(1);
   const BartConfig config = tiny_bart_config();
-  Model model(be, config);
+  BartModel model(be, config);
   randomize(model, 7);
   const Batch batch = random_batch(config, {6, 4}, {5, 2}, 25);
   const auto& bias = model.parameters().at("final_logits_bias");
@@ -72,13 +72,13 @@ TEST_CASE("BART drops attention weights, hidden units, branches and embeddings, 
   const Batch batch = random_batch(config, {6, 4}, {5, 2}, 25);
   const double all = 1 - 1e-9;
   const auto dropped = [&](const LossOptions& options) {
-    Model model(be, config);
+    BartModel model(be, config);
     randomize(model, 7);
     return train_loss_of(model, batch, options);
   };
   /// The loss without dropout where these parameters are zero.
   const auto without = [&](const std::vector<std::string>& zero) {
-    Model model(be, config);
+    BartModel model(be, config);
     randomize(model, 7);
     std::size_t found = 0;
     for (auto& p : model.parameters()) {
@@ -103,7 +103,7 @@ TEST_CASE("BART drops attention weights, hidden units, branches and embeddings, 
 TEST_CASE("a source or target longer than the positions is refused in a sentence") {
   EigenBackend be(1);
   const BartConfig config = tiny_bart_config();
-  Model model(be, config);
+  BartModel model(be, config);
   randomize(model, 7);
   CHECK_NOTHROW(train_loss_of(model, random_batch(config, {30, 3}, {30, 4}, 28), {}));
   const Batch long_source = random_batch(config, {31, 3}, {4, 2}, 28),
@@ -124,7 +124,7 @@ TEST_CASE("BART's parameters start as transformers starts them, whatever they we
   config.vocab_size = 97, config.d_model = 60;
   config.encoder_attention_heads = config.decoder_attention_heads = 6;
   config.init_std = 0.07;
-  Model model(be, config);
+  BartModel model(be, config);
   for (auto& p : model.parameters()) be.fill(p.value, p.count, 7.0);
   const double scale = 0.3, D = 10;
   model.initialize(RandomStream{3, 1}, scale);
@@ -192,7 +192,7 @@ TEST_CASE("heads and widths of BART's encoder and decoder are separate") {
   EigenBackend be(1);
   CrossAttentionOptions cross = cross_options(Variant::segmented_recurrent);
   cross.gate = true;
-  Model model(be, tiny_bart_config(cross));
+  BartModel model(be, tiny_bart_config(cross));
   const auto shape = [&](const std::string& name) {
     return shape_text(model.parameters().at("model." + name).shape);
   };

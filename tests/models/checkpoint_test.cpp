@@ -20,7 +20,7 @@ using nlohmann::json;
 
 namespace {
 
-using Model = T5<EigenBackend, double>;
+using T5Model = T5<EigenBackend, double>;
 
 /// The weights of a folder as a test changes them.
 struct Weights {
@@ -74,7 +74,7 @@ struct OriginalOf {
   explicit OriginalOf(const Config& config, std::uint64_t seed = 3)
       : model(be, config), weights((randomize(model, seed), model)) {}
 };
-using Original = OriginalOf<Model>;
+using Original = OriginalOf<T5Model>;
 using OriginalBart = OriginalOf<Bart<EigenBackend, double>>;
 
 const std::string shared = "shared.weight", head = "lm_head.weight";
@@ -298,7 +298,7 @@ TEST_CASE("missing and misshapen weights are named at once, and nothing is loade
   std::swap(weights.tensors[wo].shape[0], weights.tensors[wo].shape[1]);
   const TemporaryFolder folder;
   write_folder(folder.path, tiny_config(), weights);
-  Model model(original.be, tiny_config());
+  T5Model model(original.be, tiny_config());
   const std::string said = io_refusal([&] { load_parameters(model, HfCheckpoint(folder.path)); });
   CHECK_THAT(said, ContainsSubstring(q) && ContainsSubstring(norm) &&
                        ContainsSubstring(wo + ": expected [12,10], got [10,12]"));
@@ -367,7 +367,7 @@ TEST_CASE("a variant takes the weights of a model without it, when asked to") {
   CrossAttentionOptions cross = cross_options(Variant::segmented_recurrent);
   cross.gate = cross.sigma = true;
   for (const CrossAttentionOptions& wanted : {cross, cross_options(Variant::transformer_xl)}) {
-    Model model(full.be, tiny_config(wanted));
+    T5Model model(full.be, tiny_config(wanted));
     const std::string said = io_refusal([&] { load_parameters(model, checkpoint); });
     check_missing(said, model, full.weights);
     for (auto& p : model.parameters()) full.be.fill(p.value, p.count, 7.0);
@@ -387,7 +387,7 @@ TEST_CASE("another variant's weights are refused, and passed over when the varia
   const TemporaryFolder folder;
   save_model(recurrent.model, folder.path, DType::f64, json::object());
   const HfCheckpoint checkpoint(folder.path);
-  Model full(recurrent.be, tiny_config());
+  T5Model full(recurrent.be, tiny_config());
   CHECK_THAT(io_refusal([&] { load_parameters(full, checkpoint); }),
              ContainsSubstring("not used by this model: ") && ContainsSubstring("SNN_kv.weight") &&
                  ContainsSubstring(".leak"));
@@ -577,7 +577,7 @@ TEST_CASE("transformers loads a saved folder and computes the same logits", "[py
     Original original(config);
     // transformers takes the statistics of its norms in float32
     config.transformers_statistics = true;
-    Model same(original.be, config);
+    T5Model same(original.be, config);
     std::copy_n(original.model.parameters().values().data, same.parameters().size(),
                 same.parameters().values().data);
     const TemporaryFolder folder;

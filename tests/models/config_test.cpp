@@ -30,7 +30,7 @@ json small_bart() {
 BartConfig read_bart(const json& config) { return config_from_json<BartConfig>(config, path); }
 
 template <class Call>
-std::string io_refusal(Call call) {
+std::string config_refusal(Call call) {
   try {
     call();
   } catch (const io_error& error) {
@@ -40,7 +40,7 @@ std::string io_refusal(Call call) {
 }
 
 std::string refusal(const json& config) {
-  return io_refusal([&] { cross_of(read(config)); });
+  return config_refusal([&] { cross_of(read(config)); });
 }
 
 std::string refusal(const char* key, const json& value) {
@@ -54,7 +54,7 @@ std::string cross_refusal(const char* key, const json& value) {
 }
 
 std::string bart_refusal(const json& config) {
-  return io_refusal([&] { cross_of(read_bart(config)); });
+  return config_refusal([&] { cross_of(read_bart(config)); });
 }
 
 std::string bart_refusal(const char* key, const json& value) {

@@ -10,8 +10,8 @@ using namespace srformer::testing;
 namespace {
 
 template <class T>
-using Narrow = T5<EigenBackend, T>;
-using Wide = T5<EigenBackend, double>;
+using NarrowT5 = T5<EigenBackend, T>;
+using WideT5 = T5<EigenBackend, double>;
 
 /// Smooth but for the recurrence: an activation with a kink would let single elements differ.
 T5Config smooth(T5Config config) {
@@ -27,7 +27,7 @@ TEMPLATE_TEST_CASE("logits, loss and gradients of a T5 in narrow scalars", "", E
   for (const auto& [name, config] : variant_configs()) {
     CAPTURE(name);
     const bool kinks = cross_of(config).has_recurrent_parameters() && cross_of(config).recurrence;
-    const index_t compared = check_narrow_training<Narrow<TestType>, Wide>(
+    const index_t compared = check_narrow_training<NarrowT5<TestType>, WideT5>(
         smooth(config), random_batch(config, {13, 6}, {5, 7}, 11), kinks);
     CHECK((kinks || compared > 30));
   }
@@ -36,8 +36,8 @@ TEMPLATE_TEST_CASE("logits, loss and gradients of a T5 in narrow scalars", "", E
 TEMPLATE_TEST_CASE("decoding in narrow scalars", "", Eigen::half, Eigen::bfloat16) {
   for (const auto& [name, config] : variant_configs()) {
     CAPTURE(name);
-    check_narrow_decoding<Narrow<TestType>, Wide>(smooth(config),
-                                                  random_batch(config, {13, 6}, {5, 7}, 11), 6);
+    check_narrow_decoding<NarrowT5<TestType>, WideT5>(smooth(config),
+                                                      random_batch(config, {13, 6}, {5, 7}, 11), 6);
   }
 }
 
@@ -45,7 +45,7 @@ TEMPLATE_TEST_CASE("the gradient of a token seen a thousand times keeps its digi
                    Eigen::half, Eigen::bfloat16) {
   T5Config config = smooth(tiny_config());
   config.num_layers = config.num_decoder_layers = 1;
-  NarrowAndWide<Narrow<TestType>, Wide> m(config);
+  NarrowAndWide<NarrowT5<TestType>, WideT5> m(config);
   Batch batch = random_batch(config, {600, 600}, {5, 7}, 11);
   std::ranges::fill(batch.source_ids, 7);
   train_loss_of(m.narrow, batch, {});

@@ -7,7 +7,7 @@ using namespace srformer::testing;
 
 namespace {
 
-using Model = T5<EigenBackend, double>;
+using T5Model = T5<EigenBackend, double>;
 
 }  // namespace
 
@@ -17,7 +17,7 @@ TEST_CASE(
   CrossAttentionOptions cross = cross_options(Variant::segmented_recurrent);
   const auto differs = [&] {
     const T5Config config = tiny_config(cross);
-    Model model(be, config);
+    T5Model model(be, config);
     randomize(model, 7);
     const Batch batch = random_batch(config, {17, 9}, {3, 7}, 21, 3, 5);
     const Batch alone = single(batch, 0);
@@ -42,7 +42,7 @@ TEST_CASE("parameters start as transformers starts them") {
     config.num_heads = 8, config.relative_attention_num_buckets = 32;
     config.relative_attention_max_distance = 128;
     config.gated = gated, config.tie_word_embeddings = !gated, config.initializer_factor = 0.7;
-    Model model(be, config);
+    T5Model model(be, config);
     const double scale = 0.3;
     model.initialize(RandomStream{3, 1}, scale);
     const double E = 60, D = 10, F = 110, inner = 80, f = 0.7;
@@ -101,8 +101,8 @@ TEST_CASE("parameters start as transformers starts them") {
 
 TEST_CASE("initial values depend on the stream and not on what else the model has") {
   EigenBackend be(1);
-  Model plain(be, tiny_config());
-  Model other(be, tiny_config(cross_options(Variant::segmented_recurrent)));
+  T5Model plain(be, tiny_config());
+  T5Model other(be, tiny_config(cross_options(Variant::segmented_recurrent)));
   plain.initialize(RandomStream{3, 1}, 1);
   other.initialize(RandomStream{3, 1}, 1);
   for (auto& p : plain.parameters()) {
@@ -122,7 +122,7 @@ TEST_CASE("names, order and shapes of the parameters are those of transformers")
   T5Config config = tiny_config(cross);
   config.num_layers = config.num_decoder_layers = 1;
   config.gated = true, config.tie_word_embeddings = false;
-  Model model(be, config);
+  T5Model model(be, config);
   std::string list;
   for (const auto& p : model.parameters()) list += p.name + shape_text(p.shape) + "\n";
   CHECK(list ==

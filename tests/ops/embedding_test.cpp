@@ -9,6 +9,7 @@
 using namespace srformer;
 using Catch::Matchers::ContainsSubstring;
 using Ids = std::vector<std::int32_t>;
+using Values = std::vector<double>;
 
 TEST_CASE("rows are looked up by id, and gradients of one id add up") {
   EigenBackend be(2);
@@ -77,7 +78,6 @@ TEST_CASE("the padding id gets no gradient, and the others theirs") {
                                              View<double, 2>(d_table.data(), {5, 1}), padding_id);
     return d_table;
   };
-  using Values = std::vector<double>;
   const Ids ids{1, 0, 1, 2, 0, 4};
   CHECK(gradient(ids, -1) == Values{18.5, 5.25, 8.125, 7, 41});
   CHECK(gradient(ids, 0) == Values{0.5, 5.25, 8.125, 7, 41});

@@ -38,6 +38,15 @@ struct AttentionCase {
   }
 };
 
+/// Segmented recurrent attention of segments of L keys.
+inline AttentionCase recurrent_case(index_t B, index_t H, index_t M, index_t N, index_t L,
+                                    index_t D) {
+  AttentionCase c{.B = B, .H = H, .M = M, .N = N, .D = D};
+  c.options.variant = Variant::segmented_recurrent;
+  c.options.segment_size = L;
+  return c;
+}
+
 using Values = std::vector<double>;
 
 template <class T>

@@ -35,7 +35,7 @@ struct WrongStep : SlidingWindow {
   }
 };
 
-using Wrong = Variants<SlidingWindow, WrongBackward, WrongStep>;
+using WrongVariants = Variants<SlidingWindow, WrongBackward, WrongStep>;
 
 const GradInputReport& input(const VariantReport& report, const std::string& name) {
   for (const auto& x : report.gradients.inputs)
@@ -73,8 +73,8 @@ TEST_CASE("a variant of one's own passes over shapes") {
         VariantCase c;
         c.queries = M, c.keys = N, c.zeros_allowed = N == 1 || window == 1;
         if (N > 1) c.lengths = {N, N / 2};
-        const VariantReport report =
-            check_variant<Wrong>(Wrong::Options::of<SlidingWindow>({.window = window}), c);
+        const VariantReport report = check_variant<WrongVariants>(
+            WrongVariants::Options::of<SlidingWindow>({.window = window}), c);
         INFO(report.text());
         CHECK(report.ok());
       }
@@ -83,14 +83,16 @@ TEST_CASE("a variant of one's own passes over shapes") {
 }
 
 TEST_CASE("wrong variants are refused, with what is wrong") {
-  const VariantReport backward = check_variant<Wrong>(Wrong::Options::of<WrongBackward>());
+  const VariantReport backward =
+      check_variant<WrongVariants>(WrongVariants::Options::of<WrongBackward>());
   CHECK_FALSE(backward.ok());
   CHECK(input(backward, "q").refusal == "the error is above the tolerance");
   CHECK(input(backward, "scale").refusal.empty());
   CHECK_THAT(backward.text(), ContainsSubstring("q: ") && ContainsSubstring("above the tolerance"));
   CHECK(backward.steps_agree());
 
-  const VariantReport step = check_variant<Wrong>(Wrong::Options::of<WrongStep>({.window = 4}));
+  const VariantReport step =
+      check_variant<WrongVariants>(WrongVariants::Options::of<WrongStep>({.window = 4}));
   CHECK(step.gradients.ok());
   CHECK_FALSE(step.steps_agree());
   CHECK_FALSE(step.ok());
@@ -99,15 +101,15 @@ TEST_CASE("wrong variants are refused, with what is wrong") {
 
   VariantCase broken;
   broken.broken = "scale";
-  const VariantReport scaled =
-      check_variant<Wrong>(Wrong::Options::of<SlidingWindow>({.window = 4}), broken);
+  const VariantReport scaled = check_variant<WrongVariants>(
+      WrongVariants::Options::of<SlidingWindow>({.window = 4}), broken);
   CHECK(input(scaled, "scale").refusal == "the error is above the tolerance");
   CHECK(input(scaled, "k").refusal.empty());
 }
 
 TEST_CASE("lists know their variants by name, and options by name and type") {
-  CHECK(Wrong::names() == "sliding_window, wrong_backward, wrong_step");
-  auto options = Wrong::Options::named("wrong_step");
+  CHECK(WrongVariants::names() == "sliding_window, wrong_backward, wrong_step");
+  auto options = WrongVariants::Options::named("wrong_step");
   CHECK(options.is<WrongStep>());
   CHECK(options.get_if<SlidingWindow>() == nullptr);
   CHECK(options.set("window", 9));
@@ -126,23 +128,25 @@ TEST_CASE("what was saved by another variant is refused") {
   EigenBackend be(1);
   auto x = zeros<double, 4>(be, {1, 1, 2, 3});
   const AttentionInputs<EigenBackend, double> in{x, x, x};
-  Wrong::Saved<EigenBackend, double> saved;
-  const auto one = Wrong::Options::of<SlidingWindow>(), other = Wrong::Options::of<WrongStep>();
+  WrongVariants::Saved<EigenBackend, double> saved;
+  const auto one = WrongVariants::Options::of<SlidingWindow>(),
+             other = WrongVariants::Options::of<WrongStep>();
   double scale = 1;
   LearnedPointers<double> learned;
   learned.add(&scale);
-  Wrong::forward(be, in, learned, one, saved, x.view());
-  CHECK_THROWS_WITH(
-      Wrong::backward(be, in, learned, other, saved, {x, x.view(), x.view(), x.view()}, learned),
-      ContainsSubstring("of another variant"));
+  WrongVariants::forward(be, in, learned, one, saved, x.view());
+  CHECK_THROWS_WITH(WrongVariants::backward(be, in, learned, other, saved,
+                                            {x, x.view(), x.view(), x.view()}, learned),
+                    ContainsSubstring("of another variant"));
 }
 
 TEST_CASE("learned parameters that are not those of the options are refused") {
   EigenBackend be(1);
   auto x = zeros<double, 4>(be, {1, 1, 2, 3});
   const AttentionInputs<EigenBackend, double> in{x, x, x};
-  Wrong::Saved<EigenBackend, double> saved;
+  WrongVariants::Saved<EigenBackend, double> saved;
   CHECK_THROWS_WITH(
-      Wrong::forward(be, in, {}, Wrong::Options::of<SlidingWindow>(), saved, x.view()),
+      WrongVariants::forward(be, in, {}, WrongVariants::Options::of<SlidingWindow>(), saved,
+                             x.view()),
       ContainsSubstring("sliding_window: 0 learned parameters were given, the options have 1"));
 }

@@ -17,6 +17,7 @@
 
 #include "io/temporary_folder.hpp"
 #include "support/catch.hpp"
+#include "text/text_files.hpp"
 
 namespace {
 
@@ -25,16 +26,13 @@ using srformer::ByteBpeTokenizer;
 using Ids = std::vector<std::int32_t>;
 using Catch::Matchers::ContainsSubstring;
 using Catch::Matchers::MessageMatches;
+using tests::bart_folder;
+using tests::write_file;
 
-const fs::path data = fs::path(SRF_TESTS_DIR) / "text/data/bpe";
-const fs::path bart = fs::path(SRF_TESTS_DIR) / "reference/values/models/bart_full";
-
-void write(const fs::path& path, std::string_view text) {
-  std::ofstream(path, std::ios::binary) << text;
-}
+const fs::path bpe_data = fs::path(SRF_TESTS_DIR) / "text/data/bpe";
 
 void copy_vocabulary(const fs::path& folder) {
-  for (const char* name : {"vocab.json", "merges.txt"}) fs::copy(bart / name, folder);
+  for (const char* name : {"vocab.json", "merges.txt"}) fs::copy(bart_folder / name, folder);
 }
 
 std::vector<std::string> words(std::string_view text) {
@@ -48,14 +46,14 @@ std::vector<std::string> words(std::string_view text) {
 TEST_CASE("ids and texts of BART equal those of transformers") {
   TemporaryFolder folder;
   copy_vocabulary(folder.path);
-  fs::copy(data / "added/tokenizer_config.json", folder.path);
+  fs::copy(bpe_data / "added/tokenizer_config.json", folder.path);
   std::map<std::string, ByteBpeTokenizer> tokenizers;
-  tokenizers.emplace("plain", bart);
+  tokenizers.emplace("plain", bart_folder);
   tokenizers.emplace("added", folder.path);
-  tokenizers.emplace("json", data / "json");
-  tokenizers.emplace("written", data / "written");
+  tokenizers.emplace("json", bpe_data / "json");
+  tokenizers.emplace("written", bpe_data / "written");
   std::map<std::string, int> count;
-  std::ifstream file(data / "ids.jsonl");
+  std::ifstream file(bpe_data / "ids.jsonl");
   std::string line;
   while (std::getline(file, line)) {
     const auto expected = nlohmann::json::parse(line);
@@ -102,7 +100,7 @@ TEST_CASE("every byte has a character and comes back") {
 }
 
 TEST_CASE("bytes that are no UTF-8 decode to replacement characters") {
-  const ByteBpeTokenizer tokenizer(bart);
+  const ByteBpeTokenizer tokenizer(bart_folder);
   const auto decode = [&](std::string_view bytes) {
     Ids ids;
     const auto tokens = srformer::detail::byte_tokens();
@@ -122,7 +120,7 @@ TEST_CASE("bytes that are no UTF-8 decode to replacement characters") {
 }
 
 TEST_CASE("names, sizes and pieces of BART") {
-  const ByteBpeTokenizer tokenizer(bart);
+  const ByteBpeTokenizer tokenizer(bart_folder);
   CHECK(tokenizer.size() == 500);
   CHECK(tokenizer.bos_id() == 0);
   CHECK(tokenizer.pad_id() == 1);
@@ -141,7 +139,7 @@ TEST_CASE("names, sizes and pieces of BART") {
 }
 
 TEST_CASE("BART's length is limited as asked, and eos stays") {
-  const ByteBpeTokenizer tokenizer(bart);
+  const ByteBpeTokenizer tokenizer(bart_folder);
   const Ids all = tokenizer.encode("Hello world");
   REQUIRE(all.size() > 5);
   const auto cut = [&](srformer::index_t length, bool special) {
@@ -162,14 +160,14 @@ TEST_CASE("BART's length is limited as asked, and eos stays") {
 }
 
 TEST_CASE("BART refuses text that is not UTF-8 with its byte") {
-  const ByteBpeTokenizer tokenizer(bart);
+  const ByteBpeTokenizer tokenizer(bart_folder);
   for (const std::string_view bad : {"\xff", "\x80", "\xc3", "\xed\xa0\x80", "\xe2\x82 "})
     CHECK_THROWS_MATCHES(tokenizer.encode("ab" + std::string(bad)), srformer::shape_error,
                          MessageMatches(ContainsSubstring("byte 2")));
 }
 
 TEST_CASE("a million bytes without a space are merged, in time") {
-  const ByteBpeTokenizer tokenizer(bart);
+  const ByteBpeTokenizer tokenizer(bart_folder);
   std::mt19937 random(1);
   std::string text;
   while (text.size() < 1'000'000) text += char('a' + random() % 26);
@@ -216,10 +214,10 @@ TEST_CASE("a folder of BART that cannot be read is named") {
            {"a \n", "merges.txt: line 1"},
            {"q zzz\n", "\"zzz\" is not in the vocabulary"},
            {"q q\n", "\"qq\" is not in the vocabulary"}}) {
-    write(merges, text);
+    write_file(merges, text);
     fails(why);
   }
-  write(merges, "#version: 0.2\r\ni n\r\n");
+  write_file(merges, "#version: 0.2\r\ni n\r\n");
   CHECK(ByteBpeTokenizer(folder.path).encode("in").size() == 3);
   for (const auto& [text, why] : std::initializer_list<std::pair<const char*, const char*>>{
            {"{\"a\": ", "vocab.json: byte 6"},
@@ -231,20 +229,20 @@ TEST_CASE("a folder of BART that cannot be read is named") {
            {"{\"\": 0}", "no text"},
            {"{\"\\ud800\": 0}", "vocab.json: byte"},
            {"{\"!\": 0}", "no token for byte 0"}}) {
-    write(vocab, text);
+    write_file(vocab, text);
     fails(why);
   }
-  fs::copy(bart / "vocab.json", vocab, fs::copy_options::overwrite_existing);
+  fs::copy(bart_folder / "vocab.json", vocab, fs::copy_options::overwrite_existing);
   for (const auto& [text, why] : std::initializer_list<std::pair<const char*, const char*>>{
            {R"({"added_tokens_decoder": {"7": {"content": "<sep>"}}})", "has id 7, expected 500"},
            {R"({"added_tokens_decoder": {"x": {"content": "<sep>"}}})", "tokenizer_config.json"},
            {R"({"added_tokens_decoder": {"500": {"content": ""}}})", "no text"},
            {R"({"add_prefix_space": "yes"})", "tokenizer_config.json"},
            {R"({"eos_token": 3})", "tokenizer_config.json"}}) {
-    write(config, text);
+    write_file(config, text);
     fails(why);
   }
-  write(config, R"({"eos_token": "<end>", "sep_token": "<end>"})");
+  write_file(config, R"({"eos_token": "<end>", "sep_token": "<end>"})");
   CHECK(ByteBpeTokenizer(folder.path).encode("") == Ids{0, 500});
   CHECK(ByteBpeTokenizer(folder.path).eos_id() == 500);
   fs::remove(config);
@@ -259,7 +257,7 @@ TEST_CASE("a folder of BART that cannot be read is named") {
             "normalizer"},
            {R"({"pre_tokenizer": {"type": "ByteLevel"}, "model": {}})", "tokenizer.json"},
            {"{}", "tokenizer.json"}}) {
-    write(whole, text);
+    write_file(whole, text);
     fails(why);
   }
 }
@@ -267,7 +265,7 @@ TEST_CASE("a folder of BART that cannot be read is named") {
 TEST_CASE("GPT-2's folder has no tokens around a text") {
   TemporaryFolder folder;
   copy_vocabulary(folder.path);
-  write(folder.path / "tokenizer_config.json", R"({"tokenizer_class": "GPT2Tokenizer"})");
+  write_file(folder.path / "tokenizer_config.json", R"({"tokenizer_class": "GPT2Tokenizer"})");
   const ByteBpeTokenizer tokenizer(folder.path);
   CHECK(tokenizer.size() == 501);
   CHECK(tokenizer.encode("H<|endoftext|>") == Ids{44, 500});
@@ -303,7 +301,7 @@ TEST_CASE("a vocabulary is trained as by hand") {
   fs::remove(folder.path / "tokenizer.json");
   CHECK(ByteBpeTokenizer(folder.path).encode("ab abc <mask>") == prefixed.encode("ab abc <mask>"));
 
-  write(folder.path / "text", "ab ab abc\nab ab\nab ab abc\nx");
+  write_file(folder.path / "text", "ab ab abc\nab ab\nab ab abc\nx");
   srformer::train_byte_bpe(folder.path / "text", 1000, folder.path);
   CHECK(ByteBpeTokenizer(folder.path).size() == 264);
 }

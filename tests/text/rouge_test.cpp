@@ -14,7 +14,7 @@ namespace {
 
 using srformer::RougeScores;
 
-const std::string data = SRF_TESTS_DIR "/text/data/";
+const std::string rouge_data = SRF_TESTS_DIR "/text/data/";
 
 std::vector<double> values(const RougeScores& s) {
   std::vector<double> all;
@@ -35,7 +35,7 @@ std::vector<RougeScores> two_pairs() {
 }  // namespace
 
 TEST_CASE("the stemmer gives NLTK's stems") {
-  std::ifstream file(data + "porter_stems.txt");
+  std::ifstream file(rouge_data + "porter_stems.txt");
   std::string word, stem;
   int count = 0;
   while (file >> word >> stem) {
@@ -57,7 +57,7 @@ TEST_CASE("the stemmer leaves words of one and two letters, and nothing, as they
 }
 
 TEST_CASE("scores equal those of rouge_score") {
-  std::ifstream file(data + "rouge_pairs.jsonl");
+  std::ifstream file(rouge_data + "rouge_pairs.jsonl");
   std::string line;
   int count = 0, with_stemmer = 0;
   while (std::getline(file, line)) {

@@ -13,6 +13,7 @@
 
 #include "io/temporary_folder.hpp"
 #include "support/catch.hpp"
+#include "text/text_files.hpp"
 
 namespace {
 
@@ -21,32 +22,29 @@ using srformer::SentencePieceTokenizer;
 using Ids = std::vector<std::int32_t>;
 using Catch::Matchers::ContainsSubstring;
 using Catch::Matchers::MessageMatches;
+using tests::write_file;
 
-const fs::path data = fs::path(SRF_TESTS_DIR) / "text/data/t5";
+const fs::path t5_data = fs::path(SRF_TESTS_DIR) / "text/data/t5";
 
 std::string read(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-void write(const fs::path& path, std::string_view text) {
-  std::ofstream(path, std::ios::binary) << text;
-}
-
-SentencePieceTokenizer plain() { return SentencePieceTokenizer(data / "plain"); }
+SentencePieceTokenizer plain() { return SentencePieceTokenizer(t5_data / "plain"); }
 
 }  // namespace
 
 TEST_CASE("ids and texts equal those of transformers") {
   TemporaryFolder folder;
-  fs::copy(data / "added/tokenizer_config.json", folder.path);
-  fs::copy(data / "plain/spiece.model", folder.path);
+  fs::copy(t5_data / "added/tokenizer_config.json", folder.path);
+  fs::copy(t5_data / "plain/spiece.model", folder.path);
   std::map<std::string, SentencePieceTokenizer> tokenizers;
-  tokenizers.emplace("plain", data / "plain");
+  tokenizers.emplace("plain", t5_data / "plain");
   tokenizers.emplace("added", folder.path);
-  tokenizers.emplace("json", data / "json");
+  tokenizers.emplace("json", t5_data / "json");
   std::map<std::string, int> count;
-  std::ifstream file(data / "ids.jsonl");
+  std::ifstream file(t5_data / "ids.jsonl");
   std::string line;
   while (std::getline(file, line)) {
     const auto expected = nlohmann::json::parse(line);
@@ -77,11 +75,11 @@ TEST_CASE("sentinels follow the pieces in descending order") {
   CHECK(tokenizer.eos_id() == 1);
   CHECK(tokenizer.unk_id() == 2);
   CHECK(tokenizer.bos_id() == -1);
-  CHECK(SentencePieceTokenizer(data / "plain/spiece.model").size() == 400);
+  CHECK(SentencePieceTokenizer(t5_data / "plain/spiece.model").size() == 400);
 
   TemporaryFolder folder;
-  fs::copy(data / "plain/spiece.model", folder.path);
-  write(folder.path / "tokenizer_config.json", R"({"extra_ids": 5})");
+  fs::copy(t5_data / "plain/spiece.model", folder.path);
+  write_file(folder.path / "tokenizer_config.json", R"({"extra_ids": 5})");
   const SentencePieceTokenizer five(folder.path);
   CHECK(five.size() == 305);
   CHECK(five.encode("<extra_id_0>") == Ids{304, 1});
@@ -132,9 +130,9 @@ TEST_CASE("text that is not UTF-8 is refused with its byte") {
 
 TEST_CASE("the longest of the added tokens counts, whatever it begins with") {
   TemporaryFolder folder;
-  fs::copy(data / "plain/spiece.model", folder.path);
-  write(folder.path / "added_tokens.json",
-        R"({"<sep>": 400, "SEP": 401, "SEPTEMBER": 402, "SE": 403})");
+  fs::copy(t5_data / "plain/spiece.model", folder.path);
+  write_file(folder.path / "added_tokens.json",
+             R"({"<sep>": 400, "SEP": 401, "SEPTEMBER": 402, "SE": 403})");
   const SentencePieceTokenizer tokenizer(folder.path);
   CHECK(tokenizer.size() == 404);
   CHECK(tokenizer.encode("SEPTEMBER SEP<sep>SE") == Ids{402, 401, 400, 403, 1});
@@ -165,39 +163,39 @@ TEST_CASE("a tokenizer that cannot be read is named") {
                  config = folder.path / "tokenizer_config.json";
   fails(folder.path / "missing", "missing");
   fails(folder.path, "neither spiece.model nor tokenizer.json");
-  write(model, "");
+  write_file(model, "");
   fails(folder.path, "empty");
-  write(model, "This is not a model.");
+  write_file(model, "This is not a model.");
   fails(folder.path, "not a whole SentencePiece model");
-  const std::string whole = read(data / "plain/spiece.model");
+  const std::string whole = read(t5_data / "plain/spiece.model");
   for (std::size_t size :
        {1u, 5u, 100u, 101u, 102u, 103u, 104u, 105u, 106u, 107u, 108u, 109u, 110u, 2000u, 200000u}) {
-    write(model, std::string_view(whole).substr(0, size));
+    write_file(model, std::string_view(whole).substr(0, size));
     fails(folder.path, "not a whole SentencePiece model");
   }
-  write(model, whole);
-  write(config, "{\"extra_ids\": ");
+  write_file(model, whole);
+  write_file(config, "{\"extra_ids\": ");
   fails(folder.path, "tokenizer_config.json: byte 14");
-  write(config, R"({"extra_ids": "many"})");
+  write_file(config, R"({"extra_ids": "many"})");
   fails(folder.path, "tokenizer_config.json");
-  write(config, R"({"extra_ids": -1})");
+  write_file(config, R"({"extra_ids": -1})");
   fails(folder.path, "extra_ids is negative");
-  write(config, R"({"eos_token": "<end>"})");
+  write_file(config, R"({"eos_token": "<end>"})");
   fails(folder.path, "<end>");
-  write(config, R"({"added_tokens_decoder": {"7": {"content": "<sep>"}}})");
+  write_file(config, R"({"added_tokens_decoder": {"7": {"content": "<sep>"}}})");
   fails(folder.path, "another token");
-  write(config, R"({"added_tokens_decoder": {"402": {"content": "<sep>"}}})");
+  write_file(config, R"({"added_tokens_decoder": {"402": {"content": "<sep>"}}})");
   fails(folder.path, "expected 400 or less");
-  write(config, R"({"added_tokens_decoder": {"x": {"content": "<sep>"}}})");
+  write_file(config, R"({"added_tokens_decoder": {"x": {"content": "<sep>"}}})");
   fails(folder.path, "tokenizer_config.json");
-  write(config, "{}");
-  write(folder.path / "added_tokens.json", R"({"<sep>": 400})");
+  write_file(config, "{}");
+  write_file(folder.path / "added_tokens.json", R"({"<sep>": 400})");
   CHECK(SentencePieceTokenizer(folder.path).encode("<sep>") == Ids{400, 1});
   fs::remove(folder.path / "added_tokens.json");
   fs::remove(model);
-  write(folder.path / "tokenizer.json", R"({"model": {"type": "BPE"}})");
+  write_file(folder.path / "tokenizer.json", R"({"model": {"type": "BPE"}})");
   fails(folder.path, "no Unigram model");
-  write(folder.path / "tokenizer.json", R"({"model": {"type": "Unigram"}})");
+  write_file(folder.path / "tokenizer.json", R"({"model": {"type": "Unigram"}})");
   fails(folder.path, "tokenizer.json");
 }
 
@@ -227,7 +225,7 @@ TEST_CASE("a model is trained from lines and from a file alike") {
   for (int i = 0; i < 30; ++i) lines.back() += "j ";
   lines.back() += "j";
   text += lines.back();
-  write(folder.path / "text", text);
+  write_file(folder.path / "text", text);
   srformer::train_sentencepiece(lines, 60, folder.path / "spiece.model");
   srformer::train_sentencepiece(folder.path / "text", 60, folder.path / "other.model");
   CHECK(read(folder.path / "spiece.model") == read(folder.path / "other.model"));

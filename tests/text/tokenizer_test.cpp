@@ -18,6 +18,7 @@
 
 #include "io/temporary_folder.hpp"
 #include "support/catch.hpp"
+#include "text/text_files.hpp"
 
 namespace {
 
@@ -29,9 +30,9 @@ using srformer::Tokenizer;
 using Ids = std::vector<std::int32_t>;
 using Catch::Matchers::ContainsSubstring;
 using Catch::Matchers::MessageMatches;
+using tests::bart_folder;
 
-const fs::path data = fs::path(SRF_TESTS_DIR) / "text/data";
-const fs::path bart = fs::path(SRF_TESTS_DIR) / "reference/values/models/bart_full";
+const fs::path text_data = fs::path(SRF_TESTS_DIR) / "text/data";
 
 bool is_byte_bpe(const Tokenizer& tokenizer) {
   return tokenizer.visit(
@@ -46,11 +47,11 @@ nlohmann::json read_json(const fs::path& path) {
 }  // namespace
 
 TEST_CASE("a folder gets the tokenizer of its files") {
-  CHECK_FALSE(is_byte_bpe(Tokenizer(data / "t5/plain")));
-  CHECK_FALSE(is_byte_bpe(Tokenizer(data / "t5/plain/spiece.model")));
-  CHECK_FALSE(is_byte_bpe(Tokenizer(data / "t5/json")));
-  CHECK(is_byte_bpe(Tokenizer(data / "bpe/json")));
-  CHECK(is_byte_bpe(Tokenizer(bart)));
+  CHECK_FALSE(is_byte_bpe(Tokenizer(text_data / "t5/plain")));
+  CHECK_FALSE(is_byte_bpe(Tokenizer(text_data / "t5/plain/spiece.model")));
+  CHECK_FALSE(is_byte_bpe(Tokenizer(text_data / "t5/json")));
+  CHECK(is_byte_bpe(Tokenizer(text_data / "bpe/json")));
+  CHECK(is_byte_bpe(Tokenizer(bart_folder)));
 
   TemporaryFolder folder;
   const auto fails = [&](const std::string& why) {
@@ -58,9 +59,9 @@ TEST_CASE("a folder gets the tokenizer of its files") {
                          MessageMatches(ContainsSubstring(why)));
   };
   fails("has no tokenizer");
-  fs::copy(bart / "vocab.json", folder.path);
+  fs::copy(bart_folder / "vocab.json", folder.path);
   fails("has no tokenizer");
-  fs::copy(bart / "merges.txt", folder.path);
+  fs::copy(bart_folder / "merges.txt", folder.path);
   CHECK(is_byte_bpe(Tokenizer(folder.path)));
   for (const auto& [text, why] : std::initializer_list<std::pair<const char*, const char*>>{
            {R"({"model": {"type": "WordPiece"}})", "WordPiece"},
@@ -71,14 +72,14 @@ TEST_CASE("a folder gets the tokenizer of its files") {
     std::ofstream(folder.path / "tokenizer.json") << text;
     fails(why);
   }
-  fs::copy(data / "t5/plain/spiece.model", folder.path);
+  fs::copy(text_data / "t5/plain/spiece.model", folder.path);
   CHECK_FALSE(is_byte_bpe(Tokenizer(folder.path)));
   fs::remove_all(folder.path / "spiece.model");
   CHECK_THROWS_AS(Tokenizer(folder.path / "missing"), srformer::io_error);
 }
 
 TEST_CASE("the tokenizer of a folder is used as documented") {
-  for (const fs::path& folder : {bart, data / "t5/plain"}) {
+  for (const fs::path& folder : {bart_folder, text_data / "t5/plain"}) {
     const Tokenizer tokenizer(folder);
     const auto ids = tokenizer.encode("a long text", {.max_length = 1024, .truncation = true});
     const std::string text = tokenizer.decode(ids);
@@ -109,8 +110,9 @@ TEST_CASE("both tokenizers do what is asked through the one interface") {
     CHECK(tokenizer.unk_id() == own.unk_id());
     CHECK(tokenizer.id(tokenizer.piece(42)) == 42);
   };
-  check(Tokenizer(bart), ByteBpeTokenizer(bart), {0});
-  check(SentencePieceTokenizer(data / "t5/plain"), SentencePieceTokenizer(data / "t5/plain"), {});
+  check(Tokenizer(bart_folder), ByteBpeTokenizer(bart_folder), {0});
+  check(SentencePieceTokenizer(text_data / "t5/plain"),
+        SentencePieceTokenizer(text_data / "t5/plain"), {});
 }
 
 namespace {
@@ -146,9 +148,10 @@ Ids any_ids(const Tokenizer& tokenizer, std::uint64_t seed, index_t count) {
 }  // namespace
 
 TEST_CASE("the parts of a text that ids give one by one are the text of all of them") {
-  for (const auto& [folder, texts] : {std::pair(data / "bpe/json", data / "bpe/ids.jsonl"),
-                                      std::pair(data / "t5/plain", data / "t5/ids.jsonl"),
-                                      std::pair(data / "t5/json", data / "t5/ids.jsonl")}) {
+  for (const auto& [folder, texts] :
+       {std::pair(text_data / "bpe/json", text_data / "bpe/ids.jsonl"),
+        std::pair(text_data / "t5/plain", text_data / "t5/ids.jsonl"),
+        std::pair(text_data / "t5/json", text_data / "t5/ids.jsonl")}) {
     CAPTURE(folder.string());
     const Tokenizer tokenizer(folder);
     std::ifstream file(texts);
@@ -167,7 +170,7 @@ TEST_CASE("the parts of a text that ids give one by one are the text of all of t
 }
 
 TEST_CASE("a character of several ids comes whole") {
-  const Tokenizer tokenizer(bart);
+  const Tokenizer tokenizer(bart_folder);
   const Ids ids = tokenizer.encode("\U0001d518", {.add_special_tokens = false});
   REQUIRE(ids.size() > 1);
   srformer::TextStream stream(tokenizer);
@@ -179,10 +182,10 @@ TEST_CASE("a character of several ids comes whole") {
 
 TEST_CASE("text whose spaces are cleaned up comes as late as rules can reach back") {
   TemporaryFolder folder;
-  fs::copy(data / "t5/plain/spiece.model", folder.path);
+  fs::copy(text_data / "t5/plain/spiece.model", folder.path);
   std::ofstream(folder.path / "tokenizer_config.json")
       << R"({"extra_ids": 3, "clean_up_tokenization_spaces": true})";
-  const Tokenizer tokenizer(folder.path), plain(data / "t5/plain");
+  const Tokenizer tokenizer(folder.path), plain(text_data / "t5/plain");
   const Ids pieces = tokenizer.encode("' n ' t . ? , ! ' s ' m ' v e ' r e a n't '",
                                       {.add_special_tokens = false});
   std::size_t cleaned = 0;

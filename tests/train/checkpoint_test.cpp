@@ -14,7 +14,7 @@ using Catch::Matchers::MessageMatches;
 namespace {
 
 namespace fs = std::filesystem;
-using Tiny = T5<EigenBackend, float>;
+using TinyFloat = T5<EigenBackend, float>;
 using Bigram = BigramModel<double>;
 
 std::unique_ptr<Tiny> tiny_t5(EigenBackend& be) {
@@ -60,8 +60,8 @@ TEST_CASE("A run resumed at any step goes on bit for bit") {
   EigenBackend be(2);
   const auto examples = odd_examples(16);  // 6 batches, 3 steps in an epoch
   const TemporaryFolder folder;
-  const auto model = tiny_t5(be);
-  Trainer<Tiny> trainer(*model, examples, run_options());
+  const auto model = tiny_t5_in_float(be);
+  Trainer<TinyFloat> trainer(*model, examples, run_options());
   REQUIRE(trainer.total_steps() == 9);
   std::vector<double> losses, logged;
   const auto save = [&](const fs::path& path) {
@@ -77,7 +77,7 @@ TEST_CASE("A run resumed at any step goes on bit for bit") {
   for (const auto& checkpoint : all) {
     CAPTURE(checkpoint.step);
     const auto resumed = load_t5<float>(be, checkpoint.path);
-    Trainer<Tiny> again(*resumed, examples, run_options());
+    Trainer<TinyFloat> again(*resumed, examples, run_options());
     load_training(checkpoint.path, again);
     REQUIRE(again.state().step == checkpoint.step);
     std::vector<double> rest, rest_logged;

@@ -10,7 +10,7 @@ using namespace srformer;
 
 namespace {
 
-using Tiny = T5<EigenBackend, double>;
+using TinyDouble = T5<EigenBackend, double>;
 
 template <class Model>
 std::vector<double> values_of(Model& model) {
@@ -93,7 +93,7 @@ TEST_CASE("Accumulated micro-batches are one large batch") {
     CHECK(largest_difference(values_of(whole), values_of(parts)) < 1e-12);
   }
   SECTION("T5") {
-    Tiny whole = tiny_t5(be), parts = tiny_t5(be);
+    TinyDouble whole = tiny_t5_in_double(be), parts = tiny_t5_in_double(be);
     whole.initialize({1, 2}, 0.5);
     parts.initialize({1, 2}, 0.5);
     const auto a = train(whole, examples, options_of(12, 1));
@@ -110,7 +110,7 @@ TEST_CASE("The same seed gives the same run bit for bit, another one another") {
   TrainingOptions options = options_of(3, 2);
   options.dropout = DropoutRates{0.3};
   const auto run = [&] {
-    Tiny model = tiny_t5(be);
+    TinyDouble model = tiny_t5_in_double(be);
     model.initialize({1, 2}, 0.5);
     return std::pair(train(model, examples, options), values_of(model));
   };
