@@ -23,9 +23,11 @@ set(SRFORMER_INCLUDE_TARGETS
     "xtensor/=xtensor")
 
 # Sets `out` to the targets that `file` needs beyond srformer::srformer, following <srformer/...> and "..." includes.
-# What it includes inside #if is linked where it exists, and done without where not.
+# What it includes inside #if is linked where it exists, and done without where not. A third argument is set to the
+# names of all headers that it includes in any case.
 function(srformer_needs file out)
   set(needs)
+  set(names)
   set(queue "${file}")
   set(conditional)
   set(seen)
@@ -51,6 +53,9 @@ function(srformer_needs file out)
         math(EXPR depth "${depth} - 1")
       elseif(line MATCHES "include[ \t]*[<\"]([^>\"]+)[>\"]")
         set(name "${CMAKE_MATCH_1}")
+        if(depth EQUAL 0)
+          list(APPEND names "${name}")
+        endif()
         foreach(folder IN ITEMS "${srformer_include_dir}" "${here}" "${PROJECT_SOURCE_DIR}/tests")
           if(EXISTS "${folder}/${name}")
             get_filename_component(included "${folder}/${name}" ABSOLUTE)
@@ -79,6 +84,9 @@ function(srformer_needs file out)
   endwhile()
   list(REMOVE_DUPLICATES needs)
   set(${out} "${needs}" PARENT_SCOPE)
+  if(ARGC GREATER 2)
+    set(${ARGV2} "${names}" PARENT_SCOPE)
+  endif()
 endfunction()
 
 # Splits `files` into those that can be built here (`out_files`, which together need `out_targets`) and the rest,
