@@ -1,6 +1,6 @@
 # Compiles SOURCE, which must fail with every sentence it names in a line "// expect: <regex>"; compiled with
 # -DSRF_CONTROL, where the fault is left out, it must succeed, so that it fails for the fault alone.
-#   cmake -DCOMPILER=g++ -DFLAGS=<file> -DSOURCE=x.cpp -P check_message.cmake
+#   cmake -DCOMPILER=g++ -DFLAGS=<file> [-DBEFORE=<header>] -DSOURCE=x.cpp -P check_message.cmake
 
 cmake_minimum_required(VERSION 3.22)
 
@@ -10,6 +10,9 @@ if(NOT expectations)
 endif()
 
 set(command "${COMPILER}" "@${FLAGS}" -fsyntax-only)
+if(BEFORE)
+  list(APPEND command -include "${BEFORE}")
+endif()
 execute_process(COMMAND ${command} -DSRF_CONTROL "${SOURCE}" RESULT_VARIABLE status
                 OUTPUT_VARIABLE output ERROR_VARIABLE output)
 if(NOT status EQUAL 0)
