@@ -76,8 +76,7 @@ struct CrossAttentionFlags {
         break;
       case OptionKind::integer:
         added->type_name("INT");
-        if (option.info.range != OptionRange::any)
-          added->check(CLI::Range(index_t{1}, index_t{1} << 40));
+        if (option.info.range != OptionRange::any) added->check(at_least(1));
         break;
       case OptionKind::number:
         added->type_name(option.info.range == OptionRange::positive_or_none ? "NUMBER or none"

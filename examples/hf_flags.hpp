@@ -4,6 +4,8 @@
 #pragma once
 
 #include <algorithm>
+#include <cctype>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -202,14 +204,24 @@ inline const HfFlag* find_hf_flag(std::string_view name, bool& negated) {
   return negated ? find(name.substr(3)) : nullptr;
 }
 
+/// What a word says as transformers reads it: true or false, or neither.
+inline std::optional<bool> truth_of(std::string word) {
+  std::ranges::transform(word, word.begin(), [](unsigned char c) { return char(std::tolower(c)); });
+  for (const char* yes : {"true", "t", "yes", "y", "1"})
+    if (word == yes) return true;
+  for (const char* no : {"false", "f", "no", "n", "0"})
+    if (word == no) return false;
+  return std::nullopt;
+}
+
 /// Whether `value` is one of those that change nothing here.
-inline bool is_neutral(const HfFlag& flag, std::string value) {
+inline bool is_neutral(const HfFlag& flag, const std::string& value) {
   if (flag.neutral == "*") return true;
-  std::ranges::transform(value, value.begin(),
-                         [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
   for (std::string_view rest = flag.neutral; !rest.empty();) {
     const std::size_t end = std::min(rest.find('|'), rest.size());
-    if (rest.substr(0, end) == value) return true;
+    const std::string neutral(rest.substr(0, end));
+    const bool truth = neutral == "true" || neutral == "false";
+    if (value == neutral || (truth && truth_of(value) == truth_of(neutral))) return true;
     rest.remove_prefix(std::min(end + 1, rest.size()));
   }
   return false;
@@ -239,7 +251,7 @@ HfFlagsGiven take_hf_flags(std::vector<std::string>& words, Known known) {
     for (; equals == std::string::npos && i + 1 < words.size() && is_value(words[i + 1]); ++i)
       value += (value.empty() ? "" : " ") + words[i + 1];
     if (value.empty()) value = "true";
-    if (negated) value = value == "true" ? "false" : "true";
+    if (negated) value = truth_of(value) == false ? "true" : "false";
     if (is_neutral(*flag, value)) {
       given.without_effect.push_back(name);
     } else {

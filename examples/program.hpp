@@ -4,7 +4,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cctype>
 #include <cstdio>
 #include <exception>
 #include <srformer/core/error.hpp>
@@ -39,17 +38,25 @@ inline CLI::Validator at_least(index_t least) {
       text);
 }
 
-/// Whether a word says true or false.
-inline bool is_truth(std::string word) {
-  std::ranges::transform(word, word.begin(), [](unsigned char c) { return std::tolower(c); });
-  return word == "true" || word == "false";
+/// Writes flags as the program does where they have - for _ in their names, which transformers understands as well.
+inline void underscore_flags(const CLI::App& app, std::vector<std::string>& words) {
+  for (std::string& word : words) {
+    const std::size_t end = std::min(word.find('='), word.size());
+    const auto name = [&] { return word.substr(0, end); };
+    if (!word.starts_with("--") || app.get_option_no_throw(name()) != nullptr) continue;
+    const std::string before = word;
+    std::replace(word.begin() + 2, word.begin() + static_cast<std::ptrdiff_t>(end), '-', '_');
+    bool negated = false;
+    if (app.get_option_no_throw(name()) == nullptr && !find_hf_flag(name().substr(2), negated))
+      word = before;
+  }
 }
 
 /// Turns `--flag true` into `--flag=true` where the flag takes no value, so that both are understood, as in
 /// transformers.
 inline void join_truths(const CLI::App& app, std::vector<std::string>& words) {
   for (std::size_t i = 0; i + 1 < words.size(); ++i) {
-    if (!words[i].starts_with("--") || !is_truth(words[i + 1])) continue;
+    if (!words[i].starts_with("--") || !truth_of(words[i + 1])) continue;
     const CLI::Option* option = app.get_option_no_throw(words[i]);
     if (option == nullptr || option->get_items_expected_max() != 0) continue;
     words[i] += "=" + words[i + 1];
@@ -100,6 +107,7 @@ inline void parse(CLI::App& app, int argc, char** argv) {
   const auto known = [&](const std::string& name) {
     return app.get_option_no_throw(name) != nullptr;
   };
+  underscore_flags(app, words);
   HfFlagsGiven given = take_hf_flags(words, known);
   join_truths(app, words);
   if (const std::string unknown = unknown_flags(app, words); !unknown.empty())

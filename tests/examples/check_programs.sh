@@ -275,6 +275,8 @@ run 0 summarize --model_name_or_path "$model" --max_length 6 --do_sample True --
 cp out.txt drawn.txt
 run 0 summarize --model_name_or_path "$model" --max_length 6 --do_sample --seed 3
 check "--flag true is --flag" cmp out.txt drawn.txt
+run 0 summarize --model-name-or-path "$model" --max-length=6 --do-sample yes --seed 3 --report-to none
+check "names with - are those with _" cmp out.txt drawn.txt
 refused 2 "min_length 9 is above max_length 6" summarize --model_name_or_path "$model" --min_length 9 --max_length 6
 cp -r "$model" prefixed
 sed -i 's/^{/{"task_specific_params": {"summarization": {"prefix": "summarize: "}},/' prefixed/config.json

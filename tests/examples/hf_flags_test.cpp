@@ -40,6 +40,9 @@ TEST_CASE("a value that would have an effect is answered", "[hf_flags]") {
   };
   for (const Words& words : {Words{"--bf16=false"},
                              {"--bf16", "FALSE"},
+                             {"--bf16", "0"},
+                             {"--adafactor=no"},
+                             {"--eval_strategy", "no"},
                              {"--optim", "adamw_torch"},
                              {"--optim=adamw_hf"},
                              {"--no_push_to_hub"},
