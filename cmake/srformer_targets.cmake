@@ -98,7 +98,7 @@ if(NOT TARGET srformer::text)
   find_library(SRFORMER_SENTENCEPIECE_TRAIN_LIBRARY sentencepiece_train)
   mark_as_advanced(SRFORMER_SENTENCEPIECE_INCLUDE_DIR SRFORMER_SENTENCEPIECE_LIBRARY
                    SRFORMER_SENTENCEPIECE_TRAIN_LIBRARY)
-  find_package(ICU QUIET COMPONENTS uc)
+  find_package(ICU QUIET COMPONENTS i18n uc)
   if(NOT TARGET srformer::io)
     srformer_absent(text "nlohmann_json (nlohmann-json3-dev)")
   elseif(NOT ICU_FOUND)
@@ -110,7 +110,7 @@ if(NOT TARGET srformer::text)
     if(SRFORMER_SENTENCEPIECE_TRAIN_LIBRARY)
       target_link_libraries(${srformer_target} INTERFACE "${SRFORMER_SENTENCEPIECE_TRAIN_LIBRARY}")
     endif()
-    target_link_libraries(${srformer_target} INTERFACE srformer::io ICU::uc
+    target_link_libraries(${srformer_target} INTERFACE srformer::io ICU::i18n ICU::uc
                                                        "${SRFORMER_SENTENCEPIECE_LIBRARY}")
   else()
     srformer_absent(text "sentencepiece (libsentencepiece-dev)")

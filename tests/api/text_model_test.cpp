@@ -15,7 +15,8 @@ using Catch::Matchers::ContainsSubstring;
 namespace {
 
 const std::string values = SRF_TESTS_DIR "/reference/values/models/";
-const std::string text = "Scores are not scaled, and a source in a masked batch behaves as if alone.";
+const std::string text =
+    "Scores are not scaled, and a source in a masked batch behaves as if alone.";
 
 /// What a float32 model of the parts gives for the text.
 struct Parts {

@@ -162,7 +162,7 @@ TEST_CASE("what the shards hold counts, whatever the index says of it", "[hf_che
     const std::vector<TensorSlot> slots{host_slot("a", aliases, {3}, std::span(a)),
                                         host_slot("b", {}, {2}, std::span(b))};
     std::vector<std::string> left_over;
-    const std::string said = refusal([&] {
+    const std::string said = refusal_of([&] {
       left_over = HfCheckpoint(folder.path).load(slots, {.ignore_unexpected = {"old.*"}});
     });
     CHECK(left_over.empty());
@@ -229,7 +229,7 @@ TEST_CASE("all that does not fit is reported at once, and nothing is filled", "[
       host_slot("tied.a", {"tied.b", "tied.c"}, {1}, std::span(tied)),
       host_slot("first.absent", {"alias.absent"}, {1}, std::span(absent)),
       host_slot("second.absent", {}, {1}, std::span(absent))};
-  const std::string message = refusal([&] {
+  const std::string message = refusal_of([&] {
     saved.checkpoint.load(slots,
                           {.ignore_unexpected = {"old.*.bias"}, .refuse_unexpected = {"*.leak"}});
   });
@@ -280,7 +280,7 @@ TEST_CASE("copies may be stored in types of their own", "[hf_checkpoint]") {
     writer.add<float>("b", second, {2}, values);
     writer.add<float>("c", DType::f64, {2}, values);
     writer.write(folder.path / "model.safetensors");
-    return refusal([&] { HfCheckpoint(folder.path).load(slots); });
+    return refusal_of([&] { HfCheckpoint(folder.path).load(slots); });
   };
   CHECK(load(halves, DType::bf16) == "accepted");
   CHECK(got == halves);
@@ -297,7 +297,7 @@ TEST_CASE("copies may be stored in types of their own", "[hf_checkpoint]") {
   writer.add<float>("a", DType::f16, {2}, other);
   writer.add<float>("b", DType::f32, {2}, tenths);
   writer.write(folder.path / "model.safetensors");
-  CHECK_THAT(refusal([&] { HfCheckpoint(folder.path).load(slots); }),
+  CHECK_THAT(refusal_of([&] { HfCheckpoint(folder.path).load(slots); }),
              ContainsSubstring("that differ: b and a; "));
 }
 
@@ -310,7 +310,7 @@ TEST_CASE("a quantized tensor is refused by its type", "[hf_checkpoint]") {
   writer.write(folder.path / "model.safetensors");
   std::vector<float> w(2);
   std::vector<std::int64_t> same(2);
-  CHECK_THAT(refusal([&] {
+  CHECK_THAT(refusal_of([&] {
                HfCheckpoint(folder.path)
                    .load(std::vector<TensorSlot>{host_slot("w", {}, {2}, std::span(w))});
              }),
@@ -328,7 +328,7 @@ TEST_CASE("names that a wrapper changed are told of in one line", "[hf_checkpoin
     Tensors tensors;
     for (const TensorSlot& slot : slots)
       if (const std::string name = rename(slot.name); !name.empty()) tensors[name] = {{1}, {1}};
-    return refusal([&] { Saved(tensors).checkpoint.load(slots); });
+    return refusal_of([&] { Saved(tensors).checkpoint.load(slots); });
   };
   for (const std::string part : {"_orig_mod.", "module.", "student.model."}) {
     const std::string said = load([&](const std::string& name) { return part + name; });

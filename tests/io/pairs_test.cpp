@@ -29,7 +29,7 @@ std::vector<Pair> pairs(const std::string& name, const std::string& bytes,
 }
 
 template <class F>
-std::string refusal(F f) {
+std::string pairs_refusal(F f) {
   try {
     f();
   } catch (const io_error& error) {
@@ -41,7 +41,7 @@ std::string refusal(F f) {
 
 std::string refused(const std::string& name, const std::string& bytes,
                     const ReadOptions& options = plain) {
-  return refusal([&] { read(name, bytes, options); });
+  return pairs_refusal([&] { read(name, bytes, options); });
 }
 
 std::string refused(const std::string& bytes, const ReadOptions& options = plain) {
@@ -303,13 +303,15 @@ TEST_CASE("text is a line a text", "[pairs]") {
   CHECK(lines[0].text == "one");
   CHECK(lines[3].text == "\u2028");
   CHECK_THAT(lines[2].place, EndsWith("a.txt:3"));
-  CHECK_THAT(refusal([] { texts("a.txt", "a\n\nb\n"); }), ContainsSubstring("a.txt:2: is empty"));
+  CHECK_THAT(pairs_refusal([] { texts("a.txt", "a\n\nb\n"); }),
+             ContainsSubstring("a.txt:2: is empty"));
   CHECK(texts("a.txt", "a\n\nb\n", {.known = known_text_names()}, {.drop_empty = true}).size() ==
         2);
   CHECK(texts("a.txt", "a\n\nb\n\n", {.known = known_text_names(), .keep_empty = true}).size() ==
         4);
-  CHECK_THAT(refusal([] { texts("a.txt", "a\n", {.name = "text", .known = known_text_names()}); }),
-             ContainsSubstring("no column \"text\""));
+  CHECK_THAT(
+      pairs_refusal([] { texts("a.txt", "a\n", {.name = "text", .known = known_text_names()}); }),
+      ContainsSubstring("no column \"text\""));
   // What looks like text to a person is not taken for a table.
   CHECK(texts("a", "First, text, last\nsecond\n").size() == 2);
   CHECK(texts("a", "text\nsecond\n").size() == 2);
@@ -320,7 +322,7 @@ TEST_CASE("text is a line a text", "[pairs]") {
 TEST_CASE("one of several columns has to be named where only one can be meant", "[pairs]") {
   const ColumnOptions sole{.known = {"summary", "text"}, .sole = true};
   CHECK(texts("a.json", "{\"text\":\"x\"}", sole).at(0).text == "x");
-  CHECK_THAT(refusal([&] { texts("a.json", good, sole); }),
+  CHECK_THAT(pairs_refusal([&] { texts("a.json", good, sole); }),
              ContainsSubstring("has the columns \"summary\", \"text\""));
 }
 
@@ -350,10 +352,10 @@ TEST_CASE("folders and patterns stand for their files", "[pairs]") {
   std::vector<std::string> names{(folder.path / "part-*").string()};
   CHECK_THAT(read_pairs(names, plain).notices.at(0),
              ContainsSubstring("part-0.jsonl and 1 more file: JSON lines, ") && EndsWith("2 rows"));
-  CHECK_THAT(refusal([&] { all({(folder.path / "empty.json").string()}); }),
+  CHECK_THAT(pairs_refusal([&] { all({(folder.path / "empty.json").string()}); }),
              ContainsSubstring("a folder without data files"));
-  CHECK_THAT(refusal([&] { all({(folder.path / "none*").string()}); }),
+  CHECK_THAT(pairs_refusal([&] { all({(folder.path / "none*").string()}); }),
              ContainsSubstring("matches no file"));
-  CHECK_THAT(refusal([&] { all({(folder.path / "none").string()}); }),
+  CHECK_THAT(pairs_refusal([&] { all({(folder.path / "none").string()}); }),
              ContainsSubstring("cannot open"));
 }

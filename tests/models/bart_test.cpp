@@ -176,7 +176,7 @@ TEST_CASE("names and shapes of BART's parameters are those that transformers has
     CAPTURE(name);
     const HfCheckpoint stored(std::filesystem::path(SRF_TESTS_DIR) / "reference/values/models" /
                               name);
-    const Model model(be, config_from_json<BartConfig>(stored.config(), stored.config_path()));
+    const BartModel model(be, config_from_json<BartConfig>(stored.config(), stored.config_path()));
     std::map<std::string, std::vector<index_t>> expected, got;
     for (const std::string& tensor : stored.names())
       expected[tensor] = stored.file_of(tensor).info(tensor).shape;

@@ -314,7 +314,7 @@ TEST_CASE("weights that a model has no use for are passed over and told of") {
   weights.tensors[step] = {{}, {7}};
   const TemporaryFolder folder;
   write_folder(folder.path, tiny_config(), weights);
-  Model model(original.be, tiny_config());
+  T5Model model(original.be, tiny_config());
   CHECK(load_parameters(model, HfCheckpoint(folder.path)) == std::vector<std::string>{other, step});
   CHECK(values_of(model) == values_of(original.model));
 }

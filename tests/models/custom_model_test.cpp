@@ -18,14 +18,14 @@ using Catch::Matchers::ContainsSubstring;
 namespace {
 
 using Known = Architectures<T5Config, BartConfig, PegasusConfig>;
-using Model = Pegasus<EigenBackend, double>;
-const std::string folder = SRF_TESTS_DIR "/models/data/pegasus";
+using PegasusModel = Pegasus<EigenBackend, double>;
+const std::string pegasus_folder = SRF_TESTS_DIR "/models/data/pegasus";
 
 using Sequences = std::vector<std::vector<std::int32_t>>;
 
 struct Reference {
-  nlohmann::json json = read_json_file(folder + "/reference.json");
-  SafetensorsFile values{folder + "/reference.safetensors"};
+  nlohmann::json json = read_json_file(pegasus_folder + "/reference.json");
+  SafetensorsFile values{pegasus_folder + "/reference.safetensors"};
 
   Batch batch() const {
     Batch batch;
@@ -55,7 +55,7 @@ PegasusConfig tiny_pegasus(const CrossAttentionOptions& cross) {
 
 TEST_CASE("a Pegasus has transformers' logits, loss and gradients") {
   EigenBackend be(1);
-  const auto model = load_model<double, PaperVariants, Known>(be, folder);
+  const auto model = load_model<double, PaperVariants, Known>(be, pegasus_folder);
   const Reference reference;
   const Batch batch = reference.batch();
   CHECK(relative_difference(logits_of(*model, batch), reference.values.read<double>("logits")) <
@@ -82,7 +82,7 @@ TEST_CASE("a Pegasus has transformers' logits, loss and gradients") {
 
 TEST_CASE("a Pegasus writes transformers' ids") {
   EigenBackend be(1);
-  const auto model = load_model<double, PaperVariants, Known>(be, folder);
+  const auto model = load_model<double, PaperVariants, Known>(be, pegasus_folder);
   const Reference reference;
   const Batch batch = reference.batch();
   GenerationConfig options;
@@ -102,7 +102,7 @@ TEST_CASE("gradients of a whole Pegasus agree with dual numbers") {
     const PegasusConfig config = tiny_pegasus(cross);
     const Batch batch = random_batch(config, {9, 5}, {6, 4}, 42);
     for (const double rate : {0.0, 0.3}) {
-      const auto found = check_gradients<Model, Pegasus<EigenBackend, DualNumber>>(
+      const auto found = check_gradients<PegasusModel, Pegasus<EigenBackend, DualNumber>>(
           config, batch, {.label_smoothing = 0.1, .dropout = {rate, rate, rate}, .random = {8, 2}});
       CAPTURE(found.worst_name);
       CHECK(found.worst < 1e-9);
@@ -114,24 +114,24 @@ TEST_CASE("gradients of a whole Pegasus agree with dual numbers") {
 TEST_CASE(
     "positions that a checkpoint lacks are sinusoids, and no architecture is taken for another") {
   EigenBackend be(1);
-  const auto model = load_model<double, PaperVariants, Known>(be, folder);
-  const Model fresh(be, read_config<PegasusConfig>(HfCheckpoint(folder)));
+  const auto model = load_model<double, PaperVariants, Known>(be, pegasus_folder);
+  const PegasusModel fresh(be, read_config<PegasusConfig>(HfCheckpoint(pegasus_folder)));
   for (const auto& p : fresh.parameters()) {
     if (!p.name.ends_with("embed_positions.weight")) continue;
     const auto& loaded = model->parameters().at(p.name);
     CHECK(std::equal(p.value, p.value + p.count, loaded.value));
   }
-  CHECK_THROWS_WITH(load_model<double>(be, folder),
+  CHECK_THROWS_WITH(load_model<double>(be, pegasus_folder),
                     ContainsSubstring("\"model_type\" is \"pegasus\", expected one of t5, bart"));
   CrossAttentionOptions upstream = cross_options(Variant::segmented);
   upstream.padding = Padding::upstream;
-  CHECK_THROWS_WITH(Model(be, tiny_pegasus(upstream)),
+  CHECK_THROWS_WITH(PegasusModel(be, tiny_pegasus(upstream)),
                     ContainsSubstring("padding \"upstream\"; take \"masked\""));
 }
 
 TEST_CASE("a Pegasus that was trained for ten steps is loaded by transformers", "[python]") {
   EigenBackend be(1);
-  const auto model = load_model<double, PaperVariants, Known>(be, folder);
+  const auto model = load_model<double, PaperVariants, Known>(be, pegasus_folder);
   std::vector<Example> examples;
   for (std::int32_t i = 0; i < 20; ++i)
     examples.push_back({{2 + i % 7, 9 + i % 5, 20, 1}, {9 + i % 5, 2 + i % 7, 1}});

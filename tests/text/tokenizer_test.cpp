@@ -2,7 +2,6 @@
 // Which tokenizer a folder gets, that it passes on what is asked, and that two languages' worth of text agree with
 // transformers where Python has it (tokenizers_peer.py).
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
@@ -73,8 +72,9 @@ TEST_CASE("a folder gets the tokenizer of its files") {
     fails(why);
   }
   fs::copy(text_data / "t5/plain/spiece.model", folder.path);
+  fails("tokenizer.json: byte 1");  // it goes before the others
+  fs::remove(folder.path / "tokenizer.json");
   CHECK_FALSE(is_byte_bpe(Tokenizer(folder.path)));
-  fs::remove_all(folder.path / "spiece.model");
   CHECK_THROWS_AS(Tokenizer(folder.path / "missing"), srformer::io_error);
 }
 
@@ -234,12 +234,6 @@ TEST_CASE("ids and texts equal those of transformers with vocabularies trained h
     const auto expected = read_json(folder.path / name / "expected.json");
     REQUIRE(expected.at("ids").size() == texts.size());
     CHECK(tokenizer.size() == expected.at("size"));
-    // transformers loses marks and joiners after some characters: docs/text.md.
-    const bool t5 = std::string_view(name).starts_with("t5");
-    const auto loses = [&](const std::string& text) {
-      return t5 && std::ranges::any_of(std::array{"\u0301", "\u200c", "\u200d"},
-                                       [&](const char* c) { return text.find(c) != text.npos; });
-    };
     int other_ids = 0, other_texts = 0;
     for (std::size_t i = 0; i < texts.size(); ++i) {
       INFO(name << ": " << texts[i].substr(0, 300));
@@ -251,11 +245,9 @@ TEST_CASE("ids and texts equal those of transformers with vocabularies trained h
           tokenizer.decode(ids) == decoded && tokenizer.decode(ids, false) == with_special;
       other_ids += !same;
       other_texts += !back;
-      if (!loses(texts[i])) CHECK(same);
+      CHECK(same);
       CHECK(back);
     }
-    INFO(name);
-    CHECK(other_ids < int(texts.size() / 10));
     if (of_texts)
       WARN(name << ": " << texts.size() << " texts, " << other_ids << " with other ids, "
                 << other_texts << " decoded otherwise");

@@ -17,8 +17,8 @@ namespace fs = std::filesystem;
 using TinyFloat = T5<EigenBackend, float>;
 using Bigram = BigramModel<double>;
 
-std::unique_ptr<Tiny> tiny_t5(EigenBackend& be) {
-  auto model = std::make_unique<Tiny>(
+std::unique_ptr<TinyFloat> tiny_t5_in_float(EigenBackend& be) {
+  auto model = std::make_unique<TinyFloat>(
       be, config_from_json<T5Config>(tiny_t5_config("segmented_recurrent"), "config.json"));
   model->initialize({1, 2}, 0.5);
   return model;

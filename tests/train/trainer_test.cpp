@@ -49,8 +49,9 @@ TrainingOptions options_of(index_t batch_size, index_t accumulation) {
   return options;
 }
 
-Tiny tiny_t5(EigenBackend& be) {
-  return Tiny(be, config_from_json<T5Config>(tiny_t5_config("segmented_recurrent"), "config.json"));
+TinyDouble tiny_t5_in_double(EigenBackend& be) {
+  return TinyDouble(
+      be, config_from_json<T5Config>(tiny_t5_config("segmented_recurrent"), "config.json"));
 }
 
 }  // namespace
@@ -60,12 +61,12 @@ TEST_CASE(
   EigenBackend be(1);
   auto config = config_from_json<T5Config>(tiny_t5_config("full"), "config.json");
   config.pad_token_id = 3;
-  Tiny model(be, config);
+  TinyDouble model(be, config);
   const auto examples = odd_examples(5);
   const auto trained = [&](const TrainingOptions& options) {
-    return Trainer<Tiny>(model, examples, options);
+    return Trainer<TinyDouble>(model, examples, options);
   };
-  Trainer<Tiny> own = trained({.batch_size = 5});
+  Trainer<TinyDouble> own = trained({.batch_size = 5});
   CHECK(*own.options().dropout == DropoutRates{0.1, 0.1, 0.1});
   const auto count = [](const Batch& batch, std::int32_t id) {
     return std::ranges::count(batch.source_ids, id);
@@ -76,7 +77,7 @@ TEST_CASE(
   for (const Example& example : examples) threes += std::ranges::count(example.source, 3);
   REQUIRE(padding > 0);
   CHECK(count(batch, 3) == threes + padding);
-  Trainer<Tiny> told = trained({.batch_size = 5, .dropout = DropoutRates{0.3}, .pad_id = 0});
+  Trainer<TinyDouble> told = trained({.batch_size = 5, .dropout = DropoutRates{0.3}, .pad_id = 0});
   CHECK(*told.options().dropout == DropoutRates{0.3});
   CHECK(count(told.batches(0).at(0), 0) == padding);
 }

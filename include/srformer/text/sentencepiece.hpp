@@ -12,11 +12,8 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
-#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -28,7 +25,10 @@
 
 #include <srformer/core/error.hpp>
 #include <srformer/io/file.hpp>
-#include <srformer/text/tokenizer_folder.hpp>
+#include <srformer/text/folder_tokens.hpp>
+#include <srformer/text/normalizer.hpp>
+#include <srformer/text/pre_tokenizer.hpp>
+#include <srformer/text/token_decoder.hpp>
 #include <srformer/text/unigram.hpp>
 
 namespace srformer {
@@ -41,101 +41,68 @@ struct SentencePieceOptions {
 
 namespace detail {
 
-/// Bytes of the Unicode White_Space character that `text` begins with, or 0; not the vertical tab, which T5's normaliser
-/// removes.
-inline std::size_t white_space_prefix(std::string_view text) {
-  if (text.empty()) return 0;
-  const char c = text[0];
-  if (c == ' ' || c == '\t' || c == '\n' || c == '\f' || c == '\r') return 1;
-  if (text.starts_with("\u0085") || text.starts_with("\u00a0")) return 2;
-  const std::string_view three = text.substr(0, 3);
-  const bool space = three == "\u1680" || three == "\u2028" || three == "\u2029" ||
-                     three == "\u202f" || three == "\u205f" || three == "\u3000" ||
-                     (three >= "\u2000" && three <= "\u200a");
-  return space ? 3 : 0;
-}
-
-/// Bytes of standard base64 up to its padding; nothing when another character is met.
-inline std::optional<std::string> base64_bytes(std::string_view text) {
-  static constexpr std::string_view alphabet =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  std::string bytes;
-  std::uint32_t bits = 0;
-  int count = 0;
-  for (const char c : text.substr(0, text.find('='))) {
-    const std::size_t digit = alphabet.find(c);
-    if (digit == std::string_view::npos) return std::nullopt;
-    bits = bits << 6 | std::uint32_t(digit);
-    count += 6;
-    if (count >= 8) bytes += char(bits >> (count -= 8) & 0xff);
-  }
-  return bytes;
-}
-
-/// Whether the top level of a serialized model is complete: a file cut off between two pieces still parses, but lacks
-/// the normalizer_spec (field 3) that follows them.
-inline bool has_normalizer_spec(std::string_view model) {
-  bool found = false;
+/// Calls field(number, varint, bytes) for every field of a message in the wire format of protocol buffers, with 0 or nothing
+/// where it is of another kind. Returns whether the message is whole.
+template <class Field>
+bool for_each_field(std::string_view message, Field field) {
   std::size_t at = 0;
+  bool whole = true;
   const auto varint = [&] {
     std::uint64_t value = 0;
-    for (int shift = 0; at < model.size() && shift < 64; shift += 7) {
-      const auto byte = std::uint8_t(model[at++]);
+    for (int shift = 0; shift < 64; shift += 7) {
+      if (at >= message.size()) break;
+      const auto byte = std::uint8_t(message[at++]);
       value |= std::uint64_t(byte & 0x7f) << shift;
-      if (byte < 0x80) break;
+      if (byte < 0x80) return value;
     }
+    whole = false;
     return value;
   };
-  while (at < model.size()) {
-    const std::uint64_t tag = varint(), length = varint();
-    if ((tag & 7) != 2 || length > model.size() - at) return false;
-    found = found || tag >> 3 == 3;
+  while (whole && at < message.size()) {
+    const std::uint64_t tag = varint(), kind = tag & 7;
+    std::uint64_t value = 0, length = 0;
+    if (kind == 0)
+      value = varint();
+    else if (kind == 2)
+      length = varint();
+    else if (kind == 1 || kind == 5)
+      length = kind == 1 ? 8 : 4;
+    else
+      return false;
+    if (length > message.size() - at) return false;
+    if (whole) field(tag >> 3, value, message.substr(at, length));
     at += length;
   }
-  return found;
+  return whole;
 }
 
-/// The few fields of sentencepiece_model.proto that a unigram model needs, in the wire format of protocol buffers.
-class ModelWriter {
- public:
-  enum class Kind : std::uint8_t { normal = 1, unknown = 2, control = 3 };
+/// What SentencePieceProcessor does not tell of a serialized sentencepiece_model.proto.
+struct ModelDetails {
+  enum Kind : std::uint8_t { normal = 1, unknown = 2, control = 3, user_defined = 4, byte = 6 };
+  std::vector<Kind> kinds;    ///< of the pieces
+  std::string_view charsmap;  ///< empty where it has none
 
-  void piece(std::string_view text, float score, Kind kind) {
-    std::string message;
-    bytes(message, 1, text);
-    varint(message, 2 << 3 | 5);
-    for (std::uint32_t bits = std::bit_cast<std::uint32_t>(score), i = 0; i < 4; ++i, bits >>= 8)
-      message += char(bits & 0xff);
-    number(message, 3, std::uint32_t(kind));
-    bytes(model_, 1, message);
+  /// Nothing when the message is not whole: a file cut off between two pieces still parses, but lacks the normalizer_spec
+  /// that follows them.
+  static std::optional<ModelDetails> read(std::string_view model) {
+    ModelDetails details;
+    bool specified = false;
+    const bool whole =
+        for_each_field(model, [&](std::uint64_t number, std::uint64_t, std::string_view bytes) {
+          if (number == 1) {  // pieces
+            details.kinds.push_back(normal);
+            for_each_field(bytes, [&](std::uint64_t part, std::uint64_t value, std::string_view) {
+              if (part == 3) details.kinds.back() = Kind(value);  // type
+            });
+          } else if (number == 3) {  // normalizer_spec
+            specified =
+                for_each_field(bytes, [&](std::uint64_t part, std::uint64_t, std::string_view map) {
+                  if (part == 2) details.charsmap = map;  // precompiled_charsmap
+                });
+          }
+        });
+    return whole && specified ? std::optional(std::move(details)) : std::nullopt;
   }
-
-  std::string finish(std::uint32_t unk_id, std::string_view charsmap) {
-    std::string trainer, normalizer;
-    number(trainer, 3, 1);  // model_type: unigram
-    number(trainer, 40, unk_id);
-    bytes(model_, 2, trainer);
-    bytes(normalizer, 2, charsmap);
-    bytes(model_, 3, normalizer);
-    return std::move(model_);
-  }
-
- private:
-  static void varint(std::string& out, std::uint64_t value) {
-    for (; value >= 0x80; value >>= 7) out += char(value | 0x80);
-    out += char(value);
-  }
-  static void number(std::string& out, std::uint32_t field, std::uint64_t value) {
-    varint(out, field << 3);
-    varint(out, value);
-  }
-  static void bytes(std::string& out, std::uint32_t field, std::string_view value) {
-    varint(out, field << 3 | 2);
-    varint(out, value.size());
-    out += value;
-  }
-
-  std::string model_;
 };
 
 }  // namespace detail
@@ -143,58 +110,40 @@ class ModelWriter {
 /// T5's tokenizer. Const calls may run in several threads at once.
 class SentencePieceTokenizer {
  public:
-  /// Reads a folder (spiece.model or else tokenizer.json, with tokenizer_config.json and added_tokens.json where they
-  /// exist) or a model file alone, which gets 100 sentinels. Throws io_error when a file is missing or is not what its
-  /// name says.
-  explicit SentencePieceTokenizer(const std::filesystem::path& folder_or_file) {
+  /// Reads a folder (tokenizer.json or else spiece.model, with tokenizer_config.json, special_tokens_map.json and
+  /// added_tokens.json where they exist) or a model file alone, which gets 100 sentinels. Throws io_error when a file is
+  /// missing or is not what its name says.
+  explicit SentencePieceTokenizer(const std::filesystem::path& folder_or_file)
+      : SentencePieceTokenizer(detail::TokenizerFiles(folder_or_file)) {}
+
+  /// The same of a folder whose files are read already.
+  explicit SentencePieceTokenizer(const detail::TokenizerFiles& files) {
     namespace fs = std::filesystem;
-    if (!fs::is_directory(folder_or_file)) {
-      load_model(folder_or_file);
-      add_sentinels(100);
-      find_special("<pad>", "</s>", "<unk>", folder_or_file);
-      return;
-    }
-    const fs::path model = folder_or_file / "spiece.model",
-                   json = folder_or_file / "tokenizer.json",
-                   config_file = folder_or_file / "tokenizer_config.json",
-                   added_file = folder_or_file / "added_tokens.json";
-    if (!fs::exists(model) && !fs::exists(json))
-      throw io_error(folder_or_file.string() +
+    const fs::path model = files.folder / "spiece.model";
+    detail::UnnamedTokens unnamed;
+    unnamed.names = {nullptr, "</s>", "<unk>", nullptr, "<pad>", nullptr, nullptr};
+    int sentinels = 100;
+    detail::interpret_json(files.config_path(), [&] {
+      clean_up_ = detail::given_or(files.config, "clean_up_tokenization_spaces", false);
+      sentinels = detail::given_or(files.config, "extra_ids", 100);
+    });
+    if (sentinels < 0)
+      throw io_error(files.config_path().string() + ": extra_ids is negative; correct it");
+    if (files.has_whole)
+      detail::interpret_json(files.whole_path(), [&] { load_tokenizer_json(files); });
+    else if (!fs::is_directory(files.folder) || fs::exists(model))
+      load_model(fs::is_directory(files.folder) ? model : files.folder, sentinels, unnamed);
+    else
+      throw io_error(files.folder.string() +
                      ": has neither spiece.model nor tokenizer.json; copy T5's tokenizer into it");
-    const nlohmann::json config = detail::read_tokenizer_json(config_file, true);
-    detail::interpret_json(config_file, [&] {
-      clean_up_ = config.value("clean_up_tokenization_spaces", false);
-      const int sentinels = config.value("extra_ids", 100);
-      if (sentinels < 0)
-        throw io_error(config_file.string() + ": extra_ids is negative; correct it");
-      if (fs::exists(model)) {
-        load_model(model);
-        add_sentinels(sentinels);
-      } else {
-        load_tokenizer_json(json);
-      }
-    });
-    std::map<index_t, std::pair<std::string, bool>> added;  // id: text, special
-    if (fs::exists(added_file)) {
-      const nlohmann::json tokens = detail::read_tokenizer_json(added_file);
-      detail::interpret_json(added_file, [&] {
-        for (const auto& [text, id] : tokens.items()) added[id.get<index_t>()] = {text, false};
-      });
-    }
-    detail::interpret_json(config_file, [&] {
-      const auto tokens = config.find("added_tokens_decoder");
-      if (tokens == config.end()) return;
-      for (const auto& [id, token] : tokens->items())
-        added[std::stoll(id)] = {detail::token_text(token), token.value("special", false)};
-    });
-    for (const auto& [id, token] : added) add(id, token.first, token.second, folder_or_file);
-    detail::interpret_json(config_file, [&] {
-      const auto name = [&](const char* key, const char* otherwise) {
-        return config.contains(key) ? detail::token_text(config[key]) : std::string(otherwise);
-      };
-      find_special(name("pad_token", "<pad>"), name("eos_token", "</s>"),
-                   name("unk_token", "<unk>"), folder_or_file);
-    });
+    if (std::ranges::none_of(unnamed.more, is_sentinel))
+      for (int i = 0; i < sentinels; ++i)
+        unnamed.more.push_back({.text = sentinel(i), .special = true});
+    const index_t pieces = vocabulary_.size();
+    ids_ = detail::add_tokens(vocabulary_, files, unnamed);
+    find_named(files.folder, pieces);
+    ends_ = {{}, {ids_.eos}, files.truncates_left};
+    vocabulary_.find_added(normalizer_, files.split_special, files.folder);
   }
 
   /// Ids of UTF-8 text, as T5Tokenizer(text).input_ids: special tokens and sentinels in it become their ids, the text
@@ -203,282 +152,167 @@ class SentencePieceTokenizer {
   std::vector<std::int32_t> encode(std::string_view text, SentencePieceOptions options = {}) const {
     constexpr std::string_view function = "SentencePieceTokenizer::encode";
     detail::require_utf8(text, function);
-    const index_t reserved = options.add_eos ? 1 : 0;
-    require(options.max_length >= 0, function, "max_length is negative");
-
     std::vector<std::int32_t> ids;
-    std::size_t begin = 0;
-    for (std::size_t i = 0; i < text.size();) {
-      const Added* match =
-          text[i] == '<' || added_elsewhere_ ? longest_match(text.substr(i)) : nullptr;
-      if (match == nullptr) {
-        ++i;
-        continue;
-      }
-      encode_plain(text.substr(begin, i - begin), ids);
-      ids.push_back(match->id);
-      begin = i += match->text.size();
-    }
-    encode_plain(text.substr(begin), ids);
-
-    if (options.max_length > 0 && std::ssize(ids) + reserved > options.max_length) {
-      if (!options.truncation)
-        throw shape_error(
-            std::string(function) + ": text has " + std::to_string(std::ssize(ids) + reserved) +
-            " tokens, expected at most max_length = " + std::to_string(options.max_length) +
-            " (or ask for truncation)");
-      ids.resize(std::size_t(options.max_length - reserved));
-    }
-    if (options.add_eos) ids.push_back(eos_id_);
-    return ids;
+    detail::UnigramPieces::Work work;
+    const auto segment = [&](std::string_view word, bool begins) {
+      metaspace_(word, begins, [&](std::string_view piece, bool) {
+        pieces_.segment(piece, unk_piece_, ids, work);
+      });
+    };
+    vocabulary_.split(
+        text, normalizer_,
+        [&](std::string_view plain, bool begins) {
+          detail::WhitespaceSplit()(plain, begins, segment);
+        },
+        [&](std::int32_t id) { ids.push_back(id); });
+    return ends_.around(std::move(ids), options.add_eos, options.max_length, options.truncation,
+                        function);
   }
 
   /// Text of ids, as T5Tokenizer.decode: ids from size() on (the padding of an embedding) give nothing; spaces before
   /// punctuation go only if the folder's config says clean_up_tokenization_spaces. Throws shape_error for a negative id.
   std::string decode(std::span<const std::int32_t> ids, bool skip_special_tokens = true) const {
-    static constexpr std::string_view space = "\u2581";
     std::string text;
     bool first = true;
-    for (const std::int32_t id : ids) {
-      if (id < 0)
-        throw shape_error("SentencePieceTokenizer::decode: id " + std::to_string(id) +
-                          " is negative (replace ignored labels by the pad id first)");
-      if (id >= size() || (skip_special_tokens && special_[std::size_t(id)])) continue;
-      std::string_view rest = piece(id);
-      while (!rest.empty()) {
-        const std::size_t at = std::min(rest.find(space), rest.size());
-        text += rest.substr(0, at);
-        if (at == rest.size()) break;
-        if (!first) text += ' ';
-        rest.remove_prefix(at + space.size());
-      }
+    vocabulary_.for_each_decoded(ids, skip_special_tokens, [&](std::string_view token) {
+      text += detail::replace_all(token, metaspace_.replacement, first ? "" : " ");
       first = false;
-    }
-    if (clean_up_) clean_up(text);
-    return text;
+    });
+    return clean_up_ ? detail::clean_up(std::move(text)) : text;
   }
 
   /// Bytes at the end of a decoded text that ids to come may change: none, or with
   /// clean_up_tokenization_spaces what its rules, one after another, can reach back to.
   std::size_t unsettled(std::string_view text) const {
-    if (!clean_up_) return 0;
-    std::size_t bytes = 0;
-    for (const auto& rule : clean_up_rules) bytes += rule.first.size() - 1;
-    if (bytes >= text.size()) return text.size();
-    while (bytes < text.size() && (std::uint8_t(text[text.size() - bytes]) & 0xc0) == 0x80) ++bytes;
-    return bytes;
+    return clean_up_ ? detail::not_cleaned_up(text) : 0;
   }
 
   /// Number of ids: pieces, sentinels and added tokens. An embedding may have more rows.
-  index_t size() const { return std::ssize(special_); }
-  std::int32_t pad_id() const { return pad_id_; }
-  std::int32_t eos_id() const { return eos_id_; }
-  std::int32_t unk_id() const { return unk_id_; }
-  /// -1 unless the model has a beginning-of-sequence piece; T5's has none.
-  std::int32_t bos_id() const { return model_->bos_id(); }
+  index_t size() const { return vocabulary_.size(); }
+  std::int32_t pad_id() const { return ids_.pad; }
+  std::int32_t eos_id() const { return ids_.eos; }
+  std::int32_t unk_id() const { return ids_.unk; }
+  /// -1 unless the folder names a beginning-of-sequence token; T5's does not.
+  std::int32_t bos_id() const { return ids_.bos; }
 
   /// Piece of an id, with U+2581 for a space; throws shape_error unless 0 <= id < size().
-  std::string_view piece(std::int32_t id) const {
-    if (id < 0 || id >= size())
-      throw shape_error("SentencePieceTokenizer::piece: id is " + std::to_string(id) +
-                        ", expected 0 <= id < " + std::to_string(size()));
-    if (id < model_->GetPieceSize()) return model_->IdToPiece(id);
-    return beyond_[std::size_t(id - model_->GetPieceSize())];
-  }
-
+  std::string_view piece(std::int32_t id) const { return vocabulary_.piece(id); }
   /// Id of a piece or added token, or nothing.
-  std::optional<std::int32_t> id(std::string_view piece) const {
-    for (std::size_t i = 0; i < beyond_.size(); ++i)
-      if (beyond_[i] == piece) return model_->GetPieceSize() + std::int32_t(i);
-    const int id = model_->PieceToId(piece);
-    return model_->GetPieceSize() > id && model_->IdToPiece(id) == piece ? std::optional(id)
-                                                                         : std::nullopt;
-  }
+  std::optional<std::int32_t> id(std::string_view piece) const { return vocabulary_.id(piece); }
 
  private:
-  struct Added {
-    std::string text;
-    std::int32_t id;
-  };
+  static std::string sentinel(int number) { return "<extra_id_" + std::to_string(number) + ">"; }
+  static bool is_sentinel(const detail::AddedToken& token) {
+    return token.text.find("<extra_id_") != std::string::npos;
+  }
 
-  void load_model(const std::filesystem::path& path) {
+  void append(std::string_view piece, double score) {
+    vocabulary_.append(std::string(piece));
+    pieces_.add(piece, score);
+  }
+
+  /// spiece.model and the sentinels; its control and user-defined pieces go to `unnamed`.
+  void load_model(const std::filesystem::path& path, int sentinels,
+                  detail::UnnamedTokens& unnamed) {
     const MappedFile file(path);
     if (file.text().empty()) throw io_error(path.string() + ": is empty; fetch the file again");
-    load_serialized(file.text(), path);
-  }
-
-  /// `scores`: of the pieces, where a file has them in more digits than the model.
-  void load_serialized(std::string_view model, const std::filesystem::path& path,
-                       std::span<const double> scores = {}) {
-    if (!detail::has_normalizer_spec(model) || !model_->LoadFromSerializedProto(model).ok())
+    const auto details = detail::ModelDetails::read(file.text());
+    sentencepiece::SentencePieceProcessor model;
+    if (!details || !model.LoadFromSerializedProto(file.text()).ok())
       throw io_error(path.string() + ": is not a whole SentencePiece model; fetch the file again");
-    for (int id = 0; id < model_->GetPieceSize(); ++id) {
-      special_.push_back(model_->IsControl(id) || model_->IsUnknown(id));
-      if (special_.back()) added_.push_back({model_->IdToPiece(id), id});
-      byte_fallback_ = byte_fallback_ || model_->IsByte(id);
-      pieces_.add(model_->IdToPiece(id),
-                  scores.empty() ? double(model_->GetScore(id)) : scores[std::size_t(id)]);
+    if (!details->charsmap.empty()) {
+      auto map = detail::Charsmap::read(details->charsmap);
+      if (!map)
+        throw io_error(path.string() + ": its precompiled_charsmap is not whole; fetch it again");
+      normalizer_.add(std::move(*map));
     }
-  }
-
-  void load_tokenizer_json(const std::filesystem::path& path) {
-    const nlohmann::json json = detail::read_tokenizer_json(path);
-    detail::interpret_json(path, [&] {
-      const auto& model = json.at("model");
-      if (model.value("type", "") != "Unigram")
-        throw io_error(path.string() +
-                       ": holds no Unigram model, so it is not T5's; name T5's folder");
-      std::string charsmap;
-      const nlohmann::json normalizer = json.value("normalizer", nlohmann::json());
-      for (const auto& step : normalizer.is_object() && normalizer.contains("normalizers")
-                                  ? normalizer["normalizers"]
-                                  : nlohmann::json::array({normalizer})) {
-        if (!step.is_object() || step.value("type", "") != "Precompiled") continue;
-        const auto bytes = detail::base64_bytes(step.at("precompiled_charsmap").get<std::string>());
-        if (!bytes)
-          throw io_error(path.string() + ": precompiled_charsmap is not base64; fetch it again");
-        charsmap = *bytes;
-      }
-      std::map<index_t, bool> special;
-      const nlohmann::json added = json.value("added_tokens", nlohmann::json::array());
-      for (const auto& token : added)
-        special[token.at("id").get<index_t>()] = token.value("special", false);
-      const auto unk = model.at("unk_id").get<std::uint32_t>();
-      detail::ModelWriter writer;
-      std::uint32_t id = 0;
-      std::vector<double> scores;
-      for (const auto& entry : model.at("vocab")) {
-        using Kind = detail::ModelWriter::Kind;
-        const auto text = entry.at(0).get<std::string>();
-        scores.push_back(entry.at(1).get<double>());
-        writer.piece(text, float(scores.back()),
-                     id == unk              ? Kind::unknown
-                     : special.contains(id) ? Kind::control
-                                            : Kind::normal);
-        ++id;
-      }
-      load_serialized(writer.finish(unk, charsmap), path, scores);
-      for (const auto& token : added)
-        add(token.at("id").get<index_t>(), token.at("content").get<std::string>(),
-            token.value("special", false), path);
-    });
-  }
-
-  void add_sentinels(int count) {
-    for (int i = count - 1; i >= 0; --i) {
-      append("<extra_id_" + std::to_string(i) + ">", true);
-      pieces_.add(beyond_.back(), 0);
+    std::array<std::int32_t, 256> bytes;
+    bytes.fill(-1);
+    for (int id = 0, byte = 0; id < model.GetPieceSize(); ++id) {
+      using Details = detail::ModelDetails;
+      const auto kind = details->kinds[std::size_t(id)];
+      append(model.IdToPiece(id), double(model.GetScore(id)));
+      if (kind == Details::byte && byte < 256) bytes[std::size_t(byte++)] = id;
+      if (kind == Details::control || kind == Details::user_defined)
+        unnamed.more.push_back({.text = model.IdToPiece(id), .special = kind == Details::control});
     }
+    unnamed.over_map = true;
+    unk_piece_ = model.unk_id();
+    if (bytes[255] >= 0) pieces_.spell_unknown(bytes, model.IdToPiece(unk_piece_));
+    for (int i = sentinels - 1; i >= 0; --i) append(sentinel(i), 0);
   }
 
-  void append(std::string text, bool special) {
-    added_.push_back({text, std::int32_t(size())});
-    added_elsewhere_ = added_elsewhere_ || !text.starts_with('<');
-    beyond_.push_back(std::move(text));
-    special_.push_back(special);
+  /// The vocabulary of tokenizer.json; the rest is the class's.
+  void load_tokenizer_json(const detail::TokenizerFiles& files) {
+    const nlohmann::json& json = files.whole;
+    const auto& model = json.at("model");
+    if (detail::given_or<std::string>(model, "type", "") != "Unigram")
+      throw io_error(files.whole_path().string() +
+                     ": holds no Unigram model, so it is not T5's; name T5's folder");
+    refuse_other_steps(files);
+    if (const auto* normalizer = detail::given(json, "normalizer"))
+      normalizer_ = detail::Normalizer(charsmap_step(*normalizer), files.whole_path());
+    for (const auto& entry : model.at("vocab"))
+      append(entry.at(0).get_ref<const std::string&>(), entry.at(1).get<double>());
+    unk_piece_ = detail::given_or<std::int32_t>(model, "unk_id", 2);
+    if (unk_piece_ < 0 || unk_piece_ >= size())
+      throw io_error(files.whole_path().string() + ": unk_id is " + std::to_string(unk_piece_) +
+                     ", expected 0 to " + std::to_string(size() - 1) + "; correct it");
   }
 
-  /// Adds the token of a file at the end, or checks that it is the one already there.
-  void add(index_t id, const std::string& text, bool special, const std::filesystem::path& path) {
-    const auto fault = [&](const std::string& why) {
-      throw io_error(path.string() + ": added token \"" + text + "\" has id " + std::to_string(id) +
-                     why + "; take all tokenizer files from one checkpoint");
+  /// The first Precompiled step of a normalizer, or null.
+  static nlohmann::json charsmap_step(const nlohmann::json& normalizer) {
+    const auto steps = normalizer.contains("normalizers") ? normalizer.at("normalizers")
+                                                          : nlohmann::json::array({normalizer});
+    for (const auto& step : steps)
+      if (step.at("type") == "Precompiled") return step;
+    return nullptr;
+  }
+
+  /// Refuses steps that T5Tokenizer of transformers 5 would not make, and that would change ids: transformers 4 follows
+  /// them, 5 passes over them.
+  static void refuse_other_steps(const detail::TokenizerFiles& files) {
+    const auto type = [](const nlohmann::json& step) {
+      return detail::given_or<std::string>(step, "type", "");
     };
-    if (text.empty()) fault(" and no text");
-    if (id > size()) fault(", expected " + std::to_string(size()) + " or less");
-    if (id == size()) return append(text, special);
-    if (id < 0 || piece(std::int32_t(id)) != text) fault(", which is another token's in the model");
-    const bool known = std::ranges::any_of(added_, [&](const Added& a) { return a.id == id; });
-    if (!known) {
-      added_.push_back({text, std::int32_t(id)});
-      added_elsewhere_ = added_elsewhere_ || !text.starts_with('<');
-    }
-    if (special) special_[std::size_t(id)] = true;
+    const auto normalizes = [&](const nlohmann::json& step) {
+      return type(step) == "Precompiled" || type(step) == "Strip" ||
+             (type(step) == "Replace" && step.at("pattern") == nlohmann::json{{"Regex", " {2,}"}});
+    };
+    const auto splits = [&](const nlohmann::json& step) {
+      if (type(step) != "Metaspace") return type(step) == "WhitespaceSplit";
+      const detail::Metaspace metaspace(step);
+      return metaspace.replacement == "\u2581" &&
+             metaspace.prepend == detail::Metaspace::Prepend::always;
+    };
+    detail::refuse_steps(files, "normalizer", "normalizers", normalizes, "T5Tokenizer");
+    detail::refuse_steps(files, "pre_tokenizer", "pretokenizers", splits, "T5Tokenizer");
+    detail::refuse_steps(files, "decoder", "decoders", splits, "T5Tokenizer");
   }
 
-  void find_special(const std::string& pad, const std::string& eos, const std::string& unk,
-                    const std::filesystem::path& path) {
-    const auto find = [&](const std::string& text) {
-      const auto found = id(text);
-      if (!found)
-        throw io_error(path.string() + ": the model has no piece " + text +
+  /// `pieces`: of the model, sentinels included.
+  void find_named(const std::filesystem::path& path, index_t pieces) {
+    const auto find = [&](std::int32_t& named, const char* otherwise) {
+      const auto found = named >= 0 ? std::optional(named) : id(otherwise);
+      if (!found || *found >= pieces)
+        throw io_error(path.string() + ": the model has no piece " +
+                       (found ? std::string(piece(*found)) : otherwise) +
                        "; train it with pad, eos and unk, as train_sentencepiece does");
-      special_[std::size_t(*found)] = true;
-      return *found;
+      named = *found;
     };
-    pad_id_ = find(pad);
-    eos_id_ = find(eos);
-    unk_id_ = find(unk);
+    find(ids_.pad, "<pad>");
+    find(ids_.eos, "</s>");
+    find(ids_.unk, "<unk>");
   }
 
-  const Added* longest_match(std::string_view text) const {
-    const Added* longest = nullptr;
-    for (const Added& token : added_)
-      if (text.starts_with(token.text) &&
-          (longest == nullptr || token.text.size() > longest->text.size()))
-        longest = &token;
-    return longest;
-  }
-
-  /// Text without added tokens, word by word: SentencePiece normalises, and its pieces together are the normalised word,
-  /// of which `pieces_` finds the segmentation of transformers.
-  void encode_plain(std::string_view text, std::vector<std::int32_t>& ids) const {
-    std::vector<std::string> pieces;
-    detail::UnigramPieces::Work work;
-    std::string normalised;
-    const auto encode_word = [&](std::string_view word) {
-      if (word.empty()) return;
-      const auto status = model_->Encode(word, &pieces);
-      require(status.ok(), "SentencePieceTokenizer::encode", status.ok() ? "" : status.message());
-      if (byte_fallback_) {
-        for (const std::string& piece : pieces) ids.push_back(model_->PieceToId(piece));
-        return;
-      }
-      normalised.clear();
-      for (const std::string& piece : pieces) normalised += piece;
-      pieces_.segment(normalised, model_->unk_id(), ids, work);
-    };
-    std::size_t begin = 0;
-    for (std::size_t i = 0; i < text.size();) {
-      const std::size_t length = detail::white_space_prefix(text.substr(i));
-      if (length == 0) {
-        ++i;
-        continue;
-      }
-      encode_word(text.substr(begin, i - begin));
-      begin = i += length;
-    }
-    encode_word(text.substr(begin));
-  }
-
-  /// transformers' clean_up_tokenization.
-  static constexpr std::array<std::pair<std::string_view, std::string_view>, 10> clean_up_rules{
-      {{" .", "."},
-       {" ?", "?"},
-       {" !", "!"},
-       {" ,", ","},
-       {" ' ", "'"},
-       {" n't", "n't"},
-       {" 'm", "'m"},
-       {" 's", "'s"},
-       {" 've", "'ve"},
-       {" 're", "'re"}}};
-  static void clean_up(std::string& text) {
-    for (const auto& [from, to] : clean_up_rules)
-      for (std::size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size())
-        text.replace(at, from.size(), to);
-  }
-
-  std::unique_ptr<sentencepiece::SentencePieceProcessor> model_ =
-      std::make_unique<sentencepiece::SentencePieceProcessor>();
-  std::vector<std::string> beyond_;  // tokens after the model's pieces
-  std::vector<bool> special_;        // by id
-  std::vector<Added> added_;         // what is recognised in raw text
+  detail::Vocabulary vocabulary_;
+  detail::Normalizer normalizer_;
+  detail::Metaspace metaspace_{nlohmann::json::object()};
   detail::UnigramPieces pieces_;
-  bool byte_fallback_ = false;    // then the pieces of a word are not its text
-  bool added_elsewhere_ = false;  // one of them does not begin with '<'
+  detail::NamedIds ids_;
+  detail::EncodingEnds ends_;
+  std::int32_t unk_piece_ = 2;
   bool clean_up_ = false;
-  std::int32_t pad_id_ = 0, eos_id_ = 1, unk_id_ = 2;
 };
 
 /// Trains a unigram model on lines of UTF-8 (pad 0, eos 1, unk 2, no bos) and replaces `model_file` with it. Fewer than
@@ -498,19 +332,18 @@ inline void train_sentencepiece(std::span<const std::string> lines, index_t voca
     std::span<const std::string> lines_;
   };
   require(vocab_size > 3, "train_sentencepiece", "vocab_size is not above 3 (pad, eos, unk)");
-  const auto has_word = [](std::string_view line) {
-    while (!line.empty()) {
-      const std::size_t space = detail::white_space_prefix(line);
-      if (space == 0 && line[0] != '\x7f' && std::uint8_t(line[0]) >= ' ') return true;
-      line.remove_prefix(std::max<std::size_t>(space, 1));
-    }
-    return false;
-  };
-  require(std::ranges::any_of(lines, has_word), "train_sentencepiece",
-          "the text is empty, expected lines of words");
   for (std::size_t i = 0; i < lines.size(); ++i)
     if (detail::valid_utf8_prefix(lines[i]) != lines[i].size())
       throw shape_error("train_sentencepiece: line " + std::to_string(i + 1) + " is not UTF-8");
+  const auto has_word = [](std::string_view line) {
+    bool found = false;
+    detail::for_each_character(line, [&](char32_t c, std::string_view) {
+      found = found || (c > ' ' && c != 0x7f && !detail::is_space(c));
+    });
+    return found;
+  };
+  require(std::ranges::any_of(lines, has_word), "train_sentencepiece",
+          "the text is empty, expected lines of words");
   Lines iterator(lines);
   std::string model;
   const auto status =

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The tokenizer of a checkpoint folder, whichever its files are.
 //
-//   Tokenizer   T5's SentencePieceTokenizer or BART's ByteBpeTokenizer behind one interface
+//   Tokenizer    T5's SentencePieceTokenizer, BART's ByteBpeTokenizer or a JsonTokenizer behind one interface
+//   TextStream   the text of ids that come one by one
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 #include <string>
@@ -17,8 +17,9 @@
 
 #include <srformer/core/error.hpp>
 #include <srformer/text/byte_bpe.hpp>
+#include <srformer/text/folder_tokens.hpp>
 #include <srformer/text/sentencepiece.hpp>
-#include <srformer/text/tokenizer_folder.hpp>
+#include <srformer/text/tokenizer_json.hpp>
 
 namespace srformer {
 
@@ -37,15 +38,15 @@ struct TokenizerOptions {
 /// The tokenizer of a folder. Const calls may run in several threads at once.
 class Tokenizer {
  public:
-  /// spiece.model, or tokenizer.json with a Unigram model: T5's. tokenizer.json with a BPE model, or vocab.json with
-  /// merges.txt: BART's. A file is taken for a SentencePiece model. Throws io_error when there is none of them or one
-  /// cannot be read.
+  /// tokenizer.json, where there is one, as its tokenizer_class takes it; or spiece.model: T5's; or vocab.json with merges.txt:
+  /// BART's. A file is taken for a SentencePiece model. Throws io_error when there is none of them or one cannot be read.
   explicit Tokenizer(const std::filesystem::path& folder_or_file) : any_(open(folder_or_file)) {}
 
   Tokenizer(SentencePieceTokenizer tokenizer) : any_(std::move(tokenizer)) {}
   Tokenizer(ByteBpeTokenizer tokenizer) : any_(std::move(tokenizer)) {}
+  Tokenizer(JsonTokenizer tokenizer) : any_(std::move(tokenizer)) {}
 
-  /// Calls f(SentencePieceTokenizer) or f(ByteBpeTokenizer).
+  /// Calls f with the SentencePieceTokenizer, ByteBpeTokenizer or JsonTokenizer.
   template <class F>
   decltype(auto) visit(F&& f) const {
     return std::visit(std::forward<F>(f), any_);
@@ -58,10 +59,14 @@ class Tokenizer {
       return t5->encode(text, {.add_eos = options.add_special_tokens,
                                .max_length = options.max_length,
                                .truncation = options.truncation});
-    return std::get<ByteBpeTokenizer>(any_).encode(
-        text, {.add_special_tokens = options.add_special_tokens,
-               .max_length = options.max_length,
-               .truncation = options.truncation});
+    if (const auto* bart = std::get_if<ByteBpeTokenizer>(&any_))
+      return bart->encode(text, {.add_special_tokens = options.add_special_tokens,
+                                 .max_length = options.max_length,
+                                 .truncation = options.truncation});
+    return std::get<JsonTokenizer>(any_).encode(text,
+                                                {.add_special_tokens = options.add_special_tokens,
+                                                 .max_length = options.max_length,
+                                                 .truncation = options.truncation});
   }
 
   /// Text of ids; those from size() on give nothing. Throws shape_error for a negative id.
@@ -102,35 +107,37 @@ class Tokenizer {
   }
 
  private:
-  using Any = std::variant<SentencePieceTokenizer, ByteBpeTokenizer>;
+  using Any = std::variant<SentencePieceTokenizer, ByteBpeTokenizer, JsonTokenizer>;
 
   static Any open(const std::filesystem::path& folder) {
     namespace fs = std::filesystem;
-    const fs::path whole = folder / "tokenizer.json";
-    if (!fs::is_directory(folder) || fs::exists(folder / "spiece.model"))
-      return SentencePieceTokenizer(folder);
-    if (fs::exists(whole)) {
-      if (model_type(whole) == "Unigram") return SentencePieceTokenizer(folder);
-    } else if (!fs::exists(folder / "vocab.json") || !fs::exists(folder / "merges.txt")) {
-      throw io_error(folder.string() +
-                     ": has no tokenizer (spiece.model, tokenizer.json, or vocab.json with "
-                     "merges.txt); copy that of the checkpoint into it");
-    }
-    return ByteBpeTokenizer(folder);
+    using detail::TokenizerClass;
+    if (!fs::is_directory(folder)) return SentencePieceTokenizer(folder);
+    const detail::TokenizerFiles files(folder);
+    const bool unigram = files.has_whole && detail::model_type(files) == "Unigram",
+               spiece = fs::exists(folder / "spiece.model"),
+               pairs = fs::exists(folder / "vocab.json") && fs::exists(folder / "merges.txt");
+    if (!files.has_whole && !spiece && !pairs) refuse_without_files(folder);
+    if (files.kind == TokenizerClass::other)
+      throw io_error(folder.string() + ": tokenizer_class is " + files.class_name +
+                     ", which is not known here; T5Tokenizer, BartTokenizer, RobertaTokenizer and "
+                     "GPT2Tokenizer are, and PreTrainedTokenizerFast, which follows a "
+                     "tokenizer.json as it is written");
+    if (files.has_whole && files.kind == TokenizerClass::as_written) return JsonTokenizer(files);
+    const bool t5 = files.has_whole ? files.kind == TokenizerClass::t5 ||
+                                          (files.kind == TokenizerClass::unnamed && unigram)
+                                    : spiece;
+    if (t5) return SentencePieceTokenizer(files);
+    return ByteBpeTokenizer(files);
   }
 
-  /// "type" of "model" in a tokenizer.json; without one, BPE if it has merges.
-  static std::string model_type(const std::filesystem::path& path) {
-    const nlohmann::json json = detail::read_tokenizer_json(path);
-    std::string type;
-    detail::interpret_json(path, [&] {
-      const nlohmann::json& model = json.at("model");
-      type = model.value("type", model.contains("merges") ? "BPE" : "Unigram");
-      if (type != "BPE" && type != "Unigram")
-        throw io_error(path.string() + ": holds a " + type +
-                       " model, expected Unigram (T5) or BPE (BART); name the folder of one");
-    });
-    return type;
+  [[noreturn]] static void refuse_without_files(const std::filesystem::path& folder) {
+    const bool words = std::filesystem::exists(folder / "vocab.txt");
+    throw io_error(folder.string() + ": has no tokenizer " +
+                   (words ? "that is known here: vocab.txt is BertTokenizer's (WordPiece)"
+                          : "(tokenizer.json, spiece.model, or vocab.json with merges.txt)") +
+                   "; copy that of " + (words ? "another checkpoint" : "the checkpoint") +
+                   " into it");
   }
 
   Any any_;

@@ -4,6 +4,7 @@
 //   code_point                                 bytes -> a character
 //   replace_invalid_utf8                       any bytes -> UTF-8
 //   read_tokenizer_json, interpret_json        JSON whose faults are io_errors that name the file
+//   given, given_or                            a value of it; null is none
 #pragma once
 
 #include <algorithm>
@@ -52,6 +53,20 @@ inline std::string replace_invalid_utf8(std::string_view bytes) {
 /// Content of a token that JSON gives as a string or as an object with "content".
 inline std::string token_text(const nlohmann::json& token) {
   return token.is_object() ? token.at("content").get<std::string>() : token.get<std::string>();
+}
+
+/// The value of a key; null where it is absent or null, which says the same in these files.
+inline const nlohmann::json* given(const nlohmann::json& json, const char* key) {
+  if (!json.is_object()) return nullptr;
+  const auto found = json.find(key);
+  return found == json.end() || found->is_null() ? nullptr : &*found;
+}
+
+/// The value of a key, or `otherwise` where none is given.
+template <class T>
+T given_or(const nlohmann::json& json, const char* key, T otherwise) {
+  const nlohmann::json* value = given(json, key);
+  return value ? value->get<T>() : otherwise;
 }
 
 /// The JSON of a file; an empty object when an optional file is missing.

@@ -6,11 +6,16 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <limits>
+#include <optional>
+#include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
+#include <srformer/text/byte_trie.hpp>
 #include <srformer/text/tokenizer_folder.hpp>
 
 namespace srformer::detail {
@@ -27,27 +32,22 @@ class UnigramPieces {
     std::vector<End> ends;
   };
 
-  /// Adds the piece of the next id.
+  /// Adds the piece of the next id; the last of equal ones counts.
   void add(std::string_view piece, double log_probability) {
-    std::size_t node = 0;
-    for (const char byte : piece) {
-      const auto at =
-          std::ranges::lower_bound(nodes_[node].edges, std::uint8_t(byte), {}, &Edge::byte);
-      if (at != nodes_[node].edges.end() && at->byte == std::uint8_t(byte)) {
-        node = at->node;
-        continue;
-      }
-      nodes_[node].edges.insert(at, {std::uint8_t(byte), std::uint32_t(nodes_.size())});
-      node = nodes_.size();
-      nodes_.emplace_back();
-    }
-    nodes_[node].id = std::int32_t(scores_.size());
+    if (!piece.empty()) trie_.insert(piece, std::int32_t(scores_.size()));
     scores_.push_back(log_probability);
     lowest_ = std::min(lowest_, log_probability);
   }
 
+  /// Spells unknown characters by the ids of their bytes (-1: no piece), but not the text of the unknown piece itself.
+  void spell_unknown(const std::array<std::int32_t, 256>& byte_ids, std::string unk_piece) {
+    byte_ids_ = byte_ids;
+    unk_piece_ = std::move(unk_piece);
+  }
+
   /// Appends the ids of a word in UTF-8. A character that is no piece may be unknown, ten below the lowest score, and
-  /// unknown neighbours are one `unk_id`. O(bytes times the length of the longest piece).
+  /// unknown neighbours are one `unk_id`, or their bytes after spell_unknown. O(bytes times the length of the longest
+  /// piece).
   void segment(std::string_view word, std::int32_t unk_id, std::vector<std::int32_t>& ids,
                Work& work) const {
     constexpr double unreached = -std::numeric_limits<double>::infinity();
@@ -62,41 +62,45 @@ class UnigramPieces {
         if (ends[end].id < 0 || sum > ends[end].score) ends[end] = {sum, id, start};
       };
       bool single = false;
-      const Node* node = nodes_.data();
-      for (std::size_t end = start; end < word.size();) {
-        const auto byte = std::uint8_t(word[end++]);
-        const auto edge = std::ranges::lower_bound(node->edges, byte, {}, &Edge::byte);
-        if (edge == node->edges.end() || edge->byte != byte) break;
-        node = &nodes_[edge->node];
-        const std::int32_t id = node->id;
-        if (id < 0) continue;
-        reach(end, id, scores_[std::size_t(id)]);
-        single = single || end == start + character;
-      }
+      trie_.prefixes(word.substr(start), [&](std::size_t bytes, std::int32_t id) {
+        reach(start + bytes, id, scores_[std::size_t(id)]);
+        single = single || bytes == character;
+      });
       if (!single) reach(start + character, unk_id, unknown);
       start += character;
     }
 
     const std::size_t begin = ids.size();
-    for (std::size_t end = word.size(); end > 0; end = ends[end].start)
-      if (ends[end].id != unk_id || ids.size() == begin || ids.back() != unk_id)
-        ids.push_back(ends[end].id);
+    for (std::size_t end = word.size(); end > 0;) {
+      const std::int32_t id = ends[end].id;
+      std::size_t from = ends[end].start;
+      if (id != unk_id) {
+        ids.push_back(id);
+      } else {
+        while (from > 0 && ends[from].id == unk_id) from = ends[from].start;
+        push_unknown(word.substr(from, end - from), unk_id, ids);
+      }
+      end = from;
+    }
     std::reverse(ids.begin() + std::ptrdiff_t(begin), ids.end());
   }
 
  private:
-  struct Edge {
-    std::uint8_t byte;
-    std::uint32_t node;
-  };
-  struct Node {
-    std::vector<Edge> edges;  // by byte
-    std::int32_t id = -1;     // of the piece that ends here
-  };
+  /// Unknown neighbours, the last byte first.
+  void push_unknown(std::string_view text, std::int32_t unk_id,
+                    std::vector<std::int32_t>& ids) const {
+    bool spelt = byte_ids_.has_value() && text != unk_piece_;
+    for (std::size_t i = 0; spelt && i < text.size(); ++i)
+      spelt = (*byte_ids_)[std::uint8_t(text[i])] >= 0;
+    if (!spelt) return ids.push_back(unk_id);
+    for (std::size_t i = text.size(); i-- > 0;) ids.push_back((*byte_ids_)[std::uint8_t(text[i])]);
+  }
 
-  std::vector<Node> nodes_{Node{}};
+  ByteTrie trie_;               // the number of a piece is its id
   std::vector<double> scores_;  // by id
   double lowest_ = std::numeric_limits<double>::infinity();
+  std::optional<std::array<std::int32_t, 256>> byte_ids_;
+  std::string unk_piece_;
 };
 
 }  // namespace srformer::detail
