@@ -6,7 +6,9 @@
 //   custom_model                              a small Pegasus learns to copy
 //   custom_model --model FOLDER --output OUT  ten steps of fine-tuning, to OUT
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string>
 
 #include <srformer/backend/eigen.hpp>
@@ -37,11 +39,10 @@ PegasusConfig small_config() {
 /// A few random words, which the target repeats.
 Example random_example(std::uint64_t number, index_t vocabulary) {
   const RandomStream random = RandomStream{5}.substream(number);
+  const auto many = static_cast<std::uint64_t>(vocabulary - first_word);
   Example example;
   for (std::uint64_t i = 0; i < 6; ++i)
-    example.source.push_back(first_word +
-                             static_cast<std::int32_t>(random_below(
-                                 random, i, static_cast<std::uint64_t>(vocabulary - first_word))));
+    example.source.push_back(first_word + static_cast<std::int32_t>(random_below(random, i, many)));
   example.source.push_back(1);
   example.target = example.source;
   return example;
@@ -57,16 +58,20 @@ void print(const char* what, std::span<const std::int32_t> ids) {
 
 int main(int argc, char** argv) {
   std::string folder, output;
-  index_t steps = 400;
-  for (int i = 1; i + 1 < argc; i += 2) {
-    if (std::strcmp(argv[i], "--model") == 0) folder = argv[i + 1], steps = 10;
-    if (std::strcmp(argv[i], "--output") == 0) output = argv[i + 1];
-    if (std::strcmp(argv[i], "--steps") == 0) steps = std::atol(argv[i + 1]);
+  index_t steps = 0;
+  bool understood = argc % 2 == 1;
+  for (int i = 1; understood && i < argc; i += 2) {
+    const std::string flag = argv[i];
+    if (flag == "--model") folder = argv[i + 1];
+    if (flag == "--output") output = argv[i + 1];
+    if (flag == "--steps") steps = std::atol(argv[i + 1]);
+    understood = flag == "--model" || flag == "--output" || flag == "--steps";
   }
-  if (argc % 2 == 0) {
+  if (!understood) {
     std::printf("usage: custom_model [--model FOLDER] [--output FOLDER] [--steps 400]\n");
     return std::strcmp(argv[1], "--help") == 0 ? 0 : 2;
   }
+  if (steps < 1) steps = folder.empty() ? 400 : 10;
 
   EigenBackend be;
   std::unique_ptr<Model> model;
@@ -94,5 +99,5 @@ int main(int argc, char** argv) {
   print("\nsource:    ", test.source);
   print("four beams:",
         std::span(generate(*model, test.source, lengths, beams).sequences.at(0)).subspan(1));
-  if (!output.empty()) save_model(*model, output, DType::f32, {});
+  if (!output.empty()) save_model(*model, output, DType::f32, nlohmann::json::object());
 }

@@ -172,9 +172,11 @@ void set_defaults_of_paper(const ModelConfig& config, nlohmann::json& json) {
   nlohmann::json& cross = json["cross_attention"];
   if (!cross.is_null() && cross.value("variant", "full") != "full") return;
   const auto set = [&]<class C>(const C&) {
-    if constexpr (requires { C::paper_options(); })
-      for (const auto& [name, value] : C::paper_options().items())
+    if constexpr (requires { C::paper_options(); }) {
+      const nlohmann::json options = C::paper_options();
+      for (const auto& [name, value] : options.items())
         if (program::offers_option(name)) cross[name] = value;
+    }
   };
   std::visit(set, config);
 }

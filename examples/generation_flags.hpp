@@ -124,6 +124,10 @@ struct GenerationFlags {
   /// What options of the file `path`, with the flags over them, come to. Throws usage_error for flags
   /// that do not apply.
   GenerationConfig read(const nlohmann::json& json, const std::string& path) const {
+    if (const index_t beams = json_field_or<index_t>(json, "num_beams", path, 1);
+        (num_return_sequences || num_beams) && beams > 1 &&
+        json_field_or<index_t>(json, "num_return_sequences", path, 1) > beams)
+      throw usage_error("--num_return_sequences is greater than --num_beams");
     GenerationConfig config = generation_config_from_json(json, path);
     config.seed = seed.value_or(0);
     config.horizon = generation_horizon.value_or(0);
@@ -139,10 +143,6 @@ struct GenerationFlags {
               "greedy search has one output; --num_return_sequences needs --num_beams or "
               "--do_sample");
       config.num_return_sequences = 1;
-    }
-    if (config.num_beams > 1 && config.num_return_sequences > config.num_beams) {
-      applies(!num_return_sequences && !num_beams,
-              "--num_return_sequences is greater than --num_beams");
     }
     return config;
   }

@@ -11,16 +11,16 @@ using namespace srformer;
 
 namespace {
 
-constexpr std::uint64_t draws = 200;
+constexpr std::uint64_t shape_draws = 200;
 
 /// One shape with its options, drawn by its number.
-struct Draw {
+struct DrawnShape {
   std::uint64_t number;
   index_t B, H, M, N, D;
   CrossAttentionOptions options;
   std::vector<index_t> lengths;  ///< empty: no padding
 
-  explicit Draw(std::uint64_t n) : number(n) {
+  explicit DrawnShape(std::uint64_t n) : number(n) {
     std::uint64_t uses = 0;
     const auto below = [&](index_t bound) {
       const RandomStream random{2611, 4};
@@ -74,7 +74,7 @@ struct Result {
 
 /// out and every gradient of a draw, on a backend; gradients start from what is not zero.
 template <class B>
-std::vector<Result> run(B& be, const Draw& d) {
+std::vector<Result> run(B& be, const DrawnShape& d) {
   const CrossAttentionOptions& o = d.options;
   const index_t F = o.has_memory() ? d.H * d.D : 1;
   std::uint64_t made = 0;
@@ -154,8 +154,8 @@ TEMPLATE_LIST_TEST_CASE("all attention agrees on random shapes", "", Backends) {
   constexpr bool in_order = !teams && !HasBatchedGemm<TestType>;
   TestType be = tests::make_backend<TestType>(2);
   EigenBackend eigen(1);
-  for (std::uint64_t n = 0; n < (teams ? 12 : draws); ++n) {
-    const Draw draw(n);
+  for (std::uint64_t n = 0; n < (teams ? 12 : shape_draws); ++n) {
+    const DrawnShape draw(n);
     INFO(draw.text());
     const std::vector<Result> got = run(be, draw), expected = run(eigen, draw);
     REQUIRE(got.size() == 9);
@@ -169,31 +169,33 @@ TEMPLATE_LIST_TEST_CASE("all attention agrees on random shapes", "", Backends) {
 TEST_CASE("the random shapes are of every kind") {
   const auto count = [](auto has) {
     index_t number = 0;
-    for (std::uint64_t n = 0; n < draws; ++n) number += has(Draw(n));
+    for (std::uint64_t n = 0; n < shape_draws; ++n) number += has(DrawnShape(n));
     return number;
   };
   for (const Variant variant : all_variants) {
-    CHECK(count([=](const Draw& d) { return d.options.variant == variant; }) >= 10);
+    CHECK(count([=](const DrawnShape& d) { return d.options.variant == variant; }) >= 10);
   }
   const auto recurrent = [&](auto has) {
-    return count(
-        [=](const Draw& d) { return d.options.variant == Variant::segmented_recurrent && has(d); });
+    return count([=](const DrawnShape& d) {
+      return d.options.variant == Variant::segmented_recurrent && has(d);
+    });
   };
-  CHECK(recurrent([](const Draw& d) { return d.M < d.segments(); }) >= 10);
-  CHECK(recurrent([](const Draw& d) { return d.M > d.N; }) >= 10);
-  CHECK(recurrent([](const Draw& d) { return d.M == 1; }) >= 5);
-  CHECK(recurrent([](const Draw& d) { return d.N == 1; }) >= 1);
-  CHECK(recurrent([](const Draw& d) { return d.D == 1; }) >= 5);
-  CHECK(recurrent([](const Draw& d) { return d.segments() == 1; }) >= 5);
-  CHECK(recurrent([](const Draw& d) { return !d.lengths.empty(); }) >= 20);
-  CHECK(recurrent([](const Draw& d) { return d.options.padding == Padding::upstream; }) >= 20);
-  CHECK(recurrent([](const Draw& d) { return d.options.horizon > d.M; }) >= 10);
-  CHECK(recurrent([](const Draw& d) { return d.options.clamp > 0; }) >= 10);
-  CHECK(recurrent([](const Draw& d) { return d.options.advance == Advance::token; }) >= 10);
-  CHECK(recurrent([](const Draw& d) { return d.options.product == Product::segment; }) >= 5);
-  CHECK(recurrent([](const Draw& d) { return !d.options.normalize; }) >= 5);
-  CHECK(recurrent([](const Draw& d) { return !d.options.recurrence; }) >= 5);
-  CHECK(recurrent([](const Draw& d) { return !d.options.local; }) >= 5);
-  CHECK(recurrent([](const Draw& d) { return d.options.sigma && d.options.gate; }) >= 10);
-  CHECK(recurrent([](const Draw& d) { return d.options.binary_firing; }) >= 5);
+  CHECK(recurrent([](const DrawnShape& d) { return d.M < d.segments(); }) >= 10);
+  CHECK(recurrent([](const DrawnShape& d) { return d.M > d.N; }) >= 10);
+  CHECK(recurrent([](const DrawnShape& d) { return d.M == 1; }) >= 5);
+  CHECK(recurrent([](const DrawnShape& d) { return d.N == 1; }) >= 1);
+  CHECK(recurrent([](const DrawnShape& d) { return d.D == 1; }) >= 5);
+  CHECK(recurrent([](const DrawnShape& d) { return d.segments() == 1; }) >= 5);
+  CHECK(recurrent([](const DrawnShape& d) { return !d.lengths.empty(); }) >= 20);
+  CHECK(recurrent([](const DrawnShape& d) { return d.options.padding == Padding::upstream; }) >=
+        20);
+  CHECK(recurrent([](const DrawnShape& d) { return d.options.horizon > d.M; }) >= 10);
+  CHECK(recurrent([](const DrawnShape& d) { return d.options.clamp > 0; }) >= 10);
+  CHECK(recurrent([](const DrawnShape& d) { return d.options.advance == Advance::token; }) >= 10);
+  CHECK(recurrent([](const DrawnShape& d) { return d.options.product == Product::segment; }) >= 5);
+  CHECK(recurrent([](const DrawnShape& d) { return !d.options.normalize; }) >= 5);
+  CHECK(recurrent([](const DrawnShape& d) { return !d.options.recurrence; }) >= 5);
+  CHECK(recurrent([](const DrawnShape& d) { return !d.options.local; }) >= 5);
+  CHECK(recurrent([](const DrawnShape& d) { return d.options.sigma && d.options.gate; }) >= 10);
+  CHECK(recurrent([](const DrawnShape& d) { return d.options.binary_firing; }) >= 5);
 }

@@ -10,7 +10,7 @@ using tests::Draw;
 
 namespace {
 
-constexpr std::uint64_t draws = 300;
+constexpr std::uint64_t staged_draws = 300;
 
 using Backends = std::tuple<tests::BatchedBackend, tests::CrampedBackend, ThreadTeamBackend
 #if defined(SRF_HAS_THRUST)
@@ -30,7 +30,8 @@ TEMPLATE_LIST_TEST_CASE("attention in stages is attention of one head at a time"
   constexpr bool teams = std::is_same_v<TestType, ThreadTeamBackend>;
   STATIC_REQUIRE(HasBatchedGemm<TestType>);
   TestType be = tests::make_backend<TestType>(2);
-  for (std::uint64_t n = 0; n < (teams ? 12 : draws); ++n) compare_draw<double>(be, Draw(n), 1e-12);
+  for (std::uint64_t n = 0; n < (teams ? 12 : staged_draws); ++n)
+    compare_draw<double>(be, Draw(n), 1e-12);
   for (std::uint64_t n = 1000; !teams && n < 1060; ++n) compare_draw<float>(be, Draw(n), 2e-4);
 }
 
@@ -48,7 +49,7 @@ TEST_CASE("stages sum many rows in parts") {
 TEST_CASE("what is drawn for stages is of every kind") {
   const auto count = [](auto has) {
     index_t number = 0;
-    for (std::uint64_t n = 0; n < draws; ++n) number += has(Draw(n));
+    for (std::uint64_t n = 0; n < staged_draws; ++n) number += has(Draw(n));
     return number;
   };
   for (const Variant variant : all_variants) {

@@ -43,7 +43,7 @@ refused() {
 }
 
 # ---- the example in README.md ----
-sed -n '/^```cpp$/,/^```$/p' "$sources/README.md" | sed '1d;$d' >readme.cpp
+sed -n '/from: examples\/consumer\/main.cpp/,/^```$/p' "$sources/README.md" | sed '1,2d;$d' >readme.cpp
 sed '/^\/\/ /d' "$sources/examples/consumer/main.cpp" | diff readme.cpp <(cat) >out.txt 2>err.txt || fail "README.md is not examples/consumer/main.cpp"
 grep -v '^ *//' readme.cpp >code.txt
 check "the example is there" test "$(wc -l <code.txt)" -ge 15

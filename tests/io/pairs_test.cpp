@@ -63,8 +63,8 @@ bool are_the_two(const std::vector<Pair>& read) {
          read[1].text == "é, \"q\"\n" && read[1].summary == "é 😀";
 }
 
-const std::string good = R"({"text":"a b","summary":"c"})";
-const std::string two = R"({"summary":"\u00e9 \ud83d\ude00","text":"é, \"q\"\n","id":7})";
+const std::string good_pair = R"({"text":"a b","summary":"c"})";
+const std::string second_pair = R"({"summary":"\u00e9 \ud83d\ude00","text":"é, \"q\"\n","id":7})";
 
 std::string utf16(const std::u16string& text, bool big) {
   std::string bytes;
@@ -81,13 +81,16 @@ std::string utf16(const std::u16string& text, bool big) {
 TEST_CASE("the same pairs in every format", "[pairs]") {
   const std::string bom = "\xef\xbb\xbf", csv = "a b,c\n\"é, \"\"q\"\"\n\",é 😀\n";
   for (const std::string& bytes :
-       {good + "\n" + two + "\n", good + "\n" + two, good + "\r\n" + two + "\r\n",
-        bom + good + "\n" + two, "\n \t\n" + good + "\n\n" + two + "\n\n\r\n",
-        "[" + good + "," + two + "]", bom + "[\n  " + good + ",\r\n  " + two + "\n]\n\n",
-        R"({"version": "1", "data": [)" + good + "," + two + "]}",
-        "{\n\"licence\": [1, 2],\n\"rows\": [" + good + ",\n" + two + "],\n\"more\": {}}",
-        "{\n\"text\": \"a b\",\n\"summary\":\"c\"\n}\n" + two, good + "\r" + two + "\r",
-        good + two}) {
+       {good_pair + "\n" + second_pair + "\n", good_pair + "\n" + second_pair,
+        good_pair + "\r\n" + second_pair + "\r\n", bom + good_pair + "\n" + second_pair,
+        "\n \t\n" + good_pair + "\n\n" + second_pair + "\n\n\r\n",
+        "[" + good_pair + "," + second_pair + "]",
+        bom + "[\n  " + good_pair + ",\r\n  " + second_pair + "\n]\n\n",
+        R"({"version": "1", "data": [)" + good_pair + "," + second_pair + "]}",
+        "{\n\"licence\": [1, 2],\n\"rows\": [" + good_pair + ",\n" + second_pair +
+            "],\n\"more\": {}}",
+        "{\n\"text\": \"a b\",\n\"summary\":\"c\"\n}\n" + second_pair,
+        good_pair + "\r" + second_pair + "\r", good_pair + second_pair}) {
     for (const char* name : {"a.json", "a.jsonl", "A.NDJSON", "a.txt", "a", "a.json.gz"}) {
       INFO(name << "\n" << bytes);
       CHECK(are_the_two(pairs(name, bytes)));
@@ -113,11 +116,11 @@ TEST_CASE("what a file is, is said", "[pairs]") {
   const auto said = [](const std::string& name, const std::string& bytes) {
     return read(name, bytes).notices.at(0);
   };
-  CHECK_THAT(said("a.json", good + "\n" + good),
+  CHECK_THAT(said("a.json", good_pair + "\n" + good_pair),
              EndsWith("a.json: JSON lines, columns \"text\", \"summary\", 2 rows"));
-  CHECK_THAT(said("a.json", "[" + good + "]"),
+  CHECK_THAT(said("a.json", "[" + good_pair + "]"),
              EndsWith(": JSON, columns \"text\", \"summary\", 1 row"));
-  CHECK_THAT(said("a.gz", gzip_bytes(good)), ContainsSubstring(": JSON lines (gzip), "));
+  CHECK_THAT(said("a.gz", gzip_bytes(good_pair)), ContainsSubstring(": JSON lines (gzip), "));
   CHECK_THAT(said("a.csv", "article,highlights\nx,y\n"),
              EndsWith(": CSV, columns \"article\", \"highlights\", 1 row"));
   CHECK_THAT(said("a.csv", "text;summary\nx;y\n"), ContainsSubstring(": CSV (semicolons), "));
@@ -128,11 +131,11 @@ TEST_CASE("a format that is said goes over name and content", "[pairs]") {
   const auto as = [](FileFormat format) {
     return ReadOptions{.format = format, .summary = SummaryColumn::none};
   };
-  CHECK(pairs("a.csv", good, as(FileFormat::jsonl)).at(0).text == "a b");
-  CHECK(pairs("a.jsonl", good, as(FileFormat::text)).at(0).text == good);
+  CHECK(pairs("a.csv", good_pair, as(FileFormat::jsonl)).at(0).text == "a b");
+  CHECK(pairs("a.jsonl", good_pair, as(FileFormat::text)).at(0).text == good_pair);
   CHECK(pairs("a.txt", "text\nx,y\n", as(FileFormat::tsv)).at(0).text == "x,y");
-  CHECK(pairs("a.jsonl", good + good, as(FileFormat::json)).size() == 2);
-  CHECK_THAT(refused("a.csv", good), ContainsSubstring("is named .csv but holds JSON"));
+  CHECK(pairs("a.jsonl", good_pair + good_pair, as(FileFormat::json)).size() == 2);
+  CHECK_THAT(refused("a.csv", good_pair), ContainsSubstring("is named .csv but holds JSON"));
 }
 
 TEST_CASE("columns are found by their names", "[pairs]") {
@@ -157,7 +160,7 @@ TEST_CASE("columns are found by their names", "[pairs]") {
             .at(0)
             .summary == "y");
   CHECK_THAT(
-      refused(good, ReadOptions{.text_column = "document"}),
+      refused(good_pair, ReadOptions{.text_column = "document"}),
       ContainsSubstring("data.jsonl:1: has no column \"document\" but \"text\", \"summary\""));
   CHECK_THAT(refused("a.csv", "a,b\n1,2\n"),
              ContainsSubstring("a.csv:2: has no column \"text\" but \"a\", \"b\""));
@@ -171,14 +174,15 @@ TEST_CASE("columns are found by their names", "[pairs]") {
 }
 
 TEST_CASE("a row that cannot be used is named", "[pairs]") {
-  REQUIRE(refused(good) == "accepted");
-  const std::string before = good + "\r\n\n";  // the next line is the third
+  REQUIRE(refused(good_pair) == "accepted");
+  const std::string before = good_pair + "\r\n\n";  // the next line is the third
   const auto byte = [&](std::size_t in_line) {
     return "data.jsonl:3: byte " + std::to_string(before.size() + in_line) + ": not valid JSON";
   };
   CHECK_THAT(refused(before + R"({"text":"a","summary":})"), ContainsSubstring(byte(22)));
   CHECK_THAT(refused(before + R"({"text":"a)"), ContainsSubstring("data.jsonl:3: byte "));
-  CHECK_THAT(refused(before + good + "," + good), ContainsSubstring(byte(good.size())));
+  CHECK_THAT(refused(before + good_pair + "," + good_pair),
+             ContainsSubstring(byte(good_pair.size())));
   CHECK_THAT(refused(before + "{\"text\":\"a\xff\"}"),
              ContainsSubstring(byte(10)) && ContainsSubstring("ill-formed UTF-8"));
   CHECK_THAT(refused(before + "{\"text\":\"\xed\xa0\x80\"}"),
@@ -202,14 +206,15 @@ TEST_CASE("a row that cannot be used is named", "[pairs]") {
   for (const char* nothing : {"", "\n", "\xef\xbb\xbf", " \r\n\n"})
     CHECK_THAT(refused(nothing), ContainsSubstring("data.jsonl: holds no examples"));
   refused(R"({"text":")" + std::string(100'000, 'x'));  // what is shown does not grow with it
-  CHECK_THAT(refused("a.json", "[\n" + good + ",\n\n{\"text\":1,\"summary\":\"s\"}]"),
+  CHECK_THAT(refused("a.json", "[\n" + good_pair + ",\n\n{\"text\":1,\"summary\":\"s\"}]"),
              ContainsSubstring("a.json:4: column \"text\" is number"));
-  CHECK_THAT(refused("a.json", "[" + good + ",\n\"b\"]"), ContainsSubstring("a.json:2: is string"));
-  CHECK_THAT(refused("a.json", "[" + good + "\n" + good + "]"),
+  CHECK_THAT(refused("a.json", "[" + good_pair + ",\n\"b\"]"),
+             ContainsSubstring("a.json:2: is string"));
+  CHECK_THAT(refused("a.json", "[" + good_pair + "\n" + good_pair + "]"),
              ContainsSubstring("a.json:2: byte"));
-  CHECK_THAT(refused("a.json", "[" + good + "\n"), ContainsSubstring("expected ']'"));
-  CHECK_THAT(refused("a.json", "[" + good + "]\nmore"), ContainsSubstring("a.json:2: byte"));
-  CHECK_THAT(refused("a.json", "{\"a\":[" + good + "],\n\"b\":[" + good + "]}"),
+  CHECK_THAT(refused("a.json", "[" + good_pair + "\n"), ContainsSubstring("expected ']'"));
+  CHECK_THAT(refused("a.json", "[" + good_pair + "]\nmore"), ContainsSubstring("a.json:2: byte"));
+  CHECK_THAT(refused("a.json", "{\"a\":[" + good_pair + "],\n\"b\":[" + good_pair + "]}"),
              ContainsSubstring("lists of records under \"a\" and \"b\""));
   CHECK_THAT(refused("a.csv", "text,summary\na,b\n\nc\nd,e,f\n"),
              ContainsSubstring("2 of 3 rows") && ContainsSubstring("a.csv:4 has 1 field where") &&
@@ -222,7 +227,7 @@ TEST_CASE("all bad rows are told together, and empty ones dropped on request", "
 {"text":"a b","summary":null}
 {"text":NaN,"summary":"x"}
 {"text":"x"}
-)" + good + "\n{\"summary\":\"a\"}";
+)" + good_pair + "\n{\"summary\":\"a\"}";
   const std::string told = refused(empties);
   for (const char* part : {"5 of 6 rows", "data.jsonl:1 column \"text\" is empty",
                            "data.jsonl:2 column \"summary\" is null", "data.jsonl:3 ",
@@ -236,7 +241,7 @@ TEST_CASE("all bad rows are told together, and empty ones dropped on request", "
   // What is broken or of another type is no empty row, and a column that no row has is a wrong name.
   CHECK_THAT(refused(empties + "\n{\"text\":1,\"summary\":\"a\"}", {.drop_empty = true}),
              ContainsSubstring("data.jsonl:7: column \"text\" is number"));
-  CHECK_THAT(refused(good, ReadOptions{.summary_column = "headline", .drop_empty = true}),
+  CHECK_THAT(refused(good_pair, ReadOptions{.summary_column = "headline", .drop_empty = true}),
              ContainsSubstring("has no column \"headline\""));
   CHECK_THAT(refused("{\"text\":\"\",\"summary\":\"\"}", ReadOptions{.drop_empty = true}),
              ContainsSubstring("holds no examples, all 1 row being left out"));
@@ -248,8 +253,9 @@ TEST_CASE("all bad rows are told together, and empty ones dropped on request", "
           "{\"text\":\"a\",\"summary\":null}\n{\"text\":\"b\"}\n{\"text\":\"c\",\"summary\":\"\"}",
           lenient)
           .size() == 3);
-  CHECK(
-      pairs("a.json", good + "\n{\"text\":\"a\",\"summary\":null}", lenient).at(1).summary.empty());
+  CHECK(pairs("a.json", good_pair + "\n{\"text\":\"a\",\"summary\":null}", lenient)
+            .at(1)
+            .summary.empty());
   CHECK_THAT(refused("{\"text\":\"a\"}", lenient), ContainsSubstring("no column \"summary\""));
   CHECK_THAT(refused("{\"text\":\"\",\"summary\":\"a\"}", lenient), ContainsSubstring("is empty"));
 }
@@ -272,7 +278,7 @@ TEST_CASE("unpaired surrogates become U+FFFD and are counted", "[pairs]") {
   const auto cut =
       read("a.json", R"({"text":"cut \ud83d","summary":"\ud83d\ude00\udE00 \\ud83d \uD83Dx"})"
                      "\n" +
-                         good);
+                         good_pair);
   CHECK(cut.rows.at(0).text == "cut \ufffd");
   CHECK(cut.rows.at(0).summary == "😀\ufffd \\ud83d \ufffdx");
   REQUIRE(cut.notices.size() == 2);
@@ -293,8 +299,10 @@ TEST_CASE("files that hold no text are refused by what they are", "[pairs]") {
         {"text,summary\ncaf\xe9,x\n"s, "a.csv:2: byte 16: is not UTF-8"},
         {"version https://git-lfs.github.com/spec/v1\n"s, "Git LFS"}})
     CHECK_THAT(refused("a.csv", bytes), ContainsSubstring(what));
-  CHECK_THAT(refused("a.jsonl", gzip_bytes(good), {}), ContainsSubstring("compressed by gzip"));
-  CHECK_THAT(refused("a.txt", "two lines\nof text\n"), ContainsSubstring("is text, one a line"));
+  CHECK_THAT(refused("a.jsonl", gzip_bytes(good_pair), {}),
+             ContainsSubstring("compressed by gzip"));
+  CHECK_THAT(refused("a.txt", "second_pair lines\nof text\n"),
+             ContainsSubstring("is text, one a line"));
 }
 
 TEST_CASE("text is a line a text", "[pairs]") {
@@ -322,7 +330,7 @@ TEST_CASE("text is a line a text", "[pairs]") {
 TEST_CASE("one of several columns has to be named where only one can be meant", "[pairs]") {
   const ColumnOptions sole{.known = {"summary", "text"}, .sole = true};
   CHECK(texts("a.json", "{\"text\":\"x\"}", sole).at(0).text == "x");
-  CHECK_THAT(pairs_refusal([&] { texts("a.json", good, sole); }),
+  CHECK_THAT(pairs_refusal([&] { texts("a.json", good_pair, sole); }),
              ContainsSubstring("has the columns \"summary\", \"text\""));
 }
 

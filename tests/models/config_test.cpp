@@ -289,7 +289,7 @@ TEST_CASE("names that all models of transformers share go before a model's own")
   CHECK(read_bart(bart).encoder_layers == 1);
 }
 
-TEST_CASE("sizes that are absent are those of t5-small, as in transformers; null is none") {
+TEST_CASE("sizes that are absent are those of t5-small as in transformers, and null is none") {
   const T5Config c = read({{"model_type", "t5"}});
   CHECK((c.vocab_size == 32128 && c.d_model == 512 && c.d_kv == 64 && c.d_ff == 2048));
   CHECK((c.num_layers == 6 && c.num_decoder_layers == 6 && c.num_heads == 8));
@@ -525,7 +525,7 @@ TEST_CASE("every field of a BART's config.json is read") {
   CHECK(cross_of(c).clamp == 2);
 }
 
-TEST_CASE("sizes of a BART that are absent are those of bart-large; null is none") {
+TEST_CASE("sizes of a BART that are absent are those of bart-large, and null is none") {
   const BartConfig c = read_bart({{"model_type", "bart"}});
   CHECK((c.vocab_size == 50265 && c.d_model == 1024));
   CHECK((c.encoder_layers == 12 && c.decoder_layers == 12));

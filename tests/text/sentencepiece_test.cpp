@@ -166,7 +166,7 @@ TEST_CASE("a model with pieces for bytes spells unknown characters by them") {
        {"minloglevel", "2"}},
       nullptr, &model);
   REQUIRE(status.ok());
-  write(folder.path / "spiece.model", model);
+  write_file(folder.path / "spiece.model", model);
   const SentencePieceTokenizer tokenizer(folder.path / "spiece.model");
   const auto byte = [&](const char* piece) { return tokenizer.id(piece).value(); };
   const Ids ids = tokenizer.encode("\u6f22", {.add_eos = false});

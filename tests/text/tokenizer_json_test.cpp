@@ -29,7 +29,7 @@ using Ids = std::vector<std::int32_t>;
 using Catch::Matchers::ContainsSubstring;
 using Catch::Matchers::MessageMatches;
 
-const fs::path data = fs::path(SRF_TESTS_DIR) / "text/data";
+const fs::path json_data = fs::path(SRF_TESTS_DIR) / "text/data";
 const fs::path bart = fs::path(SRF_TESTS_DIR) / "reference/values/models/bart_full";
 
 std::string bytes_of(const fs::path& path) {
@@ -37,7 +37,7 @@ std::string bytes_of(const fs::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-void write(const fs::path& path, const json& content) {
+void write_json_to(const fs::path& path, const json& content) {
   std::ofstream(path, std::ios::binary) << content.dump();
 }
 
@@ -59,7 +59,7 @@ std::string message(Call call) {
 
 /// A tokenizer.json of `data`.
 json base(const std::string& name) {
-  return json::parse(bytes_of(data / "tokenizer_json" / (name + ".json")));
+  return json::parse(bytes_of(json_data / "tokenizer_json" / (name + ".json")));
 }
 
 /// Pieces <0x00> to <0xFF> at the end of a vocabulary.
@@ -78,9 +78,10 @@ void add_bytes(json& model) {
 /// Writes the folder that a line of folders.jsonl describes.
 void write_folder(const fs::path& folder, const json& drawn) {
   const auto name = drawn.at("base").get<std::string>();
-  for (const auto& [file, content] : drawn.at("files").items()) write(folder / file, content);
+  for (const auto& [file, content] : drawn.at("files").items())
+    write_json_to(folder / file, content);
   if (name == "t5") {
-    fs::copy(data / "t5/plain/spiece.model", folder);
+    fs::copy(json_data / "t5/plain/spiece.model", folder);
   } else if (name == "bart") {
     for (const char* file : {"vocab.json", "merges.txt"}) fs::copy(bart / file, folder);
   } else {
@@ -90,7 +91,7 @@ void write_folder(const fs::path& folder, const json& drawn) {
     if (drawn.at("model").contains("byte_fallback")) add_bytes(whole["model"]);
     std::string text = whole.dump();
     const std::string_view mark = "charsmap.txt";
-    const std::string charsmap = bytes_of(data / "tokenizer_json/charsmap.txt");
+    const std::string charsmap = bytes_of(json_data / "tokenizer_json/charsmap.txt");
     for (std::size_t at = 0; (at = text.find(mark, at)) != text.npos; at += charsmap.size())
       text.replace(at, mark.size(), charsmap);
     std::ofstream(folder / "tokenizer.json", std::ios::binary) << text;
@@ -101,7 +102,7 @@ void write_folder(const fs::path& folder, const json& drawn) {
 
 TEST_CASE(
     "folders give the ids and texts of transformers, whatever steps and added tokens they have") {
-  std::ifstream file(data / "tokenizer_json/folders.jsonl");
+  std::ifstream file(json_data / "tokenizer_json/folders.jsonl");
   std::map<std::string, int> folders;
   int texts = 0;
   for (std::string line; std::getline(file, line);) {
@@ -144,12 +145,13 @@ TEST_CASE("steps that are not known are refused by name, never passed over") {
       place.update(value);
     else
       place[key] = value;
-    write(folder.path / "tokenizer.json", whole);
+    write_json_to(folder.path / "tokenizer.json", whole);
     const std::string said = message([&] { Tokenizer{folder.path}; });
     CHECK_THAT(said, ContainsSubstring("tokenizer.json"));
     CHECK_THAT(said, ContainsSubstring(why));
   };
-  write(folder.path / "tokenizer_config.json", {{"tokenizer_class", "PreTrainedTokenizerFast"}});
+  write_json_to(folder.path / "tokenizer_config.json",
+                {{"tokenizer_class", "PreTrainedTokenizerFast"}});
   fails("unigram", "normalizer", {{"type", "ByteLevel"}}, "normalizer ByteLevel");
   fails("unigram", "normalizer",
         {{"type", "Sequence"}, {"normalizers", {{{"type", "NFC"}}, {{"type", "Odd"}}}}},
@@ -179,10 +181,10 @@ TEST_CASE("steps that are not known are refused by name, never passed over") {
 TEST_CASE("a class that would not make the steps of its tokenizer.json refuses them") {
   TemporaryFolder folder;
   const auto open = [&](const char* kind, const char* file, const json& replace) {
-    write(folder.path / "tokenizer_config.json", {{"tokenizer_class", kind}});
+    write_json_to(folder.path / "tokenizer_config.json", {{"tokenizer_class", kind}});
     json whole = base(file);
     for (const auto& [key, value] : replace.items()) whole[key] = value;
-    write(folder.path / "tokenizer.json", whole);
+    write_json_to(folder.path / "tokenizer.json", whole);
     return Tokenizer(folder.path);
   };
   const auto fails = [&](const char* kind, const char* file, const json& replace,
@@ -209,11 +211,11 @@ TEST_CASE("a class that would not make the steps of its tokenizer.json refuses t
 
 TEST_CASE("the class may be named in config.json, and null is no name") {
   TemporaryFolder folder;
-  write(folder.path / "tokenizer.json", base("bytes"));
-  write(folder.path / "tokenizer_config.json",
-        {{"tokenizer_class", nullptr}, {"added_tokens_decoder", nullptr}});
+  write_json_to(folder.path / "tokenizer.json", base("bytes"));
+  write_json_to(folder.path / "tokenizer_config.json",
+                {{"tokenizer_class", nullptr}, {"added_tokens_decoder", nullptr}});
   CHECK_FALSE(is_json(Tokenizer(folder.path)));
-  write(folder.path / "config.json", {{"tokenizer_class", "PreTrainedTokenizerFast"}});
+  write_json_to(folder.path / "config.json", {{"tokenizer_class", "PreTrainedTokenizerFast"}});
   CHECK(is_json(Tokenizer(folder.path)));
 }
 
@@ -221,16 +223,16 @@ TEST_CASE("tokenizer.json goes before an older spiece.model, vocab.json and merg
   TemporaryFolder folder;
   json whole = base("unigram");
   whole["normalizer"] = nullptr;
-  write(folder.path / "tokenizer.json", whole);
-  write(folder.path / "tokenizer_config.json",
-        {{"tokenizer_class", "T5Tokenizer"}, {"extra_ids", 0}});
+  write_json_to(folder.path / "tokenizer.json", whole);
+  write_json_to(folder.path / "tokenizer_config.json",
+                {{"tokenizer_class", "T5Tokenizer"}, {"extra_ids", 0}});
   const Tokenizer alone(folder.path);
-  fs::copy(data / "t5/plain/spiece.model", folder.path);
+  fs::copy(json_data / "t5/plain/spiece.model", folder.path);
   const Tokenizer both(folder.path);
   CHECK(both.size() == alone.size());
   CHECK(both.encode("The harbour opened") == alone.encode("The harbour opened"));
   CHECK(both.encode("The harbour opened") !=
-        Tokenizer(data / "t5/plain").encode("The harbour opened"));
+        Tokenizer(json_data / "t5/plain").encode("The harbour opened"));
 }
 
 TEST_CASE("words of a tokenizer that is not known are named, with a folder of files it needs") {
@@ -242,8 +244,8 @@ TEST_CASE("words of a tokenizer that is not known are named, with a folder of fi
 
 TEST_CASE("white space tokens of added_tokens.json are found before white space is normalised") {
   TemporaryFolder folder;
-  fs::copy(data / "t5/plain/spiece.model", folder.path);
-  write(folder.path / "added_tokens.json", {{"\n", 400}, {"  ", 401}});
+  fs::copy(json_data / "t5/plain/spiece.model", folder.path);
+  write_json_to(folder.path / "added_tokens.json", {{"\n", 400}, {"  ", 401}});
   const Tokenizer tokenizer(folder.path);
   const Ids word = tokenizer.encode("the", {.add_special_tokens = false});
   Ids expected = word;
@@ -269,10 +271,11 @@ TEST_CASE("time grows with the length of a text, not with its square") {
       {"normalizers",
        {{{"type", "NFKC"}},
         {{"type", "Replace"}, {"pattern", {{"Regex", " {2,}"}}}, {"content", " "}}}}};
-  write(folder.path / "tokenizer.json", whole);
-  write(folder.path / "tokenizer_config.json", {{"tokenizer_class", "PreTrainedTokenizerFast"}});
+  write_json_to(folder.path / "tokenizer.json", whole);
+  write_json_to(folder.path / "tokenizer_config.json",
+                {{"tokenizer_class", "PreTrainedTokenizerFast"}});
   const auto begin = std::chrono::steady_clock::now();
-  for (const fs::path& path : {data / "t5/plain", folder.path, bart}) {
+  for (const fs::path& path : {json_data / "t5/plain", folder.path, bart}) {
     const Tokenizer tokenizer(path);
     for (const std::string_view part : {"harbour", "The ferry  lost three boats. ", "<",
                                         "<extra_id_0>", "e\u0301", "\u0301", " "}) {

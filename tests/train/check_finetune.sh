@@ -225,7 +225,7 @@ refused 1 "absent.jsonl: cannot open" "${base[@]}" --train_file absent.jsonl --o
 refused 1 "nowhere: is not a folder" "${base[@]}" --model_name_or_path nowhere --output_dir x
 check "a run that cannot begin makes no folder" test ! -e x
 mkdir lone && cp "$model"/config.json "$model"/model.safetensors lone
-refused 1 "lone: has no tokenizer (spiece.model" "${base[@]}" --model_name_or_path lone --output_dir x
+refused 1 "lone: has no tokenizer (tokenizer.json, spiece.model" "${base[@]}" --model_name_or_path lone --output_dir x
 refused 1 "is not empty" "${base[@]}" --output_dir whole
 check "it is left alone" test -d whole/checkpoint-50
 run 0 "${base[@]}" --output_dir whole --overwrite_output_dir --max_steps 2 --save_steps 1

@@ -63,10 +63,10 @@ TEST_CASE(
   config.pad_token_id = 3;
   TinyDouble model(be, config);
   const auto examples = odd_examples(5);
-  const auto trained = [&](const TrainingOptions& options) {
+  const auto trainer_of = [&](const TrainingOptions& options) {
     return Trainer<TinyDouble>(model, examples, options);
   };
-  Trainer<TinyDouble> own = trained({.batch_size = 5});
+  Trainer<TinyDouble> own = trainer_of({.batch_size = 5});
   CHECK(*own.options().dropout == DropoutRates{0.1, 0.1, 0.1});
   const auto count = [](const Batch& batch, std::int32_t id) {
     return std::ranges::count(batch.source_ids, id);
@@ -77,7 +77,8 @@ TEST_CASE(
   for (const Example& example : examples) threes += std::ranges::count(example.source, 3);
   REQUIRE(padding > 0);
   CHECK(count(batch, 3) == threes + padding);
-  Trainer<TinyDouble> told = trained({.batch_size = 5, .dropout = DropoutRates{0.3}, .pad_id = 0});
+  Trainer<TinyDouble> told =
+      trainer_of({.batch_size = 5, .dropout = DropoutRates{0.3}, .pad_id = 0});
   CHECK(*told.options().dropout == DropoutRates{0.3});
   CHECK(count(told.batches(0).at(0), 0) == padding);
 }

@@ -72,13 +72,21 @@ struct ConfigBase {
   nlohmann::json source = nlohmann::json::object();  ///< config.json as read, kept for saving
 };
 
+namespace detail {
+/// For concepts alone.
+struct AnyField {
+  template <class M>
+  void operator()(const ConfigField&, M&&) const {}
+};
+}  // namespace detail
+
 /// A configuration that an architecture declares as above.
 template <class C>
 concept ModelConfiguration = std::derived_from<C, ConfigBase> &&
     requires(C& c, const C& same, const std::string& path) {
   { C::model_type } -> std::convertible_to<std::string_view>;
   { C::class_name } -> std::convertible_to<std::string_view>;
-  C::visit(c, [](const ConfigField&, auto&&) {});
+  C::visit(c, detail::AnyField{});
   c.complete(path);
   { same.common() } -> std::same_as<CommonConfig>;
 };
