@@ -87,9 +87,8 @@ class ModelOf final : public AnyModel {
     if constexpr (std::is_floating_point_v<T>) {
       return std::make_unique<TrainingOf<Model>>(model_, examples, options);
     } else {
-      throw usage_error(
-          "parameters stored in 16 bits lose the small steps of the optimizer; train with "
-          "--dtype float32");
+      throw usage_error("parameters stored in " + srformer::detail::torch_dtype(*dtype_of<T>) +
+                        " lose the small steps of the optimizer; train with --dtype float32");
     }
   }
 
