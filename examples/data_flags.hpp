@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include <srformer/io/hf_checkpoint.hpp>
 #include <srformer/io/pairs.hpp>
 #if defined(SRF_HAS_ZLIB)
 #include <srformer/io/gzip.hpp>
@@ -66,6 +67,14 @@ struct DataFlags {
 /// Notices on standard error, a line each.
 inline void tell(const std::vector<std::string>& notices) {
   for (const std::string& notice : notices) std::fprintf(stderr, "%s\n", notice.c_str());
+}
+
+/// Which stored tensors a model has no use for; empty where it uses them all.
+inline std::string left_over_notice(const HfCheckpoint& checkpoint,
+                                    const std::vector<std::string>& names) {
+  if (names.empty()) return "";
+  return "notice: " + std::to_string(names.size()) + " tensors of " + checkpoint.folder().string() +
+         " are not used: " + listed(names);
 }
 
 /// What a T5's config.json says should stand before every text, where no prefix was given and the texts, of which

@@ -241,10 +241,9 @@ void load(AnyModel& model, const HfCheckpoint& checkpoint, const FinetuneOptions
     throw usage_error("--recurrence_init_scale does not apply: " + checkpoint.folder().string() +
                       " holds the recurrence already");
   model.initialize_recurrence({options.seed, 2}, options.cross_attention.recurrence_init_scale);
-  const std::vector<std::string> left_over = model.load(checkpoint, true);
-  if (!left_over.empty())
-    console.line("notice: " + std::to_string(left_over.size()) + " tensors of " +
-                 checkpoint.folder().string() + " are not used: " + listed(left_over));
+  if (const std::string notice = left_over_notice(checkpoint, model.load(checkpoint, true));
+      !notice.empty())
+    console.line(notice);
   const std::string variant = model.config().cross_attention.variant;
   if (!fresh.empty())
     console.line("notice: " + std::to_string(fresh.size()) + " parameters of " + variant +
@@ -268,16 +267,6 @@ nlohmann::json generation_of(const HfCheckpoint& checkpoint, const FinetuneOptio
   json["eos_token_id"] = config.eos_token_id;
   json["pad_token_id"] = config.pad_token_id;
   return json;
-}
-
-void copy_tokenizer(const fs::path& from, const fs::path& to) {
-  for (const char* name : tokenizer_file_names) {
-    if (!fs::exists(from / name)) continue;
-    const MappedFile file(from / name);
-    ReplacementFile copy(to / name);
-    copy.write(file.bytes());
-    copy.commit();
-  }
 }
 
 // ---- evaluation -------------------------------------------------------------------------------
@@ -596,7 +585,7 @@ class Finetuning {
 
   /// Model and tokenizer, as transformers and the other programs read them.
   void save_whole(const fs::path& folder) {
-    copy_tokenizer(tokenizer_folder_, folder);
+    copy_tokenizer_files(tokenizer_folder_, folder);
     model_->save(folder, generation_options_);
   }
 

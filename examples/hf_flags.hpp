@@ -12,7 +12,7 @@
 
 namespace srformer::program {
 
-/// One flag of transformers. Its `neutral` values, with | between them, ask for what is done here anyway ("*": all do,
+/// One flag of transformers. Its `neutral` values, with | between them, say what is done here anyway ("*": all do,
 /// "": none does); any other value is answered with `instead`.
 struct HfFlag {
   std::string_view name, neutral, instead;

@@ -50,7 +50,7 @@ class Overrides {
       C config;
       C::visit(config, [&](const srformer::ConfigField& info, auto&& member) {
         using M = std::remove_cvref_t<decltype(member)>;
-        if (info.range == srformer::FieldRange::token) return;  // the tokenizer's
+        if (std::is_same_v<M, std::int32_t>) return;  // a token id is the tokenizer's to say
         Field& field = of(info.name);
         field.model_types.emplace_back(C::model_type);
         if constexpr (std::is_same_v<M, index_t> || std::is_same_v<M, double> ||
@@ -131,8 +131,7 @@ void copy_tokenizer(const fs::path& from, const fs::path& to, int extra_ids) {
     srformer::write_t5_tokenizer_config(to, extra_ids);
     return;
   }
-  for (const char* name : srformer::tokenizer_file_names)
-    if (fs::exists(from / name)) fs::copy_file(from / name, to / name);
+  srformer::copy_tokenizer_files(from, to);
 }
 
 /// A folder beside the wanted one, whose files move there together at the end.

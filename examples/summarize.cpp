@@ -305,9 +305,9 @@ int main(int argc, char** argv) {
 
     const auto device = srformer::program::open_device(options.device);
     const auto model = device->model(srformer::program::ProgramArchitectures::read(checkpoint));
-    if (const auto left_over = model->load(checkpoint, false); !left_over.empty())
-      std::fprintf(stderr, "notice: %zu tensors of %s are not used: %s\n", left_over.size(),
-                   options.model.c_str(), srformer::listed(left_over).c_str());
+    const std::string left_over =
+        srformer::program::left_over_notice(checkpoint, model->load(checkpoint, false));
+    if (!left_over.empty()) srformer::program::tell({left_over});
     const srformer::Tokenizer* words = tokenizer ? &*tokenizer : nullptr;
     encode_sources(sources, options, words, model->config());
     srformer::program::tell(notices);

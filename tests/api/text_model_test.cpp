@@ -119,6 +119,7 @@ TEST_CASE("a folder is trained, saved and opened again in any scalar") {
   TextModel again(saved.path);
   CHECK(again.score(text, "A batch.") == after);
   CHECK(again.generate(text) == model.generate(text));
+  CHECK_NOTHROW(again.save(saved.path / "."));  // over itself
 
   TextModel wide(saved.path, {.dtype = DType::f64}), narrow(saved.path, {.dtype = DType::bf16});
   CHECK(wide.score(text, "A batch.") == Approx(after).epsilon(1e-4));

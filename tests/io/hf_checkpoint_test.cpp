@@ -199,7 +199,7 @@ TEST_CASE("what the shards hold counts, whatever the index says of it", "[hf_che
   CHECK_THAT(load(index), ContainsSubstring("two.safetensors, nor are 1 more in theirs"));
 }
 
-TEST_CASE("of a tensor in two shards the last counts, and one that no slot takes is told of",
+TEST_CASE("of a tensor in two shards the last counts, and one that no slot takes is reported",
           "[hf_checkpoint]") {
   const TemporaryFolder folder;
   write_shards(folder, two_shards);
@@ -319,7 +319,7 @@ TEST_CASE("a quantized tensor is refused by its type", "[hf_checkpoint]") {
   CHECK(same == ids);
 }
 
-TEST_CASE("names that a wrapper changed are told of in one line", "[hf_checkpoint]") {
+TEST_CASE("names that a wrapper changed are reported in one line", "[hf_checkpoint]") {
   std::vector<float> x(1);
   std::vector<TensorSlot> slots;
   for (int i = 0; i < 40; ++i)

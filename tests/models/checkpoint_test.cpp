@@ -306,7 +306,7 @@ TEST_CASE("missing and misshapen weights are named at once, and nothing is loade
   CHECK(values_of(model) == std::vector<double>(values_of(model).size(), 0.0));
 }
 
-TEST_CASE("weights that a model has no use for are passed over and told of") {
+TEST_CASE("weights that a model has no use for are passed over and reported") {
   Original original(tiny_config());
   Weights weights = original.weights;
   const std::string other = "decoder.block.2.layer.0.layer_norm.weight", step = "global_step";

@@ -161,7 +161,7 @@ TEST_CASE("activations and their derivatives are those of transformers") {
     activation_backward<EigenBackend, double>(be, kind, x,
                                               View<const double, 2>(ones.data(), {1, 7}),
                                               View<double, 2>(d_x.data(), {1, 7}));
-    // gelu_fast is gelu_new but for the constant's tenth digit
+    // gelu_fast is gelu_new except for the constant's tenth digit
     CHECK(relative_error(y, value) < 1e-15);
     CHECK(relative_error(d_x, slope) < 1e-14);
   }

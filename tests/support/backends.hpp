@@ -31,7 +31,7 @@ using HostBackends = std::tuple<srformer::EigenBackend, srformer::ThreadTeamBack
 #endif
                                 >;
 
-/// As another backend, but for products in batches: attention goes through products over all heads, as on a device.
+/// As another backend, except for products in batches: attention goes through products over all heads, as on a device.
 template <class Base>
 class Batched : public Base {
  public:

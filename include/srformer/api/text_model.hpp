@@ -197,10 +197,7 @@ class TextModel {
     visit([&]<class T>(Model<T>& model) {
       save_model(model, folder, *dtype_of<T>, generation_json_);
     });
-    for (const char* name : tokenizer_file_names)
-      if (std::filesystem::exists(folder_ / name) && folder != folder_)
-        std::filesystem::copy_file(folder_ / name, folder / name,
-                                   std::filesystem::copy_options::overwrite_existing);
+    copy_tokenizer_files(folder_, folder);
   }
 
  private:

@@ -143,7 +143,7 @@ SRF_HD C largest_of(const Team& team, index_t n, const C* x) {
 /// The sum of the exponentials of f(i) for i in [0,n), the largest of which is top.
 template <class Team, class C, class F>
 SRF_HD ExponentialSum<C> exponential_sum(const Team& team, index_t n, const C& top, F f) {
-  if (!math::finite(top)) return {top, primal(top) < 0 ? C(0) : top - top};  // NaN but for -inf
+  if (!math::finite(top)) return {top, primal(top) < 0 ? C(0) : top - top};  // NaN except for -inf
   return {top, team.template sum<C>(n, [=](index_t i) { return math::exp(f(i) - top); })};
 }
 

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include <srformer/core/error.hpp>
+#include <srformer/io/file.hpp>
 #include <srformer/text/byte_bpe.hpp>
 #include <srformer/text/folder_tokens.hpp>
 #include <srformer/text/sentencepiece.hpp>
@@ -28,6 +29,18 @@ inline constexpr const char* tokenizer_file_names[] = {
     "spiece.model",      "tokenizer.json",          "tokenizer_config.json",
     "added_tokens.json", "special_tokens_map.json", "vocab.json",
     "merges.txt"};
+
+/// Copies the tokenizer of one folder into another, each file replaced whole or not at all; the folders may be the same.
+inline void copy_tokenizer_files(const std::filesystem::path& from,
+                                 const std::filesystem::path& to) {
+  for (const char* name : tokenizer_file_names) {
+    if (!std::filesystem::exists(from / name)) continue;
+    const MappedFile file(from / name);
+    ReplacementFile copy(to / name);
+    copy.write(file.bytes());
+    copy.commit();
+  }
+}
 
 struct TokenizerOptions {
   index_t max_length = 0;          ///< tokens, with the special ones; 0 is no limit
