@@ -126,7 +126,7 @@ std::vector<std::vector<double>> attend(B& be) {
   const auto weight = random({1, 1, D, D});
   const auto raf = from_host<double, 1>(be, {2}, {0.1, 0.3});  // leak, threshold
   const RecurrentParameters<const double> parameters{weight.data(), raf.data(), raf.data() + 1};
-  const SegmentedRecurrentOptions options{.segments = {.segment_size = 8}};
+  const SegmentedRecurrentOptions options{.segment_size = 8};
 
   auto out = zeros<double, 4>(be, {batch, H, M, D}), d_q = zeros<double, 4>(be, {batch, H, M, D});
   auto d_k = zeros<double, 4>(be, {batch, H, N, D}), d_v = zeros<double, 4>(be, {batch, H, N, D});

@@ -85,8 +85,7 @@ std::vector<T> attention() {
   const T leak(0.25), threshold(0.5);
   auto out = zeros<T, 4>(be, {1, 1, M, D});
   segmented_recurrent_forward(be, AttentionInputs<EigenBackend, T>{q, k, v},
-                              {weight.data(), &leak, &threshold}, {.segments = {.segment_size = 8}},
-                              out.view());
+                              {weight.data(), &leak, &threshold}, {.segment_size = 8}, out.view());
   return to_host(be, out);
 }
 

@@ -19,7 +19,7 @@ int main(int argc, char** argv) {
   auto weight = random({1, 1, D, D}, 4, 0.1);
   double leak = 0.1, threshold = 0.1;
   const RecurrentParameters<double> parameters{weight.data(), &leak, &threshold};
-  const SegmentedRecurrentOptions options{.segments = {.segment_size = L}};
+  const SegmentedRecurrentOptions options{.segment_size = L};
   const AttentionInputs<EigenBackend, double> in{q, k, v};
 
   auto out = zeros<double, 4>(be, {B, H, M, D});

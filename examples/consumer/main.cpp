@@ -20,8 +20,7 @@ int main() {
   EigenBackend backend;  // threads and workspace; views say where the numbers lie
   const AttentionInputs<EigenBackend, float> in{
       {q.data(), {B, H, M, D}}, {k.data(), {B, H, N, D}}, {v.data(), {B, H, N, D}}};
-  segmented_recurrent_forward(backend, in, {weight.data(), &leak, &threshold},
-                              {.segments = {.segment_size = 16}},
+  segmented_recurrent_forward(backend, in, {weight.data(), &leak, &threshold}, {.segment_size = 16},
                               View<float, 4>(out.data(), {B, H, M, D}));
   std::printf("%.3f %.3f ... %.3f\n", double{out[0]}, double{out[1]}, double{out.back()});
 }

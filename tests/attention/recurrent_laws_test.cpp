@@ -56,7 +56,7 @@ TEST_CASE(
   segmented_attention_forward(be, in, segments, a.view());
   auto z = zeros<double, 5>(be, {B, H, S, D, D});
   const KvProductInputs<EigenBackend, double> products{k, v};
-  kv_product_forward(be, products, segments, c.options.recurrent().product, z.view());
+  kv_product_forward(be, products, segments, c.options.recurrent().products(), z.view());
   const View<double, 2> z_rows = z.view().reshape<2>({lanes * S * D, D});
   auto x_rows = zeros<double, 2>(be, {lanes * S * D, D});
   linear_forward(be, z_rows, w, std::nullopt, x_rows.view());
@@ -124,7 +124,7 @@ TEST_CASE(
   linear_backward(be, z_rows, w, d_x_rows.view(), d_z_rows.view(),
                   View<double, 2>(d.weight.data(), {D, D}));
   const View<double, 4> d_v(d.v.data(), shape_k);
-  kv_product_backward(be, products, segments, c.options.recurrent().product,
+  kv_product_backward(be, products, segments, c.options.recurrent().products(),
                       {d_z_rows.view().reshape<5>({B, H, S, D, D}), d_k, d_v});
   segmented_attention_backward(be, in, segments, {d_o, d_q, d_k, d_v});
   check_same(library_gradients<double>(c, x, d_out), d, 1e-12);
@@ -343,13 +343,23 @@ TEST_CASE("errors of segmented recurrent attention") {
   };
   CHECK_NOTHROW(forward(parameters, {}));
   CHECK_THROWS_WITH(
-      forward(parameters, {.segments = {.segment_size = 0}}),
+      forward(parameters, {.segment_size = 0}),
       ContainsSubstring("segmented_recurrent_forward: segment size must be at least 1"));
-  CHECK_THROWS_WITH(forward(parameters, {.product = {.clamp = -1}}),
+  CHECK_THROWS_WITH(forward(parameters, {.clamp = -1}),
                     ContainsSubstring("clamp must be positive, or 0 for none"));
   CHECK_THROWS_WITH(forward({w.data(), &leak, nullptr}, {}),
                     ContainsSubstring("the recurrence needs weight, leak and threshold"));
   CHECK_NOTHROW(forward({}, {.recurrence = false}));
+  const RecurrentParameters<const double> with_sigma{w.data(), &leak, &threshold, &leak};
+  const RecurrentParameters<const double> with_gate{w.data(), &leak, &threshold, nullptr, &leak};
+  CHECK_THROWS_WITH(forward(parameters, {.sigma = true}),
+                    ContainsSubstring("the options have sigma, the parameters have none"));
+  CHECK_THROWS_WITH(forward(with_sigma, {}),
+                    ContainsSubstring("the parameters have sigma, the options have none"));
+  CHECK_THROWS_WITH(forward(parameters, {.gate = true}),
+                    ContainsSubstring("the options have gate, the parameters have none"));
+  CHECK_THROWS_WITH(forward(with_gate, {}),
+                    ContainsSubstring("the parameters have gate, the options have none"));
   CHECK_THROWS_WITH(
       backward(parameters, {}),
       ContainsSubstring(

@@ -30,12 +30,13 @@ struct Draw {
   bool dense, relative, dropout, absent;  ///< absent: what lies past a source's end is NaN
   index_t offset;                         ///< the decoder step of the first query
 
-  explicit Draw(std::uint64_t n) : number(n) {
+  explicit Draw(std::uint64_t n) : Draw(n, all_variants[n % 6]) {}
+  Draw(std::uint64_t n, Variant variant) : number(n) {
     const index_t sizes[] = {1, 2, 3, 5, 8, 17};
     B = 1 + below(3), H = 1 + below(3), M = 1 + below(coin() ? 3 : 45),
     N = 1 + below(below(6) == 0 ? 2 : 45);
     D = sizes[below(6)];
-    options.variant = all_variants[n % 6];
+    options.variant = variant;
     options.segment_size = 1 + below(coin() ? 2 : 20);
     options.horizon = coin() ? 0 : 1 + below(2 * M);
     options.generation_horizon = 1 + below(12);
@@ -43,6 +44,8 @@ struct Draw {
     options.advance = below(4) == 0 ? Advance::token : Advance::segment;
     options.clamp = below(4) == 0 ? 0.7 : 0;
     options.local = below(6) > 0, options.recurrence = below(6) > 0;
+    options.normalize = below(6) > 0, options.binary_firing = below(6) == 0;
+    options.product = below(6) == 0 ? Product::segment : Product::complement;
     options.sigma = coin(), options.gate = coin();
     for (index_t b = coin() ? B : 0; b > 0; --b) lengths.push_back(below(N + 1));
     for (index_t g = coin() ? 1 + below(4) : 0; g > 0; --g)
@@ -65,6 +68,7 @@ struct Draw {
         random_below(random.substream(number), ++uses, static_cast<std::uint64_t>(bound)));
   }
   bool coin() { return below(2) == 0; }
+  index_t segments() const { return (N + options.segment_size - 1) / options.segment_size; }
 
   std::string text() const {
     const CrossAttentionOptions& o = options;
@@ -75,8 +79,13 @@ struct Draw {
     add("B", B), add("H", H), add("M", M), add("N", N), add("D", D);
     add("segment_size", o.segment_size), add("horizon", o.horizon);
     add("generation_horizon", o.generation_horizon), add("rows", rows), add("steps", steps);
+    add("clamp", o.clamp), add("normalize", o.normalize), add("recurrence", o.recurrence);
+    add("local", o.local), add("sigma", o.sigma), add("gate", o.gate);
     add("dense", dense), add("relative", relative), add("dropout", dropout), add("offset", offset);
     all += o.padding == Padding::masked ? ", masked" : ", upstream";
+    all += o.product == Product::segment ? ", product of the segment" : "";
+    all += o.advance == Advance::token ? ", a step per token" : "";
+    all += o.binary_firing ? ", binary firing" : "";
     return all + ", lengths " + shape_text(lengths) + ", groups " + std::to_string(sources.size());
   }
 };

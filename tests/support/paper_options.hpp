@@ -40,7 +40,19 @@ struct CrossAttentionOptions {
     return {.segment_size = segment_size, .horizon = horizon, .padding = padding};
   }
   SegmentedRecurrentOptions recurrent() const {
-    return {segments(), {product, clamp}, normalize, recurrence, local, advance, binary_firing};
+    return {.segment_size = segment_size,
+            .horizon = horizon,
+            .generation_horizon = generation_horizon,
+            .clamp = clamp,
+            .normalize = normalize,
+            .recurrence = recurrence,
+            .local = local,
+            .product = product,
+            .advance = advance,
+            .padding = padding,
+            .sigma = sigma,
+            .gate = gate,
+            .binary_firing = binary_firing};
   }
   bool has_recurrent_parameters() const { return variant == Variant::segmented_recurrent; }
   bool has_memory() const { return variant == Variant::transformer_xl; }
@@ -65,19 +77,7 @@ struct CrossAttentionOptions {
       case Variant::segmented_recurrent:
         break;
     }
-    return O::of<SegmentedRecurrent>({.segment_size = segment_size,
-                                      .horizon = horizon,
-                                      .generation_horizon = generation_horizon,
-                                      .clamp = clamp,
-                                      .normalize = normalize,
-                                      .recurrence = recurrence,
-                                      .local = local,
-                                      .product = product,
-                                      .advance = advance,
-                                      .padding = padding,
-                                      .sigma = sigma,
-                                      .gate = gate,
-                                      .binary_firing = binary_firing});
+    return O::of<SegmentedRecurrent>(recurrent());
   }
 };
 

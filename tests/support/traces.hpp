@@ -325,34 +325,31 @@ struct RecurrentCase {
   const char* name;
   index_t M, N, D;
   SegmentedRecurrentOptions options;
-  bool sigma = false, gate = false;
 };
 
 inline std::vector<RecurrentCase> recurrent_cases() {
   const auto with = [](auto change) {
-    SegmentedRecurrentOptions options{.segments = {4, 0, Padding::masked}};
+    SegmentedRecurrentOptions options{.segment_size = 4};
     change(options);
     return options;
   };
   return {
       {"folded", 11, 23, 8, with([](auto&) {})},
-      {"segments wider than a head", 11, 23, 3, with([](auto&) {}), true, true},
-      {"clamped", 11, 23, 8, with([](auto& o) { o.product.clamp = 0.8; }), true},
-      {"product of the segment", 9, 23, 8,
-       with([](auto& o) { o.product.product = Product::segment; })},
-      {"a step per token", 11, 23, 8, with([](auto& o) { o.advance = Advance::token; }), false,
-       true},
+      {"segments wider than a head", 11, 23, 3, with([](auto& o) { o.sigma = o.gate = true; })},
+      {"clamped", 11, 23, 8, with([](auto& o) { o.clamp = 0.8, o.sigma = true; })},
+      {"product of the segment", 9, 23, 8, with([](auto& o) { o.product = Product::segment; })},
+      {"a step per token", 11, 23, 8,
+       with([](auto& o) { o.advance = Advance::token, o.gate = true; })},
       {"no recurrence", 11, 23, 8, with([](auto& o) { o.recurrence = false; })},
       {"no recurrence, a step per token", 11, 23, 8, with([](auto& o) {
          o.recurrence = false;
          o.advance = Advance::token;
        })},
-      {"no softmax", 11, 23, 8, with([](auto& o) { o.local = false; }), false, true},
+      {"no softmax", 11, 23, 8, with([](auto& o) { o.local = false, o.gate = true; })},
       {"no norms", 11, 23, 8, with([](auto& o) { o.normalize = false; })},
-      {"padding as upstream", 11, 23, 8,
-       with([](auto& o) { o.segments.padding = Padding::upstream; })},
+      {"padding as upstream", 11, 23, 8, with([](auto& o) { o.padding = Padding::upstream; })},
       {"binary firing", 11, 23, 8, with([](auto& o) { o.binary_firing = true; })},
-      {"fewer queries than segments", 3, 23, 8, with([](auto& o) { o.segments.horizon = 5; })},
+      {"fewer queries than segments", 3, 23, 8, with([](auto& o) { o.horizon = 5; })},
   };
 }
 
@@ -368,14 +365,14 @@ std::vector<double> trace_segmented_recurrent(B& be, const RecurrentCase& c) {
   const auto sigma = run.template list<T>({T(0.6f)});
   const auto gate = run.template random<T>({in.heads}, 0.5, 1);
   const RecurrentParameters<const T> parameters{weight.data(), leak.data(), threshold.data(),
-                                                c.sigma ? sigma.data() : nullptr,
-                                                c.gate ? gate.data() : nullptr};
+                                                c.options.sigma ? sigma.data() : nullptr,
+                                                c.options.gate ? gate.data() : nullptr};
   auto d_weight = run.random({c.D, c.D});
   auto d_leak = run.template random<T>({1}), d_threshold = run.template random<T>({1});
   auto d_sigma = run.template random<T>({1}), d_gate = run.template random<T>({in.heads});
   const RecurrentParameters<T> d_parameters{d_weight.data(), d_leak.data(), d_threshold.data(),
-                                            c.sigma ? d_sigma.data() : nullptr,
-                                            c.gate ? d_gate.data() : nullptr};
+                                            c.options.sigma ? d_sigma.data() : nullptr,
+                                            c.options.gate ? d_gate.data() : nullptr};
   segmented_recurrent_forward(be, in.inputs(context), parameters, c.options, in.out());
   segmented_recurrent_backward(be, in.inputs(context), parameters, c.options, in.gradients(),
                                d_parameters);

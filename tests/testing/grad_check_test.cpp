@@ -261,7 +261,7 @@ TEST_CASE("a segmented recurrent gradient without that of the key norms is refus
   EigenBackend be(1);
   constexpr index_t M = 4, N = 7, D = 3;
   const std::vector<double> leak{0.4}, threshold{0.3};
-  const SegmentedRecurrentOptions options{.segments = {.segment_size = 2}};
+  const SegmentedRecurrentOptions options{.segment_size = 2};
   const auto check = [&](bool with_norms) {
     return grad_check(
         {1, 1, M, D},
@@ -279,7 +279,7 @@ TEST_CASE("a segmented recurrent gradient without that of the key norms is refus
           // dn_c = -sum_i dC_ic C_ic / n_c with C = O - A
           auto o = zeros<double, 4>(be, q.extents), a = zeros<double, 4>(be, q.extents);
           segmented_recurrent_forward(be, in, parameters, options, o.view());
-          segmented_attention_forward(be, in, options.segments, a.view());
+          segmented_attention_forward(be, in, options.segments(), a.view());
           for (index_t c = 0; c < D; ++c) {
             double square = 0, along = 0;
             for (index_t s = 0; s < N; ++s) square += k(0, 0, s, c) * k(0, 0, s, c);

@@ -5,6 +5,7 @@
 
 #include <srformer/attention/kv_product.hpp>
 #include <srformer/attention/raf.hpp>
+#include <srformer/attention/variant.hpp>
 
 namespace srformer {
 
@@ -13,14 +14,45 @@ enum class Advance { segment, token };
 
 constexpr std::array<std::string_view, 2> option_names(Advance) { return {"segment", "token"}; }
 
+/// The options of segmented recurrent attention and its ablations.
 struct SegmentedRecurrentOptions {
-  SegmentedOptions segments{};
-  KvProductOptions product{};
-  bool normalize = true;   ///< divide by the norms of the key features
-  bool recurrence = true;  ///< pass the products through W and RAF; false: R_j = Z_j
-  bool local = true;       ///< the softmax part; false: O = gate C
+  index_t segment_size = 64;         ///< L
+  index_t horizon = 0;               ///< decoder steps over the source; 0: as many as queries
+  index_t generation_horizon = 128;  ///< the same in decoding
+  double clamp = 0;                  ///< bound of the key-value products; 0: none
+  bool normalize = true;             ///< divide by the norms of the key features
+  bool recurrence = true;            ///< pass the products through W and RAF; false: R_j = Z_j
+  bool local = true;                 ///< the softmax part; false: O = gate C
+  Product product = Product::complement;
   Advance advance = Advance::segment;
+  Padding padding = Padding::masked;  ///< what the tail of the last segment and padded keys do
+  bool sigma = false;                 ///< a learned weighted sum of both parts
+  bool gate = false;                  ///< a learned factor per head on the recurrent part
   bool binary_firing = false;  ///< R_j = [u > 0] with a surrogate gradient, see attention/raf.hpp
+
+  static constexpr void visit(auto& o, auto&& f) {
+    f(option::segment_size, o.segment_size);
+    f(option::horizon, o.horizon);
+    f(option::generation_horizon, o.generation_horizon);
+    f(OptionInfo{"clamp", "Bound of the key-value products, or none",
+                 OptionRange::positive_or_none},
+      o.clamp);
+    f(OptionInfo{"normalize", "Divide by the norms of the key features"}, o.normalize);
+    f(OptionInfo{"recurrence", "Pass the products through the recurrence"}, o.recurrence);
+    f(OptionInfo{"local", "Attend to the segment as well"}, o.local);
+    f(OptionInfo{"product", "Products of the other segments, or of the segment"}, o.product);
+    f(OptionInfo{"advance", "When the recurrence takes a step"}, o.advance);
+    f(option::padding, o.padding);
+    f(OptionInfo{"sigma", "A learned weighted sum of both parts"}, o.sigma);
+    f(OptionInfo{"gate", "A learned factor per head on the recurrent part"}, o.gate);
+    f(OptionInfo{"binary_firing", "What fires is 1, with a surrogate gradient", OptionRange::any,
+                 false},
+      o.binary_firing);
+  }
+  SRF_HD SegmentedOptions segments() const {
+    return {.segment_size = segment_size, .horizon = horizon, .padding = padding};
+  }
+  SRF_HD KvProductOptions products() const { return {.product = product, .clamp = clamp}; }
 };
 
 /// The learned parameters of a layer; null where the options have none of them.
@@ -56,8 +88,7 @@ struct RecurrentInputs {
   SRF_HD index_t head_size() const { return k.extent(3); }
 
   SRF_HD bool folded() const {
-    return options.recurrence && options.product.clamp == 0 &&
-           options.segments.segment_size < head_size();
+    return options.recurrence && options.clamp == 0 && options.segment_size < head_size();
   }
   SRF_HD RafScalars<C> raf() const {
     if (!options.recurrence) return {C(0), C(1)};
@@ -67,17 +98,15 @@ struct RecurrentInputs {
   SRF_HD bool stepwise() const { return options.recurrence && options.advance == Advance::token; }
   /// Whether W multiplies the products themselves.
   SRF_HD bool multiplied() const { return options.recurrence && !folded(); }
-  SRF_HD bool weighted() const { return options.local && parameters.sigma != nullptr; }
+  SRF_HD bool weighted() const { return options.local && options.sigma; }
   /// What weighs the local part; null: nothing does.
   SRF_HD const T* sigma() const { return weighted() ? parameters.sigma : nullptr; }
   SegmentRows<C, Space> segment_rows() const {
-    return detail::segment_rows<T, Space>(q, k, context, options.segments);
+    return detail::segment_rows<T, Space>(q, k, context, options.segments());
   }
   SRF_HD C share_of_local() const { return weighted() ? C(parameters.sigma[0]) : C(1); }
   SRF_HD C share_of_rest() const { return weighted() ? C(1) - C(parameters.sigma[0]) : C(1); }
-  SRF_HD C gate(index_t h) const {
-    return parameters.gate == nullptr ? C(1) : C(parameters.gate[h]);
-  }
+  SRF_HD C gate(index_t h) const { return options.gate ? C(parameters.gate[h]) : C(1); }
 };
 
 /// The gradients that lanes share, one entry per lane: [D*D] of W, then leak, threshold, sigma, gate.
@@ -118,11 +147,17 @@ struct AddLanePartials {
 
 template <class T, class Space>
 void check_recurrent(const char* function, const RecurrentInputs<T, Space>& in) {
-  check_segments(function, in.options.segments);
+  check_segments(function, in.options.segments());
   check_dropout(function, in.context.dropout);
   require(in.context.mask.query_offset == 0, function,
           "the recurrence starts at the first query; decode with SegmentedRecurrent::step");
-  require(in.options.product.clamp >= 0, function, "clamp must be positive, or 0 for none");
+  require(in.options.clamp >= 0, function, "clamp must be positive, or 0 for none");
+  require(in.options.sigma == (in.parameters.sigma != nullptr), function,
+          in.options.sigma ? "the options have sigma, the parameters have none"
+                           : "the parameters have sigma, the options have none");
+  require(in.options.gate == (in.parameters.gate != nullptr), function,
+          in.options.gate ? "the options have gate, the parameters have none"
+                          : "the parameters have gate, the options have none");
   if (!in.options.recurrence) return;
   require(in.parameters.weight != nullptr && in.parameters.leak != nullptr &&
               in.parameters.threshold != nullptr,

@@ -54,7 +54,7 @@ struct RecurrentGiven {
   /// The factor of rest_i / n in the output of a head: beta gate.
   SRF_HD C share(index_t h) const { return in.share_of_rest() * in.gate(h); }
   /// Whether products that no query sees enter P.
-  bool adds_unseen() const { return in.options.product.product == Product::complement; }
+  bool adds_unseen() const { return in.options.product == Product::complement; }
 };
 
 enum class Pass { forward, backward, prepare };
@@ -99,7 +99,7 @@ struct RecurrentScratch {
   template <class On, class T, class Space>
   void take_states(On& on, const RecurrentInputs<T, Space>& in, Pass pass) {
     const bool backward = pass == Pass::backward, multiplied = in.multiplied();
-    const bool recurrent = in.options.recurrence, clamped = in.options.product.clamp > 0;
+    const bool recurrent = in.options.recurrence, clamped = in.options.clamp > 0;
     p = on.states(Cut::segments);
     z = backward && clamped ? on.states(Cut::segments) : p;  // backward reads P_s again
     x = multiplied ? on.states(Cut::segments) : z;
@@ -142,7 +142,7 @@ void recur(On& on, const G& x, const RecurrentScratch<C>& m, bool keep_u) {
   const auto& in = x.in;
   // Z_s = clamp(G + sum P) - clamp(P_s)
   if (!in.folded()) {
-    on.cells([o = in.options.product, p = m.p, z = m.z, g = m.g](const auto& at) {
+    on.cells([o = in.options.products(), p = m.p, z = m.z, g = m.g](const auto& at) {
       combine_products(at, o, at(p), at(z), at(g)[0]);
     });
     if (!in.options.recurrence) return;  // R_s = Z_s
@@ -151,7 +151,7 @@ void recur(On& on, const G& x, const RecurrentScratch<C>& m, bool keep_u) {
   // R_s = RAF(X_s),  X_s = Z_s W^T, or Z_s where W is in Y
   with_firing(in.raf(), [&](auto binary) {
     on.cells(
-        [raf = in.raf(), o = in.options.product, folded = in.folded(), p = m.p, x = m.x, g = m.g,
+        [raf = in.raf(), o = in.options.products(), folded = in.folded(), p = m.p, x = m.x, g = m.g,
          u = m.u, r = m.r, keep_u](const auto& at) {
           auto to = recurrence<decltype(binary)::value>(at, raf, at(u), at(r), keep_u);
           if (folded) {
@@ -201,7 +201,7 @@ struct RecurrenceBackward {
 /// dP_s and dG from dZ_s, of Z_s = clamp(G + sum P) - clamp(P_s).
 template <class On, class G, class C>
 void combine_backward(On& on, const G& x, const RecurrentScratch<C>& m, const Family<C>& d_z) {
-  on.cells([o = x.in.options.product, p = m.p, z = d_z, to = m.d_p, g = m.g,
+  on.cells([o = x.in.options.products(), p = m.p, z = d_z, to = m.d_p, g = m.g,
             d_g = m.d_g](const auto& at) {
     const auto sum = combine_products_backward(at, o, at(p), stored_from_last(at, at(z)), at(z),
                                                at(to), at(g)[0]);
@@ -215,7 +215,7 @@ void make_states_backward(On& on, const G& x, const RecurrentScratch<C>& m, cons
   const auto& in = x.in;
   const index_t H = in.heads();
   const RecurrenceBackward<C> back{in.raf(), m.u, m.d_r, m.d_x, m.d_leak, m.d_threshold};
-  const KvProductOptions o = in.options.product;
+  const KvProductOptions o = in.options.products();
   if (in.folded()) {  // R_s = RAF(Z_s)
     with_firing(in.raf(), [&](auto binary) {
       on.cells(
@@ -338,8 +338,8 @@ void norms_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
 template <class T, class Space>
 SRF_HD ScoreBlock block_of(const RecurrentInputs<T, Space>& in, const Lane& lane, index_t s) {
   const SeenSegment& x = lane.segments[s];
-  const index_t n = x.end_key - x.first_key, L = in.options.segments.segment_size;
-  const bool zeros = in.options.segments.padding == Padding::upstream;
+  const index_t n = x.end_key - x.first_key, L = in.options.segment_size;
+  const bool zeros = in.options.padding == Padding::upstream;
   return {lane.b,         lane.h,    in.head_size(),   in.heads(),
           in.q.extent(2), in.keys(), x.first_query,    x.end_query - x.first_query,
           x.first_key,    n,         zeros ? L - n : 0};
@@ -503,11 +503,11 @@ void recurrent_prepare(On& on, const RecurrentInputs<T, Space>& in,
 template <class B, class T, class Space, class Program>
 void run_recurrent(B& be, const RecurrentInputs<T, Space>& in, Pass pass, Program program) {
   const index_t H = in.heads(), M = in.q.extent(2), N = in.keys();
-  const index_t seen = most_visited(in.options.segments, M, N);
+  const index_t seen = most_visited(in.options.segments(), M, N);
   const LaneLimits limits{N, M, seen, in.stepwise() ? M : seen, in.head_size()};
   const auto lane = [in, H, M](index_t i, SeenSegment* segments) {
     const SegmentRule rule =
-        segment_rule(in.options.segments, in.context.mask, i / H, M, in.keys());
+        segment_rule(in.options.segments(), in.context.mask, i / H, M, in.keys());
     return make_lane(rule, i / H, i % H, M, in.stepwise(), segments);
   };
   const auto measure = [&](auto& on) { RecurrentScratch<compute_t<T>>(on, in, pass); };
@@ -617,53 +617,7 @@ void segmented_recurrent_backward(
 struct SegmentedRecurrent {
   static constexpr std::string_view name = "segmented_recurrent";
 
-  struct Options {
-    index_t segment_size = 64;         ///< L
-    index_t horizon = 0;               ///< decoder steps over the source; 0: as many as queries
-    index_t generation_horizon = 128;  ///< the same in decoding
-    double clamp = 0;                  ///< bound of the key-value products; 0: none
-    bool normalize = true;             ///< divide by the norms of the key features
-    bool recurrence = true;            ///< pass the products through W and RAF; false: R_j = Z_j
-    bool local = true;                 ///< the softmax part; false: O = gate C
-    Product product = Product::complement;
-    Advance advance = Advance::segment;
-    Padding padding = Padding::masked;  ///< what the tail of the last segment and padded keys do
-    bool sigma = false;                 ///< a learned weighted sum of both parts
-    bool gate = false;                  ///< a learned factor per head on the recurrent part
-    bool binary_firing = false;  ///< R_j = [u > 0] with a surrogate gradient, see attention/raf.hpp
-
-    static constexpr void visit(auto& o, auto&& f) {
-      f(option::segment_size, o.segment_size);
-      f(option::horizon, o.horizon);
-      f(option::generation_horizon, o.generation_horizon);
-      f(OptionInfo{"clamp", "Bound of the key-value products, or none",
-                   OptionRange::positive_or_none},
-        o.clamp);
-      f(OptionInfo{"normalize", "Divide by the norms of the key features"}, o.normalize);
-      f(OptionInfo{"recurrence", "Pass the products through the recurrence"}, o.recurrence);
-      f(OptionInfo{"local", "Attend to the segment as well"}, o.local);
-      f(OptionInfo{"product", "Products of the other segments, or of the segment"}, o.product);
-      f(OptionInfo{"advance", "When the recurrence takes a step"}, o.advance);
-      f(option::padding, o.padding);
-      f(OptionInfo{"sigma", "A learned weighted sum of both parts"}, o.sigma);
-      f(OptionInfo{"gate", "A learned factor per head on the recurrent part"}, o.gate);
-      f(OptionInfo{"binary_firing", "What fires is 1, with a surrogate gradient", OptionRange::any,
-                   false},
-        o.binary_firing);
-    }
-    SegmentedOptions segments() const {
-      return {.segment_size = segment_size, .horizon = horizon, .padding = padding};
-    }
-    SegmentedRecurrentOptions recurrent() const {
-      return {.segments = segments(),
-              .product = {.product = product, .clamp = clamp},
-              .normalize = normalize,
-              .recurrence = recurrence,
-              .local = local,
-              .advance = advance,
-              .binary_firing = binary_firing};
-    }
-  };
+  using Options = SegmentedRecurrentOptions;
 
   template <class T>
   struct Parameters : RecurrentParameters<T> {
@@ -692,23 +646,21 @@ struct SegmentedRecurrent {
   template <class B, class T>
   static void forward(B& be, const AttentionInputs<B, T>& in, const Parameters<const T>& parameters,
                       const Options& options, Saved<B, T>&, Out<B, T, 4> out) {
-    check_learned("segmented_recurrent_forward", options, parameters);
-    segmented_recurrent_forward(be, in, parameters, options.recurrent(), out);
+    segmented_recurrent_forward(be, in, parameters, options, out);
   }
   template <class B, class T>
   static void backward(B& be, const AttentionInputs<B, T>& in,
                        const Parameters<const T>& parameters, const Options& options,
                        const Saved<B, T>&, const AttentionGradients<B, T>& d,
                        const Parameters<T>& d_parameters) {
-    check_learned("segmented_recurrent_backward", options, parameters);
-    segmented_recurrent_backward(be, in, parameters, options.recurrent(), d, d_parameters);
+    segmented_recurrent_backward(be, in, parameters, options, d, d_parameters);
   }
   /// States that no query visits are not written.
   template <class B, class T>
   static Prepared<B, T> prepare(B& be, const AttentionInputs<B, T>& in,
                                 const Parameters<const T>& parameters, const Options& options) {
-    const detail::RecurrentInputs<T, typename B::space> of{
-        in.q, in.k, in.v, parameters, in.context, options.recurrent()};
+    const detail::RecurrentInputs<T, typename B::space> of{in.q,       in.k,       in.v,
+                                                           parameters, in.context, options};
     detail::check_recurrent("SegmentedRecurrent::prepare", of);
     const index_t N = in.k.extent(2), D = in.k.extent(3), L = options.segment_size;
     const index_t count = of.stepwise() ? in.q.extent(2) : (N + L - 1) / L;
@@ -729,8 +681,7 @@ struct SegmentedRecurrent {
                    const Prepared<B, T>& prepared) {
     using Space = typename B::space;
     detail::check_segments("SegmentedRecurrent::step", options.segments());
-    const detail::RecurrentInputs<T, Space> of{in.q,       in.k,       in.v,
-                                               parameters, in.context, options.recurrent()};
+    const detail::RecurrentInputs<T, Space> of{in.q, in.k, in.v, parameters, in.context, options};
     if constexpr (HasBatchedGemm<B>) {
       detail::recurrent_batched_step<B, T>(be, in, of, prepared.states);
     } else {
@@ -738,16 +689,6 @@ struct SegmentedRecurrent {
           {in, options.segments(), of.sigma()}, of, prepared.states.view()};
       for_each_lane<B, T>(be, in, f.scratch_size(), 0, f);
     }
-  }
-
- private:
-  template <class T>
-  static void check_learned(const char* function, const Options& options,
-                            const Parameters<T>& parameters) {
-    require(!options.sigma || parameters.sigma != nullptr, function,
-            "the options have sigma, the parameters have none");
-    require(!options.gate || parameters.gate != nullptr, function,
-            "the options have gate, the parameters have none");
   }
 };
 

@@ -50,7 +50,7 @@ struct RecurrentLanes {
   SRF_HD index_t cells() const { return in.head_size() * in.head_size(); }
   /// Keys of a segment, at most.
   SRF_HD index_t size() const {
-    const index_t L = in.options.segments.segment_size;
+    const index_t L = in.options.segment_size;
     return L < in.keys() ? L : in.keys();
   }
   SRF_HD C share(index_t h) const { return in.share_of_rest() * in.gate(h); }
@@ -66,7 +66,7 @@ struct FillLanes {
     const index_t i = at / lanes.most, s = at % lanes.most, H = lanes.in.heads();
     const index_t b = (lanes.first + i) / H, M = lanes.queries();
     const SegmentRule rule =
-        segment_rule(lanes.in.options.segments, lanes.in.context.mask, b, M, lanes.in.keys());
+        segment_rule(lanes.in.options.segments(), lanes.in.context.mask, b, M, lanes.in.keys());
     const auto narrow = [](index_t x) { return static_cast<int>(x); };
     const index_t visited = rule.visited(M);
     if (s < visited) seen[at] = narrow(rule.visited_at(s));
@@ -114,8 +114,8 @@ template <class T, class B, class F>
 void for_each_lanes(B& be, const RecurrentInputs<T, typename B::space>& in, F f) {
   using Space = typename B::space;
   const index_t M = in.q.extent(2), N = in.keys(), all = in.q.extent(0) * in.heads();
-  const index_t L = in.options.segments.segment_size, segments = (N + L - 1) / L;
-  const index_t most = most_visited(in.options.segments, M, N), steps = in.stepwise() ? M : most;
+  const index_t L = in.options.segment_size, segments = (N + L - 1) / L;
+  const index_t most = most_visited(in.options.segments(), M, N), steps = in.stepwise() ? M : most;
   const index_t cells = std::max(segments, steps) * in.head_size() * in.head_size();
   const index_t each = std::max<index_t>(1, cells_at_a_time<B> / cells);
   for (index_t first = 0; first < all; first += each) {
@@ -141,7 +141,7 @@ struct CombineProducts {
     const C* own = p + i / cells * lanes.segments * cells + c;
     C* to = z + i / cells * lanes.most * cells + c;
     const C *none = nullptr, *written = to;
-    const KvProductOptions& o = lanes.in.options.product;
+    const KvProductOptions o = lanes.in.options.products();
     const C bound = C(o.clamp);
     for (index_t s = lane.visited; s < lanes.most; ++s) to[s * cells] = C(0);
     if (o.product == Product::segment || o.clamp > 0) {
@@ -183,7 +183,7 @@ struct CombineProductsBackward {
             *from = d_z + i / cells * lanes.most * cells + c;
     C* to = d_p + i / cells * lanes.segments * cells + c;
     const C *none = nullptr, *written = to;
-    const KvProductOptions& o = lanes.in.options.product;
+    const KvProductOptions o = lanes.in.options.products();
     const C bound = C(o.clamp);
     for (index_t j = lane.count; j < lanes.segments; ++j) to[j * cells] = C(0);
     if (o.product == Product::segment || o.clamp > 0) {

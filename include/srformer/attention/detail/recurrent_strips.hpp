@@ -175,7 +175,7 @@ bool for_each_strip(On& on, const RecurrentInputs<T, Space>& in, const Family<T>
   using Strip = RecurrentStrip<T>;
   const Lane& lane = on.this_lane();
   if (!in.folded() || in.stepwise() || in.options.binary_firing ||
-      in.options.product.product != Product::complement || in.head_size() % Strip::columns != 0 ||
+      in.options.product != Product::complement || in.head_size() % Strip::columns != 0 ||
       lane.queries > most_queries_of_strips * lane.seen) {
     return false;
   }

@@ -359,7 +359,7 @@ void recurrent_batched_step(B& be, const AttentionStep<T, typename B::space>& in
                             In<B, compute_t<T>, 5> states) {
   using C = compute_t<T>;
   using Space = typename B::space;
-  const auto rows = step_rows(in, of.options.segments);
+  const auto rows = step_rows(in, of.options.segments());
   const index_t lanes = in.q.extent(0) * in.heads(), D = in.head_size();
   const bool local = of.options.local;
   if (local)
