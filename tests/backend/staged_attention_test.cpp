@@ -56,9 +56,6 @@ TEST_CASE("what is drawn for stages is of every kind") {
     const auto of = [&](auto has) {
       return count([&](const Draw& d) { return d.options.variant == variant && has(d); });
     };
-    const auto segments = [](const Draw& d) {
-      return (d.N + d.options.segment_size - 1) / d.options.segment_size;
-    };
     INFO(variant_name(variant));
     CHECK(of([](const Draw&) { return true; }) == 50);
     CHECK(of([](const Draw& d) { return d.M > d.N; }) >= 5);
@@ -70,8 +67,8 @@ TEST_CASE("what is drawn for stages is of every kind") {
     CHECK(of([](const Draw& d) { return !d.sources.empty() && d.rows > 1; }) >= 5);
     if (variant != Variant::full && variant != Variant::linear) {
       CHECK(of([](const Draw& d) { return d.options.padding == Padding::upstream; }) >= 10);
-      CHECK(of([&](const Draw& d) { return d.M < segments(d); }) >= 5);
-      CHECK(of([&](const Draw& d) { return segments(d) > 32; }) >= 1);
+      CHECK(of([](const Draw& d) { return d.M < d.segments(); }) >= 5);
+      CHECK(of([](const Draw& d) { return d.segments() > 32; }) >= 1);
       CHECK(of([](const Draw& d) { return d.N % d.options.segment_size != 0; }) >= 10);
     }
     if (variant == Variant::linear) continue;
