@@ -318,7 +318,7 @@ std::optional<Evaluation> evaluate(AnyModel& model, const TextSet& set, bool gen
 
   evaluation.predictions.resize(examples.size());
   const EpochOrder order(
-      source_lengths(examples),
+      example_lengths(examples),
       {.batch_size = options.eval_batch, .shuffle = false, .group_by_length = true});
   index_t tokens = 0;
   for (index_t i = 0; i < order.steps(); ++i) {

@@ -57,14 +57,14 @@ class AnyModel {
   virtual std::vector<std::string> load(const HfCheckpoint& checkpoint, bool new_variant) = 0;
   virtual void save(const std::filesystem::path& folder, const nlohmann::json& generation) = 0;
   /// Over the labels of all examples, as srformer::mean_loss.
-  virtual double mean_loss(std::span<const Example> examples, index_t batch_size,
-                           double label_smoothing, bool (*keep_going)()) = 0;
+  virtual double mean_loss(const Examples& examples, index_t batch_size, double label_smoothing,
+                           bool (*keep_going)()) = 0;
   /// As srformer::generate.
   virtual Generation generate(std::span<const std::int32_t> ids, std::span<const index_t> lengths,
                               const GenerationConfig& options, std::uint64_t first_source = 0,
                               const OnToken& on_token = {}) = 0;
   /// Throws usage_error for weights that are too narrow to be trained.
-  virtual std::unique_ptr<AnyTraining> train(std::span<const Example> examples,
+  virtual std::unique_ptr<AnyTraining> train(const Examples& examples,
                                              const TrainingOptions& options) = 0;
 };
 

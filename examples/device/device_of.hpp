@@ -18,7 +18,7 @@ namespace srformer::program {
 template <class Model>
 class TrainingOf final : public AnyTraining {
  public:
-  TrainingOf(Model& model, std::span<const Example> examples, const TrainingOptions& options)
+  TrainingOf(Model& model, const Examples& examples, const TrainingOptions& options)
       : trainer_(model, examples, options) {}
 
   StepReport step() override { return trainer_.step(); }
@@ -70,7 +70,7 @@ class ModelOf final : public AnyModel {
   void save(const std::filesystem::path& folder, const nlohmann::json& generation) override {
     save_model(model_, folder, *dtype_of<T>, generation);
   }
-  double mean_loss(std::span<const Example> examples, index_t batch_size, double label_smoothing,
+  double mean_loss(const Examples& examples, index_t batch_size, double label_smoothing,
                    bool (*keep_going)()) override {
     return srformer::mean_loss(model_, examples, batch_size, label_smoothing, keep_going);
   }
@@ -79,7 +79,7 @@ class ModelOf final : public AnyModel {
                       const OnToken& on_token) override {
     return srformer::generate(model_, ids, lengths, options, first_source, on_token);
   }
-  std::unique_ptr<AnyTraining> train(std::span<const Example> examples,
+  std::unique_ptr<AnyTraining> train(const Examples& examples,
                                      const TrainingOptions& options) override {
     if (eight_bits_)
       throw usage_error(

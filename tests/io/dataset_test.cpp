@@ -28,9 +28,11 @@ std::vector<index_t> first_integers(index_t count) {
 }
 
 /// Lengths that vary without order.
-std::vector<index_t> some_lengths(index_t count) {
-  std::vector<index_t> lengths;
-  for (index_t i = 0; i < count; ++i) lengths.push_back(1 + i * 7919 % 1013);
+std::vector<ExampleLengths> some_lengths(index_t count) {
+  std::vector<ExampleLengths> lengths;
+  for (index_t i = 0; i < count; ++i)
+    lengths.push_back({static_cast<std::int32_t>(1 + i * 7919 % 1013),
+                       static_cast<std::int32_t>(1 + i * 31 % 50)});
   return lengths;
 }
 
@@ -93,8 +95,10 @@ TEST_CASE("every example comes first equally often", "[dataset]") {
 TEST_CASE("grouped batches hold similar lengths, longest first", "[dataset]") {
   const index_t count = 4000, batch_size = 4;
   auto lengths = some_lengths(count);
-  lengths[1234] = 1500;
-  const auto length = [&](index_t i) { return lengths[static_cast<std::size_t>(i)]; };
+  lengths[1234].source = 1500;
+  const auto length = [&](index_t i) -> index_t {
+    return lengths[static_cast<std::size_t>(i)].source;
+  };
   const auto padding = [&](const EpochOrder& order) {
     index_t total = 0;
     for (index_t step = 0; step < order.steps(); ++step) {
@@ -132,6 +136,76 @@ TEST_CASE("grouped batches hold similar lengths, longest first", "[dataset]") {
   CHECK(flat(EpochOrder(lengths, options)) != all);
 }
 
+TEST_CASE("batches by tokens hold every example once, as many batches in every epoch",
+          "[dataset]") {
+  for (const index_t count : {1, 2, 7, 64, 1000}) {
+    const auto lengths = some_lengths(count);
+    for (const index_t max_tokens : {1070, 2500, 20000})
+      for (const index_t batch_size : {1, 3, 100000}) {
+        std::set<index_t> steps;
+        std::set<std::vector<index_t>> orders;
+        for (std::uint64_t epoch = 0; epoch < 3; ++epoch) {
+          const EpochOrder order(
+              lengths,
+              {.batch_size = batch_size, .seed = 3, .epoch = epoch, .max_tokens = max_tokens});
+          steps.insert(order.steps()), orders.insert(flat(order));
+          REQUIRE(sorted(flat(order)) == first_integers(count));
+          std::int32_t longest = 0;
+          for (index_t step = 0; step < order.steps(); ++step) {
+            std::int32_t source = 0, target = 0;
+            for (const index_t i : order.batch(step)) {
+              const ExampleLengths its = lengths[static_cast<std::size_t>(i)];
+              source = std::max(source, its.source), target = std::max(target, its.target);
+            }
+            const auto rows = std::ssize(order.batch(step));
+            REQUIRE((rows >= 1 && rows <= batch_size));
+            REQUIRE(rows * (source + target) <= max_tokens);
+            if (step == 0) longest = source;
+            REQUIRE(source <= longest);
+          }
+        }
+        REQUIRE(steps.size() == 1);
+        REQUIRE((orders.size() > 1 || *steps.begin() < 4));
+      }
+  }
+}
+
+TEST_CASE("batches by tokens are full", "[dataset]") {
+  const std::vector<ExampleLengths> lengths(10, {30, 10});
+  CHECK(EpochOrder(lengths, {.batch_size = 100, .max_tokens = 120}).steps() == 4);
+  CHECK(EpochOrder(lengths, {.batch_size = 2, .max_tokens = 120}).steps() == 5);
+  CHECK(EpochOrder(lengths, {.batch_size = 100, .max_tokens = 119}).steps() == 5);
+  CHECK(EpochOrder(lengths, {.batch_size = 100, .max_tokens = 40}).steps() == 10);
+  CHECK_THROWS_WITH(EpochOrder(lengths, {.batch_size = 100, .shuffle = false, .max_tokens = 39}),
+                    ContainsSubstring("example 0 has 30 + 10 tokens, more than the 39 of a batch"));
+  // Without shuffle, the longest come first and equals keep their order.
+  CHECK(flat(EpochOrder(std::vector<ExampleLengths>{{1, 1}, {3, 1}, {3, 2}, {3, 1}},
+                        {.shuffle = false, .max_tokens = 8})) == std::vector<index_t>{2, 1, 3, 0});
+}
+
+TEST_CASE("examples are seen alike wherever they lie", "[dataset]") {
+  struct Store {
+    std::vector<std::int32_t> ids{5, 6, 7, 8, 1, 2, 3};
+    index_t size() const { return 2; }
+    ExampleView operator[](index_t i) const {
+      const std::span<const std::int32_t> all(ids);
+      return i == 0 ? ExampleView{all.first(3), all.subspan(3, 1)}
+                    : ExampleView{all.subspan(4, 1), all.subspan(5, 2)};
+    }
+    std::uint64_t fingerprint() const { return 77; }
+  };
+  const std::vector<Example> list{{{5, 6, 7}, {8}}, {{1}, {2, 3}}};
+  const Store store;
+  const std::vector<index_t> both{1, 0};
+  const Batch expected = make_batch(list, both, 0), got = make_batch(store, both, 0);
+  CHECK(got.source_ids == expected.source_ids);
+  CHECK(got.labels == expected.labels);
+  CHECK(Examples(store).fingerprint() == 77);
+  CHECK(Examples(list).fingerprint() !=
+        Examples(std::vector<Example>{{{5, 6}, {7, 8}}, {{1}, {2, 3}}}).fingerprint());
+  CHECK(Examples().empty());
+}
+
 TEST_CASE("an order of nothing is refused", "[dataset]") {
   CHECK_THROWS_WITH(EpochOrder({}, {}), ContainsSubstring("no examples"));
   CHECK_THROWS_WITH(EpochOrder(some_lengths(3), {.batch_size = 0}),
@@ -150,7 +224,9 @@ TEST_CASE("a batch is padded to its longest example", "[dataset]") {
   CHECK(batch.source_lengths == std::vector<index_t>{1, 3});
   CHECK(batch.labels == std::vector<std::int32_t>{2, 3, 8, -100});
   CHECK(make_batch(examples, chosen, 1).source_ids == std::vector<std::int32_t>{1, 1, 1, 5, 6, 7});
-  CHECK(source_lengths(examples) == std::vector<index_t>{3, 1, 5});
+  const auto lengths = example_lengths(examples);
+  REQUIRE(lengths.size() == 3);
+  CHECK((lengths[2].source == 5 && lengths[2].target == 4));
 }
 
 TEST_CASE("a batch of what is not there is refused", "[dataset]") {

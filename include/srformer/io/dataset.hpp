@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Examples as ids, the order of an epoch, and padded batches. What they are made of is read by io/pairs.hpp.
+// Examples as ids, the order of an epoch, and padded batches. What they are made of is read by io/pairs.hpp, or lies in
+// a file already: io/token_cache.hpp.
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstdint>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -20,6 +23,96 @@ struct Example {
   std::vector<std::int32_t> target;
 };
 
+/// The ids of an example where they lie.
+struct ExampleView {
+  std::span<const std::int32_t> source, target;
+};
+
+/// How many ids an example has.
+struct ExampleLengths {
+  std::int32_t source, target;
+};
+
+/// What holds examples in a way of its own, as TokenCache does in a file.
+template <class S>
+concept ExampleStore = requires(const S& store, index_t i) {
+  { store.size() } -> std::convertible_to<index_t>;
+  { store[i] } -> std::same_as<ExampleView>;
+  { store.fingerprint() } -> std::convertible_to<std::uint64_t>;
+};
+
+/// Any number of examples, in memory or elsewhere: a view, which what it is made of must outlive.
+class Examples {
+ public:
+  Examples() = default;
+  Examples(std::span<const Example> examples)  // NOLINT: as spans convert
+      : store_(examples.data()), size_(std::ssize(examples)), at_(in_memory) {}
+  Examples(const std::vector<Example>& examples)  // NOLINT: as spans convert
+      : Examples(std::span<const Example>(examples)) {}
+  template <ExampleStore S>
+  Examples(const S& store)  // NOLINT: as spans convert
+      : store_(&store),
+        size_(store.size()),
+        at_([](const void* s, index_t i) { return (*static_cast<const S*>(s))[i]; }),
+        fingerprint_(store.fingerprint()) {}
+
+  index_t size() const { return size_; }
+  bool empty() const { return size_ == 0; }
+  /// Example i, 0 <= i < size().
+  ExampleView operator[](index_t i) const { return at_(store_, i); }
+
+  /// Sums up the ids of all examples, to tell one data set from another (FNV-1a). Reads them all, unless the store
+  /// knows it.
+  std::uint64_t fingerprint() const;
+
+ private:
+  static ExampleView in_memory(const void* examples, index_t i) {
+    const Example& example = static_cast<const Example*>(examples)[i];
+    return {example.source, example.target};
+  }
+
+  const void* store_ = nullptr;
+  index_t size_ = 0;
+  ExampleView (*at_)(const void*, index_t) = in_memory;
+  std::optional<std::uint64_t> fingerprint_;
+};
+
+/// Takes examples one by one.
+class ExampleFingerprint {
+ public:
+  void add(const ExampleView& example) {
+    for (const auto& ids : {example.source, example.target}) {
+      mix(ids.size());
+      for (const std::int32_t id : ids) mix(static_cast<std::uint32_t>(id));
+    }
+  }
+  std::uint64_t value() const { return hash_; }
+
+ private:
+  void mix(std::uint64_t x) { hash_ = (hash_ ^ x) * 0x100000001b3ULL; }
+
+  std::uint64_t hash_ = 0xcbf29ce484222325ULL;
+};
+
+inline std::uint64_t Examples::fingerprint() const {
+  if (fingerprint_) return *fingerprint_;
+  ExampleFingerprint all;
+  for (index_t i = 0; i < size_; ++i) all.add((*this)[i]);
+  return all.value();
+}
+
+/// How long the examples are, in their order: what batches are made by.
+inline std::vector<ExampleLengths> example_lengths(const Examples& examples) {
+  std::vector<ExampleLengths> lengths;
+  lengths.reserve(static_cast<std::size_t>(examples.size()));
+  for (index_t i = 0; i < examples.size(); ++i) {
+    const ExampleView example = examples[i];
+    lengths.push_back({static_cast<std::int32_t>(example.source.size()),
+                       static_cast<std::int32_t>(example.target.size())});
+  }
+  return lengths;
+}
+
 /// Shortens `ids` to `max_length`, the last of which becomes `eos_id`; shorter ones stay as they
 /// are.
 inline void truncate(std::vector<std::int32_t>& ids, index_t max_length, std::int32_t eos_id) {
@@ -31,13 +124,17 @@ inline void truncate(std::vector<std::int32_t>& ids, index_t max_length, std::in
 }
 
 struct EpochOptions {
-  index_t batch_size = 8;
+  index_t batch_size = 8;  ///< examples of a batch, at most
   std::uint64_t seed = 0;
   std::uint64_t epoch = 0;
   bool shuffle = true;  ///< without it, examples come in the order of the file
   /// Batches of similar length, as group_by_length of transformers: after the shuffle, each run of
   /// up to 50 batches is sorted, longest first, and the longest example of all comes in step 0.
   bool group_by_length = false;
+  /// Above 0: the most tokens of a batch, its padding included, which is rows times the longest source and the longest
+  /// target. Batches are then runs of the examples sorted by length, as many in every epoch, and come in an order
+  /// drawn by the epoch, the longest first.
+  index_t max_tokens = 0;
 };
 
 /// Which examples make up each step of an epoch: every one once, the last batch perhaps smaller. A
@@ -45,61 +142,93 @@ struct EpochOptions {
 /// batch(step) without walking through the steps before. Cost O(n), O(n log n) when grouped.
 class EpochOrder {
  public:
-  /// Throws shape_error when there is no example or no batch size.
-  EpochOrder(std::span<const index_t> lengths, const EpochOptions& options)
-      : batch_size_(options.batch_size), order_(lengths.size()) {
-    const index_t count = static_cast<index_t>(lengths.size());
+  /// Throws shape_error when there is no example or no batch size, or an example has more tokens than a batch may.
+  EpochOrder(std::span<const ExampleLengths> lengths, const EpochOptions& options)
+      : order_(lengths.size()) {
+    const index_t count = std::ssize(lengths);
     require(count >= 1, "EpochOrder", "there are no examples");
-    require(batch_size_ >= 1, "EpochOrder",
-            "batch_size is " + std::to_string(batch_size_) + ", expected at least 1");
+    require(options.batch_size >= 1, "EpochOrder",
+            "batch_size is " + std::to_string(options.batch_size) + ", expected at least 1");
     std::iota(order_.begin(), order_.end(), index_t{0});
-    if (options.shuffle) {
-      const RandomStream random = RandomStream{options.seed, 0}.substream(options.epoch);
-      for (std::size_t i = order_.size() - 1; i > 0; --i)  // Fisher and Yates
-        std::swap(order_[i], order_[random_below(random, i, i + 1)]);
+    const RandomStream random = RandomStream{options.seed, 0}.substream(options.epoch);
+    if (options.shuffle) shuffle(order_, random);
+    if (options.max_tokens > 0) {
+      cut_by_tokens(lengths, options, random.substream(1));
+    } else {
+      if (options.group_by_length) group(lengths, options.batch_size);
+      for (index_t first = 0; first < count; first += options.batch_size)
+        batches_.push_back({first, std::min(first + options.batch_size, count)});
     }
-    if (options.group_by_length) group(lengths);
   }
 
-  index_t steps() const {
-    return (static_cast<index_t>(order_.size()) + batch_size_ - 1) / batch_size_;
-  }
+  index_t steps() const { return std::ssize(batches_); }
 
   /// The examples of a step; throws shape_error unless 0 <= step < steps().
   std::span<const index_t> batch(index_t step) const {
     require(step >= 0 && step < steps(), "EpochOrder::batch",
             "step is " + std::to_string(step) + " of " + std::to_string(steps()));
-    const index_t first = step * batch_size_;
-    const index_t size = std::min(batch_size_, static_cast<index_t>(order_.size()) - first);
-    return std::span(order_).subspan(static_cast<std::size_t>(first),
-                                     static_cast<std::size_t>(size));
+    const Part part = batches_[static_cast<std::size_t>(step)];
+    return std::span(order_).subspan(static_cast<std::size_t>(part.first),
+                                     static_cast<std::size_t>(part.end - part.first));
   }
 
  private:
-  void group(std::span<const index_t> lengths) {
-    const auto length = [&](index_t example) { return lengths[static_cast<std::size_t>(example)]; };
-    const index_t count = static_cast<index_t>(order_.size());
-    const index_t run =
-        batch_size_ * std::clamp(count / (4 * batch_size_), index_t{1}, index_t{50});
+  struct Part {
+    index_t first, end;  ///< in order_
+  };
+
+  /// Fisher and Yates.
+  template <class X>
+  static void shuffle(std::vector<X>& x, const RandomStream& random) {
+    for (std::size_t i = x.size(); i-- > 1;) std::swap(x[i], x[random_below(random, i, i + 1)]);
+  }
+
+  void group(std::span<const ExampleLengths> lengths, index_t batch_size) {
+    const auto length = [&](index_t example) {
+      return lengths[static_cast<std::size_t>(example)].source;
+    };
+    const index_t count = std::ssize(order_);
+    const index_t run = batch_size * std::clamp(count / (4 * batch_size), index_t{1}, index_t{50});
     for (index_t first = 0; first < count; first += run)
       std::stable_sort(order_.begin() + first, order_.begin() + std::min(first + run, count),
                        [&](index_t a, index_t b) { return length(a) > length(b); });
-    const auto longest = std::max_element(
-        order_.begin(), order_.end(), [&](index_t a, index_t b) { return length(a) < length(b); });
+    const auto longest = std::ranges::max_element(order_, {}, length);
     std::iter_swap(order_.begin(), longest);
   }
 
-  index_t batch_size_;
-  std::vector<index_t> order_;
-};
+  void cut_by_tokens(std::span<const ExampleLengths> lengths, const EpochOptions& options,
+                     const RandomStream& random) {
+    const auto length = [&](index_t example) { return lengths[static_cast<std::size_t>(example)]; };
+    const auto key = [&](index_t example) {
+      return std::pair(length(example).source, length(example).target);
+    };
+    std::ranges::stable_sort(order_, std::greater{}, key);
+    index_t source = 0, target = 0;
+    for (index_t i = 0; i < std::ssize(order_); ++i) {
+      const ExampleLengths its = length(order_[static_cast<std::size_t>(i)]);
+      require(index_t{its.source} + its.target <= options.max_tokens, "EpochOrder",
+              "example " + std::to_string(order_[static_cast<std::size_t>(i)]) + " has " +
+                  std::to_string(its.source) + " + " + std::to_string(its.target) +
+                  " tokens, more than the " + std::to_string(options.max_tokens) +
+                  " of a batch; allow more, or cut it");
+      source = std::max<index_t>(source, its.source),
+      target = std::max<index_t>(target, its.target);
+      const index_t rows = batches_.empty() ? 0 : i + 1 - batches_.back().first;
+      if (rows == 0 || rows > options.batch_size || rows * (source + target) > options.max_tokens) {
+        batches_.push_back({i, i});
+        source = its.source, target = its.target;
+      }
+      batches_.back().end = i + 1;
+    }
+    if (!options.shuffle) return;
+    const Part longest = batches_.front();
+    shuffle(batches_, random);
+    std::iter_swap(batches_.begin(), std::ranges::find(batches_, longest.first, &Part::first));
+  }
 
-/// Source lengths of examples, to group them by.
-inline std::vector<index_t> source_lengths(std::span<const Example> examples) {
-  std::vector<index_t> lengths;
-  for (const Example& example : examples)
-    lengths.push_back(static_cast<index_t>(example.source.size()));
-  return lengths;
-}
+  std::vector<index_t> order_;
+  std::vector<Part> batches_;
+};
 
 /// Several examples of one step, row-major; B rows, N source_width, M target_width.
 struct Batch {
@@ -115,35 +244,31 @@ struct Batch {
 
 /// The examples at `indices`, padded to the longest among them. Throws shape_error when there is no
 /// index, an index is out of range, or an example has no source or no target.
-inline Batch make_batch(std::span<const Example> examples, std::span<const index_t> indices,
+inline Batch make_batch(const Examples& examples, std::span<const index_t> indices,
                         std::int32_t pad_id) {
   require(!indices.empty(), "make_batch", "there are no indices");
   Batch batch;
-  batch.rows = static_cast<index_t>(indices.size());
-  const auto at = [&](index_t index) -> const Example& {
-    return examples[static_cast<std::size_t>(index)];
-  };
+  batch.rows = std::ssize(indices);
+  std::vector<ExampleView> rows;
   for (const index_t index : indices) {
     require(
-        index >= 0 && index < static_cast<index_t>(examples.size()), "make_batch",
+        index >= 0 && index < examples.size(), "make_batch",
         "index " + std::to_string(index) + " of " + std::to_string(examples.size()) + " examples");
-    require(!at(index).source.empty() && !at(index).target.empty(), "make_batch",
+    const ExampleView& row = rows.emplace_back(examples[index]);
+    require(!row.source.empty() && !row.target.empty(), "make_batch",
             "example " + std::to_string(index) + " has no source or no target");
-    batch.source_width =
-        std::max(batch.source_width, static_cast<index_t>(at(index).source.size()));
-    batch.target_width =
-        std::max(batch.target_width, static_cast<index_t>(at(index).target.size()));
+    batch.source_width = std::max(batch.source_width, std::ssize(row.source));
+    batch.target_width = std::max(batch.target_width, std::ssize(row.target));
   }
   batch.source_ids.assign(static_cast<std::size_t>(batch.rows * batch.source_width), pad_id);
   batch.labels.assign(static_cast<std::size_t>(batch.rows * batch.target_width),
                       Batch::ignored_label);
   auto source = batch.source_ids.begin();
   auto label = batch.labels.begin();
-  for (const index_t index : indices) {
-    const Example& example = at(index);
-    std::copy(example.source.begin(), example.source.end(), source);
-    std::copy(example.target.begin(), example.target.end(), label);
-    batch.source_lengths.push_back(static_cast<index_t>(example.source.size()));
+  for (const ExampleView& row : rows) {
+    std::ranges::copy(row.source, source);
+    std::ranges::copy(row.target, label);
+    batch.source_lengths.push_back(std::ssize(row.source));
     source += batch.source_width;
     label += batch.target_width;
   }

@@ -106,19 +106,6 @@ class ReplacementFolder {
   std::filesystem::path target_, aside_;
 };
 
-/// Sums up the ids of all examples, to tell one data set from another (FNV-1a).
-inline std::uint64_t fingerprint(std::span<const Example> examples) {
-  std::uint64_t hash = 0xcbf29ce484222325ULL;
-  const auto mix = [&](std::uint64_t x) { hash = (hash ^ x) * 0x100000001b3ULL; };
-  for (const Example& example : examples) {
-    for (const auto* ids : {&example.source, &example.target}) {
-      mix(ids->size());
-      for (const std::int32_t id : *ids) mix(static_cast<std::uint32_t>(id));
-    }
-  }
-  return hash;
-}
-
 /// What must be the same for a run to go on as if never stopped.
 template <class Model>
 nlohmann::json run_identity(const Trainer<Model>& trainer) {
@@ -127,8 +114,9 @@ nlohmann::json run_identity(const Trainer<Model>& trainer) {
           {"batch_size", o.batch_size},
           {"gradient_accumulation", o.accumulation},
           {"group_by_length", o.group_by_length},
+          {"max_tokens_per_batch", o.max_tokens_per_batch},
           {"examples", trainer.examples().size()},
-          {"examples_fingerprint", fingerprint(trainer.examples())},
+          {"examples_fingerprint", trainer.examples().fingerprint()},
           {"dtype_bytes", sizeof(typename Model::scalar)}};
 }
 
@@ -228,8 +216,9 @@ void load_training(const std::filesystem::path& checkpoint, Trainer<Model>& trai
   if (!json.is_object() || !json.contains("run") || !json["run"].is_object())
     throw io_error(shown + ": is not the state of a run; give a folder checkpoint-STEP");
   const nlohmann::json identity = detail::run_identity(trainer);
+  const nlohmann::json of_older_runs{{"max_tokens_per_batch", 0}};
   for (const auto& [key, now] : identity.items()) {
-    const nlohmann::json then = json["run"].value(key, nlohmann::json());
+    const nlohmann::json then = json["run"].value(key, of_older_runs.value(key, nlohmann::json()));
     if (then != now)
       throw io_error(shown + ": the run had " + key + " " +
                      one_line(then.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)) +

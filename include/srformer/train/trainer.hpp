@@ -54,7 +54,8 @@ struct TrainingOptions {
   double label_smoothing = 0;
   std::optional<DropoutRates> dropout{};  ///< in place of those of the model's configuration
   bool group_by_length = false;
-  bool skip_nonfinite = false;  ///< leave out a step whose loss or gradient is not finite
+  index_t max_tokens_per_batch = 0;  ///< above 0: batches by tokens, as EpochOptions::max_tokens
+  bool skip_nonfinite = false;       ///< leave out a step whose loss or gradient is not finite
   std::uint64_t seed = 42;
   std::optional<std::int32_t> pad_id{};  ///< in place of the model's
 };
@@ -88,11 +89,11 @@ inline index_t label_count(const Batch& batch) {
 /// Mean loss over the labels of all examples, without dropout. Cost of one forward pass.
 ///   keep_going()   asked before each batch; when it says no, the mean is over what was seen
 template <Trainable Model, class KeepGoing>
-double mean_loss(Model& model, std::span<const Example> examples, index_t batch_size,
-                 double label_smoothing, KeepGoing keep_going) {
+double mean_loss(Model& model, const Examples& examples, index_t batch_size, double label_smoothing,
+                 KeepGoing keep_going) {
   using T = typename Model::scalar;
   auto& be = model.backend();
-  const EpochOrder order(source_lengths(examples),
+  const EpochOrder order(example_lengths(examples),
                          {.batch_size = batch_size, .shuffle = false, .group_by_length = true});
   auto loss_sum = zeros<accumulate_t<T>, 1>(be, {1});
   index_t labels = 0;
@@ -105,12 +106,12 @@ double mean_loss(Model& model, std::span<const Example> examples, index_t batch_
 }
 
 template <Trainable Model>
-double mean_loss(Model& model, std::span<const Example> examples, index_t batch_size,
+double mean_loss(Model& model, const Examples& examples, index_t batch_size,
                  double label_smoothing) {
   return mean_loss(model, examples, batch_size, label_smoothing, [] { return true; });
 }
 
-/// Trains `model` on `examples`; both must outlive it.
+/// Trains `model` on `examples`; both must outlive it, as what the examples are a view of.
 template <Trainable Model>
 class Trainer {
  public:
@@ -118,16 +119,18 @@ class Trainer {
   using T = typename Model::scalar;
 
   /// Throws shape_error for options that make no sense and when there is no example.
-  Trainer(Model& model, std::span<const Example> examples, TrainingOptions options)
+  Trainer(Model& model, const Examples& examples, TrainingOptions options)
       : model_(&model),
         examples_(examples),
-        lengths_(source_lengths(examples)),
+        lengths_(example_lengths(examples)),
         options_(std::move(options)),
         optimizer_(model.backend(), model.parameters(), options_.adamw),
         loss_(zeros<accumulate_t<T>, 1>(model.backend(), {1})) {
     require(!examples.empty(), "Trainer", "there are no examples");
     if constexpr (requires { check_training(model.config()); }) check_training(model.config());
     require(options_.batch_size >= 1, "Trainer", "batch_size must be at least 1");
+    require(options_.max_tokens_per_batch >= 0, "Trainer",
+            "max_tokens_per_batch must be at least 1, or 0 for batches by examples");
     require(options_.accumulation >= 1, "Trainer", "accumulation must be at least 1");
     require(options_.learning_rate >= 0, "Trainer", "learning_rate must not be negative");
     require(options_.max_steps > 0 || options_.epochs > 0, "Trainer",
@@ -143,8 +146,7 @@ class Trainer {
             "label_smoothing must be in [0,1)");
     require(options_.warmup_ratio >= 0 && options_.warmup_ratio <= 1, "Trainer",
             "warmup_ratio must be in [0,1]");
-    const index_t count = static_cast<index_t>(examples.size());
-    batches_per_epoch_ = (count + options_.batch_size - 1) / options_.batch_size;
+    batches_per_epoch_ = epoch_order(0).steps();
     steps_per_epoch_ = (batches_per_epoch_ + options_.accumulation - 1) / options_.accumulation;
     total_steps_ = options_.max_steps > 0
                        ? options_.max_steps
@@ -157,7 +159,7 @@ class Trainer {
   }
 
   Model& model() { return *model_; }
-  std::span<const Example> examples() const { return examples_; }
+  const Examples& examples() const { return examples_; }
   const TrainingOptions& options() const { return options_; }
   const Schedule& schedule() const { return schedule_; }
   AdamW<B, T>& optimizer() { return optimizer_; }
@@ -182,10 +184,7 @@ class Trainer {
     const index_t epoch = step / steps_per_epoch_,
                   first = step % steps_per_epoch_ * options_.accumulation;
     if (epoch != ordered_epoch_) {
-      order_.emplace(lengths_, EpochOptions{.batch_size = options_.batch_size,
-                                            .seed = options_.seed,
-                                            .epoch = static_cast<std::uint64_t>(epoch),
-                                            .group_by_length = options_.group_by_length});
+      order_.emplace(epoch_order(epoch));
       ordered_epoch_ = epoch;
     }
     std::vector<Batch> batches;
@@ -250,6 +249,14 @@ class Trainer {
  private:
   static constexpr std::uint64_t dropout_use = 1;  // EpochOrder uses 0
 
+  EpochOrder epoch_order(index_t epoch) const {
+    return EpochOrder(lengths_, {.batch_size = options_.batch_size,
+                                 .seed = options_.seed,
+                                 .epoch = static_cast<std::uint64_t>(epoch),
+                                 .group_by_length = options_.group_by_length,
+                                 .max_tokens = options_.max_tokens_per_batch});
+  }
+
   std::string nonfinite_text(const StepReport& report) {
     B& be = model_->backend();
     std::string what = "step " + std::to_string(report.step) + ": the loss is " +
@@ -269,8 +276,8 @@ class Trainer {
   }
 
   Model* model_;
-  std::span<const Example> examples_;
-  std::vector<index_t> lengths_;
+  Examples examples_;
+  std::vector<ExampleLengths> lengths_;
   TrainingOptions options_;
   AdamW<B, T> optimizer_;
   Tensor<B, accumulate_t<T>, 1> loss_;
