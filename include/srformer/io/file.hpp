@@ -166,6 +166,17 @@ class ReplacementFile {
 
   void write(std::string_view text) { write(std::as_bytes(std::span(text))); }
 
+  /// Overwrites what was written at byte `first`; throws as write.
+  void write_at(std::uint64_t first, std::span<const std::byte> bytes) {
+    while (!bytes.empty()) {
+      const ssize_t done = ::pwrite(file_, bytes.data(), bytes.size(), static_cast<off_t>(first));
+      if (done < 0 && errno == EINTR) continue;
+      if (done <= 0) fail("cannot write", done < 0 ? errno : ENOSPC);
+      bytes = bytes.subspan(static_cast<std::size_t>(done));
+      first += static_cast<std::uint64_t>(done);
+    }
+  }
+
   /// Brings every byte to the disk; after it, commit() needs no space.
   void flush() {
     if (file_ < 0) return;

@@ -2,7 +2,7 @@
 // Texts and their summaries from data files of any format that table.hpp reads: which columns they are, which rows
 // cannot be used, and what was left out, told together.
 //
-//   read_pairs    a text and its summary from every row
+//   read_pairs    a text and its summary from every row; for_each_pair, one after the other
 //   read_column   one column, with the place of each row
 #pragma once
 
@@ -390,12 +390,14 @@ inline void check_any(std::span<const std::string> names, std::size_t used, std:
 
 }  // namespace detail
 
-/// The pairs of all files that `names` stand for (data_files; "-" is standard input), in their order. Throws io_error
-/// with file and line for what cannot be used, all rows of a file together, and when there is no pair.
-inline DataRows<Pair> read_pairs(std::span<const std::string> names, const ReadOptions& options) {
-  DataRows<Pair> result;
+/// Calls use(pair) for every pair of all files that `names` stand for (data_files; "-" is standard input), in their
+/// order, as they are read. Returns the notices. Throws io_error with file and line for what cannot be used, all rows of
+/// a file together after those that can, and when there is no pair.
+template <class Use>
+std::vector<std::string> for_each_pair(std::span<const std::string> names,
+                                       const ReadOptions& options, Use use) {
   detail::DataNotices notices;
-  std::size_t rows = 0;
+  std::size_t rows = 0, used = 0;
   const bool needs_columns =
       options.summary == SummaryColumn::required || options.summary == SummaryColumn::may_be_empty;
   detail::for_each_table(names, options, [&](const TableFile& file) {
@@ -403,17 +405,23 @@ inline DataRows<Pair> read_pairs(std::span<const std::string> names, const ReadO
       detail::check_text_file(file, options.text_column, needs_columns);
     std::vector<detail::WantedColumn> columns{{"text", false}};
     if (file.has_columns()) columns = detail::pair_columns(file, options);
-    const auto use = [&](std::size_t, std::span<Cell> cells) {
-      Pair& pair = result.rows.emplace_back();
-      pair.text = std::move(cells[0].text);
-      if (cells.size() > 1) pair.summary = std::move(cells[1].text);
+    const auto take = [&](std::size_t, std::span<Cell> cells) {
+      ++used;
+      use(Pair{std::move(cells[0].text), cells.size() > 1 ? std::move(cells[1].text) : ""});
     };
-    const auto read = detail::RowReader(file, columns, options.drop_empty, use).read();
+    const auto read = detail::RowReader(file, columns, options.drop_empty, take).read();
     rows += read.rows;
     notices.add(file, columns, read);
   });
-  detail::check_any(names, result.rows.size(), rows, "examples");
-  result.notices = notices.take();
+  detail::check_any(names, used, rows, "examples");
+  return notices.take();
+}
+
+/// All pairs at once. Throws as for_each_pair.
+inline DataRows<Pair> read_pairs(std::span<const std::string> names, const ReadOptions& options) {
+  DataRows<Pair> result;
+  result.notices =
+      for_each_pair(names, options, [&](Pair&& pair) { result.rows.push_back(std::move(pair)); });
   return result;
 }
 
