@@ -8,6 +8,8 @@
 #include <new>
 #include <vector>
 
+#include <srformer/core/config.hpp>
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif

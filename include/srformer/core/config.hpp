@@ -2,6 +2,13 @@
 // Version, index type, and the one macro that lets a functor be C++ and CUDA at once.
 #pragma once
 
+// Every public header reads this one before it uses C++20. MSVC leaves __cplusplus at 199711 unless it is told not to.
+#if (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) < 202002L
+#error "srformer needs C++20: compile with -std=c++20 or newer (in CMake, link srformer::srformer)"
+// Compilers go on after an #error, into hundreds of errors that follow from it, and stop at an include that is not there.
+#include <srformer_needs_cxx20>
+#endif
+
 #include <cstddef>
 
 #define SRFORMER_VERSION_MAJOR 0

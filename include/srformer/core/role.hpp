@@ -2,6 +2,8 @@
 // What a parameter is for.
 #pragma once
 
+#include <srformer/core/config.hpp>
+
 namespace srformer {
 
 /// What a parameter is for; weight decay and initialisation go by it. A constant is stored with the

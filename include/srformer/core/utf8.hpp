@@ -6,6 +6,8 @@
 #include <cstring>
 #include <string_view>
 
+#include <srformer/core/config.hpp>
+
 namespace srformer::detail {
 
 /// The bytes of the character that a text begins with; when it is not valid, those of the maximal subpart for which one

@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include <srformer/core/config.hpp>
+
 namespace srformer::detail {
 
 class ByteTrie {

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include <srformer/core/config.hpp>
+
 namespace srformer::detail {
 
 inline std::uint64_t pair_key(std::int32_t left, std::int32_t right) {
