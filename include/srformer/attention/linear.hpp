@@ -27,7 +27,7 @@ inline constexpr index_t linear_rows = 64;  // rows whose features are in memory
 template <class C>
 SRF_IN_LOOP C feature(const C& x) {
   if constexpr (std::is_same_v<C, float>) return math::select(x > 0, x + 1.0f, math::exp(x));
-  return primal(x) > 0 ? x + C(1) : math::exp(x);
+  return math::positive(x) ? x + C(1) : math::exp(x);
 }
 
 template <class T, class Space>
@@ -208,7 +208,7 @@ struct LinearBackward {
       T* to = d_x.row(first + r);
       const C *f = phi + r * D, *d_f = d_phi + r * D;
       team.for_each(D, [=](index_t c) {
-        const C slope = math::select(primal(C(at[c])) > 0, C(1), f[c]);
+        const C slope = math::select(math::positive(C(at[c])), C(1), f[c]);
         to[c] = T(C(to[c]) + d_f[c] * slope);
       });
     }
@@ -324,7 +324,7 @@ struct AddThroughFeature {
     const index_t lane = i / D / rows, b = (first_lane + lane) / H, h = (first_lane + lane) % H;
     if (t >= mask.keys(b, x.extent(2))) return;
     const C d_z = d_states == nullptr ? C(0) : d_states[(lane * (D + 1) + D) * D + c];
-    const C slope = primal(C(x(b, h, t, c))) > 0 ? C(1) : phi[i];
+    const C slope = math::positive(C(x(b, h, t, c))) ? C(1) : phi[i];
     T& to = d_x(b, h, t, c);
     to = T(C(to) + (d_phi[i] + d_z) * slope);
     if (d_values == nullptr) return;

@@ -269,7 +269,7 @@ struct AddPairs {
 template <class Space, class T>
 void check_threshold(const char* function, const T* threshold) {
   if constexpr (std::is_same_v<Space, host_space>) {
-    require(primal(compute_t<T>(threshold[0])) != 0, function, "the threshold is exactly zero");
+    require(!math::zero(compute_t<T>(threshold[0])), function, "the threshold is exactly zero");
   }
 }
 

@@ -265,7 +265,7 @@ void invert_norms(On& on, const G& x, const RecurrentScratch<C>& m) {
   const bool normalize = x.in.options.normalize;
   if (normalize) on.column_sums(m.inverse, k, [k](const auto& at) { return at(k) * at(k); });
   on.row(m.inverse, [normalize](const C& sum) {
-    return !normalize ? C(1) : primal(sum) > 0 ? C(C(1) / math::sqrt(sum)) : C(0);
+    return !normalize ? C(1) : math::positive(sum) ? C(C(1) / math::sqrt(sum)) : C(0);
   });
 }
 

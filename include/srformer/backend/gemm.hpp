@@ -135,7 +135,7 @@ void small_gemm(Op transpose_a, Op transpose_b, index_t m, index_t n, index_t k,
         }
         sum = alpha * sum;
         TC& out = c[i * ldc + j];
-        out = TC(primal(beta) == 0 ? sum : sum + beta * C(out));
+        out = TC(math::zero(beta) ? sum : sum + beta * C(out));
       }
     }
   }

@@ -255,7 +255,7 @@ struct TiledGemm {
             if (i >= m || j >= n) continue;
             TC& out = c[i * ldc + j];
             const C product = alpha * sum[r][q];
-            out = TC(primal(beta) == 0 ? product : product + beta * C(out));
+            out = TC(math::zero(beta) ? product : product + beta * C(out));
           }
         }
       }

@@ -206,7 +206,7 @@ struct GemmElement {
       sum = sum + C(a[ta ? p * lda + i : i * lda + p]) * C(b[tb ? j * ldb + p : p * ldb + j]);
     }
     TC& out = c[i * ldc + j];
-    out = TC(primal(beta) == 0 ? alpha * sum : alpha * sum + beta * C(out));
+    out = TC(math::zero(beta) ? alpha * sum : alpha * sum + beta * C(out));
   }
 };
 

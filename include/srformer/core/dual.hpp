@@ -52,7 +52,7 @@ struct Dual {
   friend SRF_HD Dual log(Dual x) { return {math::log(x.value), x.slope / x.value}; }
   friend SRF_HD Dual sqrt(Dual x) {
     const T y = math::sqrt(x.value);
-    return {y, primal(y) > 0 ? x.slope / (y + y) : T(0)};
+    return {y, math::positive(y) ? x.slope / (y + y) : T(0)};
   }
   friend SRF_HD Dual tanh(Dual x) {
     const T y = math::tanh(x.value);

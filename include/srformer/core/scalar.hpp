@@ -3,8 +3,8 @@
 // lookup, and three types: the one stored, the one computed in, and the one summed in.
 //
 // A user's own scalar works when it has + - * /, unary minus, construction from double, and an order,
-// or a `primal(x)` that gives an ordered value. Only primal values are compared, so that dual numbers
-// pass through softmax and the firing threshold. A scalar holds its value in itself: scratch memory is
+// or a `primal(x)` that gives an ordered value. Only primal values are compared, and by < alone, so that dual
+// numbers pass through softmax and the firing threshold. A scalar holds its value in itself: scratch memory is
 // assigned to without being constructed. docs/custom_scalar.md has examples.
 #pragma once
 
@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include <srformer/core/config.hpp>
 
@@ -74,6 +75,8 @@ template <class T>
 requires detail::Ordered<T> SRF_HD constexpr T primal(T x) { return x; }
 
 namespace detail {
+// What the compiler says of a type that is no scalar: it quotes the line that is not met.
+
 template <class T>
 concept HasPrimal = requires(const T x) {
   {primal(x)};  // a scalar needs operator<, or a primal(x) found beside it
@@ -83,6 +86,46 @@ concept HasPrimal = requires(const T x) {
 template <class T>
 concept HoldsItself =
     std::is_trivially_destructible_v<T>;  // a scalar holds its value in itself, not on the heap
+
+template <class T>
+concept HasFractions = !std::integral<T>;  // an integer is no scalar, as it has no fractions
+
+template <class T>
+concept HasArithmetic = requires(T a, T b) {
+  { a + b } -> std::convertible_to<T>;  // a scalar needs operator+ of two
+  { a - b } -> std::convertible_to<T>;  // a scalar needs operator- of two
+  { a* b } -> std::convertible_to<T>;   // a scalar needs operator* of two
+  { a / b } -> std::convertible_to<T>;  // a scalar needs operator/ of two
+  { -a } -> std::convertible_to<T>;     // a scalar needs unary minus
+};
+
+template <class T>
+concept MadeFromDouble =
+    std::is_constructible_v<T, double>;  // a scalar needs a constructor from double
+
+template <class T>
+concept MadeFromNothing =
+    std::is_default_constructible_v<T>;  // a scalar needs a default constructor
+
+template <class T>
+concept Copied =
+    std::is_copy_constructible_v<T> && std::is_copy_assignable_v<T>;  // a scalar needs copies
+
+template <class T, class C>
+concept ConvertsTo =
+    std::is_constructible_v<C, T>;  // a scalar converts to scalar_traits::compute and back
+
+/// Whether the value of an X can be had as a double: of itself, or of its primal, or of the primal of that.
+template <class X>
+constexpr bool has_double() {
+  if constexpr (std::constructible_from<double, X>) {
+    return true;
+  } else if constexpr (requires(const X x) { primal(x); }) {
+    using P = std::remove_cvref_t<decltype(primal(std::declval<const X&>()))>;
+    if constexpr (!std::is_same_v<P, X>) return has_double<P>();
+  }
+  return false;
+}
 }  // namespace detail
 
 namespace detail {
@@ -128,16 +171,10 @@ SRF_IN_LOOP T narrowed(float x) {
 
 /// What an element type must offer (see the head of this file).
 template <class T>
-concept Scalar =
-    std::copyable<T> && detail::HoldsItself<T> && std::constructible_from < compute_t<T>,
-double > &&std::constructible_from<compute_t<T>, T>&& requires(compute_t<T> a, compute_t<T> b) {
-  { a + b } -> std::convertible_to<compute_t<T>>;
-  { a - b } -> std::convertible_to<compute_t<T>>;
-  { a* b } -> std::convertible_to<compute_t<T>>;
-  { a / b } -> std::convertible_to<compute_t<T>>;
-  { -a } -> std::convertible_to<compute_t<T>>;
-}
-&&detail::HasPrimal<compute_t<T>>;
+concept Scalar = detail::HasFractions<T> && detail::Copied<T> && detail::MadeFromNothing<T> &&
+    detail::HoldsItself<T> && detail::MadeFromDouble<compute_t<T>> &&
+    detail::ConvertsTo<T, compute_t<T>> && detail::ConvertsTo<compute_t<T>, T> &&
+    detail::HasArithmetic<compute_t<T>> && detail::HasPrimal<compute_t<T>>;
 
 /// Elementary functions of any scalar; float has forms of exp, tanh and erf that compilers vectorise.
 namespace math {
@@ -223,11 +260,20 @@ SRF_IN_LOOP float erf(float x) {
 #endif
 }
 
-#define SRF_MATH_FUNCTION(name)      \
-  template <class T>                 \
-  SRF_HD inline T name(const T& x) { \
-    using std::name;                 \
-    return name(x);                  \
+#define SRF_MATH_FUNCTION(name)                                                            \
+  template <class T>                                                                       \
+  constexpr bool has_##name() {                                                            \
+    using std::name;                                                                       \
+    return requires(const T x) {                                                           \
+      { name(x) } -> std::convertible_to<T>;                                               \
+    };                                                                                     \
+  }                                                                                        \
+  template <class T>                                                                       \
+  SRF_HD inline T name(const T& x) {                                                       \
+    using std::name;                                                                       \
+    static_assert(has_##name<T>(),                                                         \
+                  "this op needs " #name "(x) of its scalar, found beside the type of x"); \
+    return name(x);                                                                        \
   }
 SRF_MATH_FUNCTION(exp)
 SRF_MATH_FUNCTION(log)
@@ -236,16 +282,59 @@ SRF_MATH_FUNCTION(tanh)
 SRF_MATH_FUNCTION(erf)
 #undef SRF_MATH_FUNCTION
 
+// Comparisons, of primal values and by < alone.
+
 template <class T>
 SRF_HD inline T max(const T& a, const T& b) {
   return primal(a) < primal(b) ? b : a;
+}
+
+/// Whether a > b.
+template <class A, class B>
+SRF_IN_LOOP bool above(const A& a, const B& b) {
+  return primal(b) < primal(a);
+}
+template <class T>
+SRF_IN_LOOP bool positive(const T& x) {
+  const auto value = primal(x);
+  return decltype(value)(0) < value;
+}
+template <class T>
+SRF_IN_LOOP bool negative(const T& x) {
+  const auto value = primal(x);
+  return value < decltype(value)(0);
+}
+template <class T>
+SRF_IN_LOOP bool zero(const T& x) {
+  const auto value = primal(x);
+  if constexpr (std::is_floating_point_v<std::remove_cv_t<decltype(value)>>) {
+    return value == 0;
+  } else {
+    return !positive(value) && !negative(value) && value < decltype(value)(1);  // NaN is not
+  }
 }
 
 /// Whether x is neither infinite nor NaN.
 template <class T>
 SRF_HD inline bool finite(const T& x) {
   const auto difference = primal(x) - primal(x);
-  return difference == difference;
+  return difference < decltype(difference)(1);  // otherwise it is NaN
+}
+
+/// The value of x as a double.
+template <class T>
+double to_double(const T& x) {
+  static_assert(detail::has_double<T>(),
+                "training, generation and files need the value of a scalar: give it a primal(x) of "
+                "type double, "
+                "or a conversion to double");
+  if constexpr (std::constructible_from<double, T>) {
+    return static_cast<double>(x);
+  } else if constexpr (detail::has_double<T>()) {
+    return to_double(primal(x));
+  } else {
+    return 0;
+  }
 }
 
 }  // namespace math
@@ -254,7 +343,7 @@ namespace detail {
 /// yes where x > bound, otherwise no. Packs of scalars have an overload of their own.
 template <class V, class C>
 SRF_IN_LOOP V where_above(const V& x, const C& bound, const V& yes, const V& no) {
-  return math::select(primal(x) > primal(bound), yes, no);
+  return math::select(math::above(x, bound), yes, no);
 }
 
 }  // namespace detail

@@ -143,7 +143,8 @@ SRF_HD C largest_of(const Team& team, index_t n, const C* x) {
 /// The sum of the exponentials of f(i) for i in [0,n), the largest of which is top.
 template <class Team, class C, class F>
 SRF_HD ExponentialSum<C> exponential_sum(const Team& team, index_t n, const C& top, F f) {
-  if (!math::finite(top)) return {top, primal(top) < 0 ? C(0) : top - top};  // NaN except for -inf
+  if (!math::finite(top))
+    return {top, math::negative(top) ? C(0) : top - top};  // NaN except for -inf
   return {top, team.template sum<C>(n, [=](index_t i) { return math::exp(f(i) - top); })};
 }
 
@@ -156,7 +157,7 @@ SRF_HD ExponentialSum<C> add_sums(index_t parts, const ExponentialSum<C>* sums) 
   C sum(0);
   for (index_t p = 0; p < parts; ++p) {
     // a part without scores has minus infinity for top
-    if (primal(sums[p].over_top) != 0) sum = sum + sums[p].over_top * math::exp(sums[p].top - top);
+    if (!math::zero(sums[p].over_top)) sum = sum + sums[p].over_top * math::exp(sums[p].top - top);
   }
   return {top, sum};
 }
@@ -234,7 +235,7 @@ struct ScorePart {
       top = math::max(top, here);
     }
     ExponentialSum<C> sum = exponential_sum(team, n, top, [=](index_t c) { return values[c]; });
-    if (!math::finite(total) && !(primal(total) < 0)) sum.top = total - total;  // NaN
+    if (!math::finite(total) && !math::negative(total)) sum.top = total - total;  // NaN
     if (team.leader()) rows.sums[i] = sum;
   }
 
@@ -252,7 +253,7 @@ struct ScorePart {
         if (token >= 0 && token < n) f(values[token]);
       });
     };
-    each(penalized, banned, [=](C& s) { s = primal(s) < 0 ? s * p : s / p; });
+    each(penalized, banned, [=](C& s) { s = math::negative(s) ? s * p : s / p; });
     if (end > forced) {
       team.for_each(n, [=](index_t c) { values[c] = out; });
       each(forced, end, [=](C& s) { s = C(0); });
@@ -330,7 +331,7 @@ void add_sorted(std::span<const C> row, Candidates& all) {
   std::ranges::stable_sort(order, [&](auto a, auto b) { return score(b) < score(a); });
   for (const std::int32_t c : order) {
     all.tokens.push_back(c);
-    all.scores.push_back(static_cast<double>(score(c)));
+    all.scores.push_back(math::to_double(score(c)));
   }
 }
 
@@ -381,9 +382,7 @@ requires BackendFor<B, T> Candidates best_tokens(B& be, In<B, T, 2> logits,
   be.for_each_row(
       R, 0, detail::TakeBest<T>{rows, count, numbers.data() + R, numbers.data(), tokens.data()});
   const auto found = to_host(be, numbers);
-  const auto wide = [&](index_t i) {
-    return static_cast<double>(primal(found[static_cast<std::size_t>(i)]));
-  };
+  const auto wide = [&](index_t i) { return math::to_double(found[static_cast<std::size_t>(i)]); };
   Candidates best{count, {}, to_host(be, tokens), {}};
   for (index_t r = 0; r < R; ++r) best.log_totals.push_back(wide(r));
   for (index_t i = 0; i < R * count; ++i) best.scores.push_back(wide(R + i));

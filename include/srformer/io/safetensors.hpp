@@ -626,12 +626,7 @@ class SafetensorsWriter {
   template <class T>
   static std::span<const std::byte> encode(DType dtype, std::span<const T> values,
                                            std::vector<std::byte>& encoded) {
-    const auto wide = [](const T& value) {
-      if constexpr (requires { static_cast<double>(value); })
-        return static_cast<double>(value);
-      else
-        return static_cast<double>(primal(value));
-    };
+    const auto wide = [](const T& value) { return math::to_double(value); };
     const auto narrow = [&](const T& value) {
       if constexpr (std::is_same_v<T, float>)
         return value;

@@ -82,7 +82,7 @@ struct ValueAndSlope {
 template <Activation kind, class C>
 SRF_IN_LOOP ValueAndSlope<C> activate(const C& x) {
   if constexpr (kind == Activation::relu) {
-    const bool on = primal(x) > 0;
+    const bool on = math::positive(x);
     return {math::select(on, x, C(0)), math::select(on, C(1), C(0))};
   } else if constexpr (kind == Activation::gelu) {
     const C phi = C(0.5) * (C(1) + math::erf(x * C(std::numbers::sqrt2 / 2)));

@@ -315,7 +315,7 @@ bool outputs_agree(const std::vector<T>& y, const std::vector<U>& y_again, doubl
   double scale = 0, difference = 0;
   for (std::size_t i = 0; i < y.size(); ++i) {
     scale = std::max(scale, std::abs(double(y[i])));
-    difference = std::max(difference, std::abs(double(y[i]) - double(primal(y_again[i]))));
+    difference = std::max(difference, std::abs(double(y[i]) - math::to_double(y_again[i])));
   }
   return difference <= tolerance * scale;
 }

@@ -80,7 +80,7 @@ struct ClipFactor {
     using A = accumulate_t<T>;
     *norm = math::sqrt(*norm);
     const A clip = A(max_norm) / (*norm + A(1e-6));
-    const bool clips = max_norm > 0 && primal(clip) < 1;
+    const bool clips = max_norm > 0 && math::above(A(1), clip);
     *factor = compute_t<T>(!math::finite(*norm) ? *norm - *norm : clips ? clip : A(1));
   }
 };
@@ -133,7 +133,7 @@ template <class B, class A>
 double read_number(B& be, const A* number) {
   A host(0);
   be.to_host(&host, number, 1);
-  return static_cast<double>(primal(compute_t<A>(host)));
+  return math::to_double(compute_t<A>(host));
 }
 
 /// Whether any of `count` values is NaN or infinite; waits for the answer.

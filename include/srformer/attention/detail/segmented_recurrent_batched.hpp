@@ -128,7 +128,7 @@ struct InvertNorms {
     const C* from = squares + i / head_size * segments * head_size + i % head_size;
     C sum(0);
     for (index_t j = 0; j < segments && normalize; ++j) sum = sum + from[j * head_size];
-    inverse[i] = !normalize ? C(1) : primal(sum) > 0 ? C(1) / math::sqrt(sum) : C(0);
+    inverse[i] = !normalize ? C(1) : math::positive(sum) ? C(1) / math::sqrt(sum) : C(0);
   }
 };
 
