@@ -15,7 +15,7 @@ write_basic_package_version_file(
 configure_file(cmake/srformer.pc.in "${CMAKE_CURRENT_BINARY_DIR}/srformer.pc" @ONLY)
 
 install(DIRECTORY include/srformer DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
-        FILES_MATCHING PATTERN "*.hpp")
+        FILES_MATCHING PATTERN "*.hpp" PATTERN "*.py")
 install(FILES "${CMAKE_CURRENT_BINARY_DIR}/srformerConfig.cmake"
               "${CMAKE_CURRENT_BINARY_DIR}/srformerConfigVersion.cmake"
               cmake/srformer_targets.cmake DESTINATION "${package_dir}")

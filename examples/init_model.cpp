@@ -15,6 +15,7 @@
 #include <vector>
 
 #include <srformer/backend/eigen.hpp>
+#include <srformer/io/folder_lock.hpp>
 #include <srformer/models/checkpoint.hpp>
 #include <srformer/text/tokenizer.hpp>
 
@@ -134,15 +135,14 @@ void copy_tokenizer(const fs::path& from, const fs::path& to, int extra_ids) {
   srformer::copy_tokenizer_files(from, to);
 }
 
-/// A folder beside the wanted one, whose files move there together at the end.
+/// A folder beside the wanted one, whose files move there together at the end. The wanted one is locked meanwhile.
 class FolderAside {
  public:
   FolderAside(fs::path target, bool overwrite)
-      : target_(std::move(target)),
+      : lock_(target),
+        target_(std::move(target)),
         aside_(target_.string() + ".tmp-" + std::to_string(::getpid())) {
-    if (fs::exists(target_) && !fs::is_directory(target_))
-      throw srformer::io_error(target_.string() + ": is not a folder; choose another name");
-    if (!overwrite && fs::exists(target_) && !fs::is_empty(target_))
+    if (!overwrite && lock_.in_use())
       throw srformer::io_error(
           target_.string() +
           ": is not empty; choose another folder or give --overwrite_output_dir");
@@ -160,10 +160,10 @@ class FolderAside {
   }
 
   const fs::path& path() const { return aside_; }
+  const std::vector<std::string>& notices() const { return lock_.notices(); }
 
   /// config.json comes last: a folder without it is no checkpoint.
   void commit() {
-    fs::create_directories(target_);
     std::vector<fs::path> files;
     for (const auto& entry : fs::directory_iterator(aside_))
       files.push_back(entry.path().filename());
@@ -177,6 +177,7 @@ class FolderAside {
   }
 
  private:
+  srformer::FolderLock lock_;
   fs::path target_, aside_;
 };
 
@@ -242,7 +243,8 @@ struct Options {
 srformer::Conventions conventions_of(const nlohmann::json& config) {
   srformer::Conventions found;
   ProgramArchitectures::for_each([&]<class C>(std::type_identity<C>) {
-    if (config.at("model_type") == C::model_type) found = C::conventions;
+    if (srformer::plain_model_type(config.at("model_type").get<std::string>()) == C::model_type)
+      found = C::conventions;
   });
   return found;
 }
@@ -254,7 +256,8 @@ nlohmann::json configuration(Options& options) {
                               : srformer::read_json_file(options.config_file);
   const std::string place = options.place();
   if (!config.is_object()) throw srformer::io_error(place + ": is not a JSON object; correct it");
-  const std::string type = srformer::json_field<std::string>(config, "model_type", place);
+  const std::string type(
+      srformer::plain_model_type(srformer::json_field<std::string>(config, "model_type", place)));
   if (conventions_of(config).byte_level_bpe && options.extra_ids_given)
     throw usage_error("--extra_ids does not apply to a " + type + ", which has no sentinels");
   options.overrides.apply(config, type);
@@ -322,6 +325,7 @@ int main(int argc, char** argv) {
     const srformer::Conventions conventions = conventions_of(config);
 
     FolderAside folder(options.output, options.overwrite);
+    srformer::program::tell(folder.notices());
     std::string tokenizer = "none";
     if (options.has_tokenizer()) {
       make_tokenizer(options, conventions.byte_level_bpe, folder.path());

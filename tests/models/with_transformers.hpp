@@ -32,11 +32,8 @@ inline std::string python_with_transformers() {
   return "";
 }
 
-/// The logits that transformers computes for a batch with the model of a folder, whose weights it makes if
-/// `make` says so.
-inline std::vector<double> transformers_logits(const std::string& python,
-                                               const std::filesystem::path& folder,
-                                               const Batch& batch, const std::string& make = "") {
+/// Writes a batch as the Python beside this reads it: batch.json of the folder.
+inline void write_batch_file(const std::filesystem::path& folder, const Batch& batch) {
   using nlohmann::json;
   json ids = json::array(), mask = json::array(), labels = json::array();
   for (index_t b = 0; b < batch.rows; ++b) {
@@ -50,6 +47,14 @@ inline std::vector<double> transformers_logits(const std::string& python,
   }
   write_json_file(folder / "batch.json",
                   {{"input_ids", ids}, {"attention_mask", mask}, {"labels", labels}});
+}
+
+/// The logits that transformers computes for a batch with the model of a folder, whose weights it makes if
+/// `make` says so.
+inline std::vector<double> transformers_logits(const std::string& python,
+                                               const std::filesystem::path& folder,
+                                               const Batch& batch, const std::string& make = "") {
+  write_batch_file(folder, batch);
   const std::string command = python + " " SRF_TESTS_DIR "/models/load_with_transformers.py " +
                               folder.string() + " " + make + " >" + (folder / "said").string() +
                               " 2>&1";

@@ -523,11 +523,32 @@ class HfCheckpoint {
       absent_;  // that the index names but its shards lack, with the shard
 };
 
-/// Saves a model as transformers reads it, creating the folder. The files are whole on the disk
+namespace detail {
+
+/// Before the model_type of an architecture whose cross-attention is a variant, so that transformers does not take it for
+/// the plain one: "srformer_t5".
+inline constexpr std::string_view variant_prefix = "srformer_";
+
+}  // namespace detail
+
+/// The model_type of the architecture: "t5" of "t5" and of "srformer_t5".
+inline std::string_view plain_model_type(std::string_view type) {
+  if (type.starts_with(detail::variant_prefix)) type.remove_prefix(detail::variant_prefix.size());
+  return type;
+}
+
+/// A file of a folder and what it holds.
+struct NamedText {
+  std::string name;
+  std::string_view text;
+};
+
+/// Saves a model as transformers reads it, with `others`, creating the folder. The files are whole on the disk
 /// before the first is renamed, weights first and config.json last: a full disk changes nothing,
 /// and a folder that never had a checkpoint has none until all of it is there.
 inline void save_checkpoint(const std::filesystem::path& folder, SafetensorsWriter tensors,
-                            const nlohmann::json& config, const nlohmann::json& generation_config) {
+                            const nlohmann::json& config, const nlohmann::json& generation_config,
+                            std::span<const NamedText> others = {}) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error)
@@ -535,7 +556,11 @@ inline void save_checkpoint(const std::filesystem::path& folder, SafetensorsWrit
                        "choose another folder");
   tensors.set_metadata("format", "pt");
   std::vector<ReplacementFile> files;
-  files.reserve(3);
+  files.reserve(3 + others.size());
+  for (const NamedText& other : others) {
+    files.emplace_back(folder / other.name);
+    files.back().write(other.text);
+  }
   files.emplace_back(folder / "model.safetensors");
   tensors.write(files.back());
   files.emplace_back(folder / "generation_config.json");

@@ -46,7 +46,7 @@ struct Architectures {
     const std::string type = json_field<std::string>(json, "model_type", path);
     std::optional<Config> found;
     const auto try_one = [&]<class C>(std::type_identity<C>) {
-      if (type == C::model_type) found.emplace(config_from_json<C>(json, path));
+      if (plain_model_type(type) == C::model_type) found.emplace(config_from_json<C>(json, path));
     };
     for_each(try_one);
     if (!found)

@@ -25,7 +25,8 @@ class Bart;
 /// The sizes and choices of a BART. Letters in docs/notation.md.
 struct BartConfig : ConfigBase {
   static constexpr std::string_view model_type = "bart",
-                                    class_name = "BartForConditionalGeneration";
+                                    class_name = "BartForConditionalGeneration",
+                                    modeling_name = "SrformerBart";  ///< in modeling_srformer.py
   template <class B, class T, class List>
   using Model = Bart<B, T, List>;
   static constexpr Conventions conventions{

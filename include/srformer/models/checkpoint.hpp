@@ -46,7 +46,27 @@ inline std::string torch_dtype(DType dtype) {
   }
 }
 
+/// The Python file as a raw string, from whose first and last line it takes the quotes.
+inline constexpr std::string_view modeling_source =
+#include <srformer/models/modeling_srformer.py>
+    ;
+
+/// Whether a configuration says that its class is in modeling_srformer.py.
+inline bool needs_modeling(const nlohmann::json& config) {
+  const auto found = config.find("auto_map");
+  return found != config.end() && found->is_object() && std::ranges::any_of(*found, names_modeling);
+}
+
 }  // namespace detail
+
+/// modeling_srformer.py: the variants in Python, by which transformers reads a folder of this library with
+/// trust_remote_code.
+constexpr std::string_view modeling_text() {
+  std::string_view text = detail::modeling_source;
+  text.remove_prefix(std::string_view("\"\"\"\n").size());
+  text.remove_suffix(std::string_view("# ").size());
+  return text;
+}
 
 /// The configuration of a checkpoint whose architecture is known; io_error for another.
 template <ModelConfiguration Config>
@@ -123,7 +143,8 @@ std::unique_ptr<Bart<B, T, List>> load_bart(B& be, const std::filesystem::path& 
 }
 
 /// Writes config.json, generation_config.json and model.safetensors, which transformers reads back, in the type that
-/// config.json then says.
+/// config.json then says. With them goes modeling_srformer.py where transformers needs it to read the model: for a T5 or
+/// BART whose cross-attention is a variant.
 ///   generation_config  an object; null is one without options
 template <class Model>
 void save_model(Model& model, const std::filesystem::path& folder, DType dtype,
@@ -147,8 +168,12 @@ void save_model(Model& model, const std::filesystem::path& folder, DType dtype,
   nlohmann::json config = model.config_json();
   config.erase("torch_dtype");  // the older name of the same
   config["dtype"] = detail::torch_dtype(dtype);
+  std::vector<NamedText> others;
+  if (detail::needs_modeling(config))
+    others.push_back({std::string(detail::modeling_module) + ".py", modeling_text()});
   save_checkpoint(folder, std::move(writer), config,
-                  generation_config.is_null() ? nlohmann::json::object() : generation_config);
+                  generation_config.is_null() ? nlohmann::json::object() : generation_config,
+                  others);
 }
 
 }  // namespace srformer

@@ -232,12 +232,57 @@ struct ActivationField {
   }
 };
 
+namespace detail {
+
+/// The Python file that a folder with such a model has, for transformers' trust_remote_code.
+inline constexpr std::string_view modeling_module = "modeling_srformer";
+
+/// Whether an entry of auto_map names a class of that file.
+inline bool names_modeling(const nlohmann::json& entry) {
+  return entry.is_string() &&
+         entry.get_ref<const std::string&>().starts_with(std::string(modeling_module) + ".");
+}
+
+/// Leaves no entry of auto_map that names that file.
+inline void drop_auto_map(nlohmann::json& config) {
+  const auto found = config.find("auto_map");
+  if (found == config.end() || !found->is_object()) return;
+  nlohmann::json others = nlohmann::json::object();
+  for (const auto& [name, value] : found->items())
+    if (!names_modeling(value)) others[name] = value;
+  if (others.empty()) {
+    config.erase("auto_map");
+  } else {
+    *found = std::move(others);
+  }
+}
+
+/// Sets what tells transformers which class reads the model: with a variant one of modeling_srformer.py, where it has one
+/// for the architecture.
+template <ModelConfiguration Config>
+void write_class(nlohmann::json& json, const std::string& variant) {
+  drop_auto_map(json);
+  json["model_type"] = Config::model_type;
+  json["architectures"] = {Config::class_name};
+  if (variant == "full") return;
+  json["model_type"] = std::string(variant_prefix) + std::string(Config::model_type);
+  if constexpr (requires { Config::modeling_name; }) {
+    const std::string name(Config::modeling_name), path = std::string(modeling_module) + "." + name;
+    if (!json["auto_map"].is_object()) json["auto_map"] = nlohmann::json::object();
+    json["auto_map"]["AutoConfig"] = path + "Config";
+    json["auto_map"]["AutoModelForSeq2SeqLM"] = path + "ForConditionalGeneration";
+    json["architectures"] = {name + "ForConditionalGeneration"};
+  }
+}
+
+}  // namespace detail
+
 /// Reads config.json of an architecture as transformers does; io_error says which field is of the wrong type or out of
 /// range.
 template <ModelConfiguration Config>
 Config config_from_json(const nlohmann::json& json, const std::string& path) {
   const std::string type = json_field<std::string>(json, "model_type", path);
-  if (type != Config::model_type)
+  if (plain_model_type(type) != Config::model_type)
     throw io_error(path + ": \"model_type\" is \"" + one_line(type) + "\", expected \"" +
                    std::string(Config::model_type) + "\"");
   detail::refuse_quantization(json, path);
@@ -253,8 +298,7 @@ Config config_from_json(const nlohmann::json& json, const std::string& path) {
 template <ModelConfiguration Config>
 nlohmann::json to_json(const Config& c) {
   nlohmann::json json = c.source;
-  json["model_type"] = Config::model_type;
-  json["architectures"] = {Config::class_name};
+  detail::write_class<Config>(json, c.cross_attention.variant);
   json["is_encoder_decoder"] = true;
   Config copy = c;  // fields of their own refer to members that they may set
   Config::visit(copy, [&](const ConfigField& field, auto&& member) {

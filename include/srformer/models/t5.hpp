@@ -59,7 +59,8 @@ struct FeedForwardProjection {
 
 /// The sizes and choices of a T5. Letters in docs/notation.md.
 struct T5Config : ConfigBase {
-  static constexpr std::string_view model_type = "t5", class_name = "T5ForConditionalGeneration";
+  static constexpr std::string_view model_type = "t5", class_name = "T5ForConditionalGeneration",
+                                    modeling_name = "SrformerT5";  ///< in modeling_srformer.py
   template <class B, class T, class List>
   using Model = T5<B, T, List>;
 
