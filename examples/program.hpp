@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "config_file.hpp"
 #include "hf_flags.hpp"
 
 namespace srformer::program {
@@ -98,8 +99,8 @@ inline void answer_hf_flags(const HfFlagsGiven& given) {
                     (without_effect.empty() ? "" : "; without effect here: " + without_effect));
 }
 
-/// Parses the command line; --help exits with 0, bad use with 2. Flags of transformers' scripts that the program does
-/// not have are answered as hf_flags.hpp says.
+/// Parses the command line; --help and --dump_config exit with 0, bad use with 2. Flags of transformers' scripts that the
+/// program does not have are answered as hf_flags.hpp says.
 inline void parse(CLI::App& app, int argc, char** argv) {
   std::vector<std::string> words(argv + 1, argv + argc);
   const std::string program = argv[0];
@@ -107,6 +108,15 @@ inline void parse(CLI::App& app, int argc, char** argv) {
   const auto known = [&](const std::string& name) {
     return app.get_option_no_throw(name) != nullptr;
   };
+  bool dump = false;
+  if (!known("--config")) {  // init_model has one of its own
+    app.add_option("--config", "Flags from a file, JSON or TOML; those given here go before")
+        ->configurable(false)
+        ->type_name("FILE");
+    app.add_flag("--dump_config", dump, "Print the flags given as JSON for --config, and end")
+        ->configurable(false);
+    expand_config(words);
+  }
   underscore_flags(app, words);
   HfFlagsGiven given = take_hf_flags(words, known);
   join_truths(app, words);
@@ -116,6 +126,10 @@ inline void parse(CLI::App& app, int argc, char** argv) {
     if (std::ranges::find(words, "--help") == words.end()) answer_hf_flags(given);
     std::ranges::reverse(words);
     app.parse(words);
+    if (dump) {
+      std::printf("%s\n", given_flags_as_json(app).dump(2).c_str());
+      throw Exit{0};
+    }
   } catch (const CLI::CallForHelp&) {
     std::fputs(app.help().c_str(), stdout);
     throw Exit{0};
