@@ -19,9 +19,9 @@
 #include <string>
 #include <vector>
 
+#include "curves.hpp"
 #include "device/device.hpp"
 #include "finetune_options.hpp"
-#include "loss_curve.hpp"
 #include "rouge_notice.hpp"
 #include "training_log.hpp"
 
@@ -596,7 +596,8 @@ class Finetuning {
   }
 
   void draw() {
-    const std::string problem = draw_loss_curve(metrics_->entries(), output_ / "loss.svg");
+    const std::string problem =
+        draw_curves({{"", metrics_->entries()}}, std::span(panels).first(1), output_ / "loss.svg");
     if (!problem.empty()) console_.line("notice: " + problem);
   }
 
