@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Characters of UTF-8, and where text stops being UTF-8.
+// Characters of UTF-8, where text stops being UTF-8, and text as messages show it.
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <string>
 #include <string_view>
 
 #include <srformer/core/config.hpp>
@@ -51,4 +52,37 @@ inline std::size_t valid_utf8_prefix(std::string_view text) {
   return i;
 }
 
+/// Bytes of the character that `text` begins with, if a line would break at it or a terminal obey it, else 0.
+inline std::size_t control_character(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  if (byte(0) < 0x20 || byte(0) == 0x7f) return 1;
+  if (text.size() > 1 && byte(0) == 0xc2 && byte(1) < 0xa0) return 2;
+  return text.starts_with("\xe2\x80\xa8") || text.starts_with("\xe2\x80\xa9") ? 3 : 0;
+}
+
 }  // namespace srformer::detail
+
+namespace srformer {
+
+/// Text of a file as messages show it: on one line, what would break it as \xNN, and of more than `most` bytes the first.
+inline std::string one_line(std::string_view text, std::size_t most = 80) {
+  constexpr std::string_view digits = "0123456789abcdef";
+  std::string shown;
+  std::size_t at = 0, escaped = 0;  // bytes of a control character that are left
+  for (; at < text.size() && (shown.size() < most || escaped > 0); ++at) {
+    const auto byte = static_cast<unsigned char>(text[at]);
+    if (escaped == 0) escaped = detail::control_character(text.substr(at));
+    if (escaped > 0) {
+      (shown += "\\x") += {digits[byte >> 4], digits[byte & 15]};
+      --escaped;
+    } else {
+      shown += text[at];
+    }
+  }
+  if (at == text.size()) return shown;
+  while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80 && !shown.empty())
+    --at, shown.pop_back();  // no part of a character
+  return shown + "...";
+}
+
+}  // namespace srformer

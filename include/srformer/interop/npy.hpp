@@ -18,6 +18,7 @@
 #include <vector>
 
 #include <srformer/backend/tensor.hpp>
+#include <srformer/core/utf8.hpp>
 
 namespace srformer {
 
@@ -123,7 +124,7 @@ void check_npy_elements(const std::string& path, std::string_view header) {
   const std::string wanted = "'" + std::string(npy_type<T>) + "'";
   if (!type.starts_with(wanted)) {
     throw io_error(path + ": holds elements of type " +
-                   std::string(type.substr(0, type.find_first_of(",}"))) + ", expected " + wanted +
+                   one_line(type.substr(0, type.find_first_of(",}")), 60) + ", expected " + wanted +
                    "; convert it with astype");
   }
   if (!npy_field(path, header, "fortran_order").starts_with("False")) {

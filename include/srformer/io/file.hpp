@@ -22,6 +22,7 @@
 #include <vector>
 
 #include <srformer/core/error.hpp>
+#include <srformer/core/utf8.hpp>
 
 namespace srformer {
 
@@ -39,15 +40,20 @@ class MappedFile {
  public:
   MappedFile() = default;
 
-  /// Throws io_error when the file is missing, unreadable or a folder.
-  explicit MappedFile(const std::filesystem::path& path) {
+  /// Throws io_error when the file is missing, unreadable or a folder; with `regular` also when it is a pipe or a device,
+  /// which may have no end: what a folder of others holds under a fixed name is a file, or a link to one.
+  explicit MappedFile(const std::filesystem::path& path, bool regular = false) {
     const std::string shown = path.string();
-    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | (regular ? O_NONBLOCK : 0));
     if (file < 0)
       throw_system_error(shown, "cannot open", errno, "check the path and its permissions");
     struct stat status {};
     int error = ::fstat(file, &status) == 0 ? 0 : errno;
     if (error == 0 && S_ISDIR(status.st_mode)) error = EISDIR;
+    if (error == 0 && regular && !S_ISREG(status.st_mode)) {
+      ::close(file);
+      throw io_error(shown + ": is a pipe or a device, expected a file; put the file in its place");
+    }
     if (error == 0 && S_ISREG(status.st_mode)) {
       size_ = static_cast<std::size_t>(status.st_size);
       if (size_ > 0) {
@@ -226,39 +232,6 @@ inline void commit_together(std::span<ReplacementFile> files) {
   for (ReplacementFile& file : files) file.commit();
 }
 
-namespace detail {
-
-/// Bytes of the character that `text` begins with, if a line would break at it or a terminal obey it, else 0.
-inline std::size_t control_character(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  if (byte(0) < 0x20 || byte(0) == 0x7f) return 1;
-  if (text.size() > 1 && byte(0) == 0xc2 && byte(1) < 0xa0) return 2;
-  return text.starts_with("\xe2\x80\xa8") || text.starts_with("\xe2\x80\xa9") ? 3 : 0;
-}
-
-}  // namespace detail
-
-/// Text of a file as messages show it: on one line, what would break it as \xNN, and of more than `most` bytes the first.
-inline std::string one_line(std::string_view text, std::size_t most = 80) {
-  constexpr std::string_view digits = "0123456789abcdef";
-  std::string shown;
-  std::size_t at = 0, escaped = 0;  // bytes of a control character that are left
-  for (; at < text.size() && (shown.size() < most || escaped > 0); ++at) {
-    const auto byte = static_cast<unsigned char>(text[at]);
-    if (escaped == 0) escaped = detail::control_character(text.substr(at));
-    if (escaped > 0) {
-      (shown += "\\x") += {digits[byte >> 4], digits[byte & 15]};
-      --escaped;
-    } else {
-      shown += text[at];
-    }
-  }
-  if (at == text.size()) return shown;
-  while (at > 0 && (static_cast<unsigned char>(text[at]) & 0xc0) == 0x80 && !shown.empty())
-    --at, shown.pop_back();  // no part of a character
-  return shown + "...";
-}
-
 /// Names on one line, as many as fit in `most` bytes, one at least, and how many more there are.
 inline std::string listed(std::span<const std::string> names, std::size_t most = 200) {
   std::string list;
@@ -315,10 +288,10 @@ inline std::size_t first_too_deep(std::string_view json) {
 }  // namespace detail
 
 /// Parses `text`, which stands at byte `offset` of `path`; throws io_error with path, byte and
-/// reason.
+/// reason. O(bytes): a callback of the parser would look at all members of an object after each of
+/// them.
 inline nlohmann::json parse_json(std::string_view text, const std::string& path,
-                                 std::size_t offset = 0,
-                                 const nlohmann::json::parser_callback_t& callback = nullptr) {
+                                 std::size_t offset = 0) {
   if (const std::size_t deep = detail::first_too_deep(text); deep < text.size())
     throw io_error(path + ": byte " + std::to_string(offset + deep) +
                    ": nests deeper than 100 brackets; correct it there or fetch the file again");
@@ -326,7 +299,7 @@ inline nlohmann::json parse_json(std::string_view text, const std::string& path,
     throw io_error(path + ": byte " + std::to_string(offset + nul) +
                    ": not valid JSON: a NUL; correct it there or fetch the file again");
   try {
-    return nlohmann::json::parse(text, callback);
+    return nlohmann::json::parse(text);
   } catch (const nlohmann::json::parse_error& error) {
     const std::size_t byte = offset + (error.byte > 0 ? error.byte - 1 : 0);
     throw io_error(path + ": byte " + std::to_string(byte) + ": not valid JSON: " +

@@ -15,8 +15,9 @@
 namespace srformer {
 
 /// The bytes that gzip compressed into `bytes`, which may be several members one after another, as `cat a.gz b.gz` and
-/// bgzip write them. Throws io_error with `path` for data that are damaged, end early or go on after the last member
-/// with anything but zeros. Holds the whole result in memory.
+/// bgzip write them. Throws io_error with `path` for data that are damaged, end early, go on after the last member with
+/// anything but zeros, or are more than 64 MiB and 200 times what they were compressed to. Holds the whole result in
+/// memory.
 inline std::string gunzip(std::span<const std::byte> bytes, const std::string& path) {
   const auto refuse = [&](std::size_t at, const std::string& what) {
     throw io_error(path + ": byte " + std::to_string(at) + ": " + what + "; fetch the file again");
@@ -30,6 +31,7 @@ inline std::string gunzip(std::span<const std::byte> bytes, const std::string& p
   if (inflateInit2(&stream, gzip_alone) != Z_OK) throw std::bad_alloc();
   std::string text;
   std::size_t used = 0, read = 0;
+  constexpr std::size_t always = std::size_t{64} << 20, times = 200;
   for (;;) {
     if (used == text.size()) text.resize(std::max<std::size_t>(2 * text.size(), 1 << 16));
     constexpr std::size_t most = std::numeric_limits<uInt>::max();
@@ -41,6 +43,9 @@ inline std::string gunzip(std::span<const std::byte> bytes, const std::string& p
     stream.avail_out = out;
     const int status = inflate(&stream, Z_NO_FLUSH);
     read += in - stream.avail_in, used += out - stream.avail_out;
+    if (used > always && used / times > bytes.size())
+      throw io_error(path + ": becomes more than " + std::to_string(times) +
+                     " times as large without gzip, as no text does; gunzip it to see what it is");
     if (status == Z_STREAM_END) {
       const auto rest = bytes.subspan(read);
       if (std::ranges::all_of(rest, [](std::byte b) { return b == std::byte{0}; })) break;

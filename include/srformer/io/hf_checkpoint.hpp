@@ -15,9 +15,9 @@
 
 namespace srformer {
 
-/// Parses a JSON file; throws io_error with path, byte and reason.
-inline nlohmann::json read_json_file(const std::filesystem::path& path) {
-  const MappedFile file(path);
+/// Parses a JSON file, which must be no pipe or device with `regular`; throws io_error with path, byte and reason.
+inline nlohmann::json read_json_file(const std::filesystem::path& path, bool regular = false) {
+  const MappedFile file(path, regular);
   return parse_json(file.text(), path.string());
 }
 
@@ -314,6 +314,13 @@ class HfCheckpoint {
   }
   bool contains(const std::string& name) const { return stored_.contains(name); }
 
+  /// How many numbers all tensors together have, copies of tied ones included.
+  index_t stored_numbers() const {
+    index_t numbers = 0;
+    for (const auto& [name, file] : stored_) numbers += file->info(name).count;
+    return numbers;
+  }
+
   /// The file that holds a tensor; throws io_error when none does.
   const SafetensorsFile& file_of(const std::string& name) const {
     const auto found = stored_.find(name);
@@ -371,7 +378,7 @@ class HfCheckpoint {
   }
 
   nlohmann::json read_object(const char* name) const {
-    nlohmann::json object = read_json_file(folder_ / name);
+    nlohmann::json object = read_json_file(folder_ / name, true);
     if (!object.is_object())
       throw io_error((folder_ / name).string() + ": byte 0: is not a JSON object; correct it");
     return object;
@@ -401,7 +408,9 @@ class HfCheckpoint {
       shards.insert(shard.get<std::string>());
     }
     for (const std::string& shard : shards) {
-      if (shard.empty() || std::filesystem::path(shard).filename() != shard || shard == "..")
+      const bool elsewhere = shard.empty() || shard == "." || shard == ".." ||
+                             shard.find_first_of(std::string_view("/\0", 2)) != shard.npos;
+      if (elsewhere)
         fail("names the shard \"" + one_line(shard) + "\", which is not a file of this folder");
       if (!holds(shard))
         fail("shard " + one_line(shard) + " of " + std::to_string(shards.size()) + " is missing");
@@ -458,7 +467,7 @@ class HfCheckpoint {
   /// Throws where the missing tensors are there under names that a wrapper has changed.
   void refuse_wrapped(const std::vector<std::string>& missing) const {
     if (missing.empty()) return;
-    const std::set<std::string> wanted(missing.begin(), missing.end());
+    const std::set<std::string, std::less<>> wanted(missing.begin(), missing.end());
     const auto refuse = [&](std::string_view part, std::size_t names) {
       throw io_error(folder_.string() + ": the names of " + std::to_string(names) +
                      " tensors hold \"" + one_line(part, 60) +
@@ -474,14 +483,16 @@ class HfCheckpoint {
               named([&](const std::string& name) { return detail::without_part(name, part); });
           2 * names > missing.size())
         refuse(part, names);
-    for (const auto& [stored, file] : stored_) {
-      if (!stored.ends_with("." + missing.front())) continue;
-      const std::string prefix = stored.substr(0, stored.size() - missing.front().size());
-      const std::size_t names = named([&](const std::string& name) {
-        return name.starts_with(prefix) ? name.substr(prefix.size()) : "";
-      });
-      if (2 * names > missing.size()) refuse(prefix, names);
-    }
+    std::size_t longest = 0;
+    for (const std::string& name : missing) longest = std::max(longest, name.size());
+    std::map<std::string, std::size_t> prefixes;  // with how many of the missing stand behind them
+    for (const auto& [stored, file] : stored_)
+      for (std::size_t dot = stored.find('.'); dot != stored.npos; dot = stored.find('.', dot + 1))
+        if (const auto name = std::string_view(stored).substr(dot + 1);
+            name.size() <= longest && wanted.contains(name))
+          ++prefixes[stored.substr(0, dot + 1)];
+    for (const auto& [prefix, names] : prefixes)
+      if (2 * names > missing.size() && contains(prefix + missing.front())) refuse(prefix, names);
   }
 
   /// Throws where a tensor is in no shard that the index names and the model has not got under another name.

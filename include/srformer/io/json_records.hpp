@@ -366,8 +366,8 @@ inline std::optional<std::size_t> json_record_list(const JsonWalker& walker,
   if (data != lists.end()) return data->at;
   if (is_record || lists.empty()) return std::nullopt;
   if (lists.size() > 1)
-    throw io_error(path + ": holds lists of records under \"" + std::string(lists[0].name) +
-                   "\" and \"" + std::string(lists[1].name) +
+    throw io_error(path + ": holds lists of records under \"" + one_line(lists[0].name) +
+                   "\" and \"" + one_line(lists[1].name) +
                    "\"; put the one to read under \"data\" or into a file of its own");
   return lists.front().at;
 }

@@ -58,20 +58,12 @@ inline bool is_blank(std::string_view text) {
   return text.find_first_not_of(" \t\r\n\f\v") == std::string_view::npos;
 }
 
-/// Names in quotes, the first ten of them in 200 bytes or so, and 40 bytes of each.
+/// Names in quotes on one line, the first ten of them in 200 bytes or so, and 40 bytes of each.
 inline std::string quoted_names(std::span<const std::string> names) {
   std::string list;
   std::size_t shown = 0;
-  for (; shown < names.size() && shown < 10 && list.size() < 200; ++shown) {
-    std::string_view name = names[shown];
-    const bool cut = name.size() > 40;
-    if (cut) {
-      std::size_t end = 40;
-      while (end > 0 && (static_cast<unsigned char>(name[end]) & 0xc0) == 0x80) --end;
-      name = name.substr(0, end);
-    }
-    list += (list.empty() ? "\"" : ", \"") + std::string(name) + (cut ? "...\"" : "\"");
-  }
+  for (; shown < names.size() && shown < 10 && list.size() < 200; ++shown)
+    list += (list.empty() ? "\"" : ", \"") + one_line(names[shown], 40) + "\"";
   if (names.size() > shown) list += " and " + std::to_string(names.size() - shown) + " more";
   return list;
 }

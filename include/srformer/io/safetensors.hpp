@@ -155,6 +155,51 @@ struct TensorInfo {
   std::span<const std::byte> bytes;
 };
 
+namespace detail {
+
+/// Stops nlohmann's parser at a key of a safetensors header that must not stand twice.
+class RepeatedKey {
+ public:
+  bool null() { return true; }
+  bool boolean(bool) { return true; }
+  bool number_integer(std::int64_t) { return true; }
+  bool number_unsigned(std::uint64_t) { return true; }
+  bool number_float(double, const std::string&) { return true; }
+  bool string(std::string&) { return true; }
+  bool binary(nlohmann::json::binary_t&) { return true; }
+  bool start_array(std::size_t) { return true; }
+  bool end_array() { return true; }
+  bool start_object(std::size_t) {
+    if (++depth_ == 2) of_tensor_.clear();
+    return true;
+  }
+  bool end_object() {
+    --depth_;
+    return true;
+  }
+  bool key(std::string& key) {
+    if (depth_ == 1) describes_ = key != "__metadata__";
+    const bool once = depth_ == 1 ? !describes_
+                                  : depth_ == 2 && describes_ &&
+                                        (key == "dtype" || key == "shape" || key == "data_offsets");
+    if (!once || (depth_ == 1 ? &of_header_ : &of_tensor_)->insert(key).second) return true;
+    name = key;
+    return false;
+  }
+  bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception&) {
+    return false;
+  }
+
+  std::string name;  ///< the key
+
+ private:
+  std::size_t depth_ = 0;
+  bool describes_ = false;  ///< a tensor, rather than metadata
+  std::set<std::string> of_header_, of_tensor_;
+};
+
+}  // namespace detail
+
 /// A safetensors file, mapped and checked: header, dtypes, shapes and offsets are known to be right
 /// once it is open.
 class SafetensorsFile {
@@ -164,7 +209,7 @@ class SafetensorsFile {
   /// Maps `path`; throws io_error with path, byte offset and tensor when anything in it contradicts
   /// the format.
   explicit SafetensorsFile(const std::filesystem::path& path)
-      : path_(path.string()), file_(path), bytes_(file_.bytes()) {
+      : path_(path.string()), file_(path, true), bytes_(file_.bytes()) {
     read_header();
   }
 
@@ -358,25 +403,11 @@ class SafetensorsFile {
   /// As the safetensors library reads it: of a tensor that stands twice the last counts, but what describes one, and
   /// __metadata__, stands once.
   nlohmann::json parse_header(std::string_view header) const {
-    std::vector<std::set<std::string>> keys;
-    bool describes = false;  // a tensor's dtype, shape and data_offsets, rather than metadata
-    return parse_json(
-        header, path_, 8,
-        [&](int depth, nlohmann::json::parse_event_t event, const nlohmann::json& value) {
-          using Event = nlohmann::json::parse_event_t;
-          if (event == Event::object_start) keys.emplace_back();
-          if (event == Event::object_end) keys.pop_back();
-          if (event != Event::key) return true;
-          const auto& name = value.get_ref<const std::string&>();
-          if (depth == 1) describes = name != "__metadata__";
-          const bool once =
-              depth == 1 ? !describes
-                         : depth == 2 && describes &&
-                               (name == "dtype" || name == "shape" || name == "data_offsets");
-          if (once && !keys.back().insert(name).second)
-            fail(8 + find_key(header, value), "name " + quoted(name) + " occurs twice");
-          return true;
-        });
+    nlohmann::json parsed = parse_json(header, path_, 8);
+    detail::RepeatedKey repeated;
+    if (!nlohmann::json::sax_parse(header, &repeated))
+      fail(8 + find_key(header, repeated.name), "name " + quoted(repeated.name) + " occurs twice");
+    return parsed;
   }
 
   static std::size_t find_key(std::string_view header, const nlohmann::json& name) {

@@ -13,6 +13,7 @@
 #include <cctype>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -285,9 +286,10 @@ class TableFile {
       for (std::string& name : names) name = trimmed(name);
     } else if (has_columns()) {
       std::size_t left = 32;
+      std::set<std::string> known;
       each_json([&](std::string_view record, std::size_t, std::size_t) {
         for (std::string& key : json_keys(record))
-          if (std::ranges::find(names, key) == names.end()) names.push_back(std::move(key));
+          if (known.insert(key).second) names.push_back(std::move(key));
         return --left > 0;
       });
     }
