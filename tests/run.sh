@@ -2,12 +2,14 @@
 # Builds and tests everything: installs what is missing, configures, builds, and ends with the summary of ctest.
 #
 #   tests/run.sh               g++ Release with every test, the programs on the CPU in every scalar (at -O1, as the tests),
-#                              clang over headers and tests, and nvcc where it is installed (the programs in float32)
+#                              clang over headers and tests, and nvcc where it is installed (the programs in float32);
+#                              before it the readers of files under libFuzzer, 5 seconds each
 #   tests/run.sh --label X     as above, but runs only the tests with label X
+#   tests/run.sh --fuzz N      looks for faults in the readers of files for N minutes each (clang, tests/fuzz), and nothing else
 #   tests/run.sh --all         first also Debug, address and undefined sanitizers, clang, and each Thrust at hand; then the
 #                              programs as users build them, on every device in every scalar, and other seeds
 #   tests/run.sh --all --stage NAME   one stage of that: debug, asan, clang, plain, x86-64-v3, thrust-include, thrust-cccl,
-#                              release or other_seeds (which needs what release has built)
+#                              fuzz, release or other_seeds (which needs what release has built)
 #
 # Environment: JOBS (as many as processors), BUILD_DIR (build/), SRFORMER_NO_INSTALL=1 to install nothing.
 set -euo pipefail
@@ -16,14 +18,23 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 all=
 only=
 labels=()
-stages="debug asan clang plain x86-64-v3 thrust-include thrust-cccl release other_seeds"
+fuzz_seconds=5
+stages="debug asan clang plain x86-64-v3 thrust-include thrust-cccl fuzz release other_seeds"
 value() { [ $# -ge 2 ] || { echo "tests/run.sh: $1 needs a name" >&2; exit 2; }; }
 while [ $# -gt 0 ]; do
   case $1 in
     --all) all=1 ;;
+    --fuzz)
+      value "$@"
+      case $2 in "" | *[!0-9]*) echo "tests/run.sh: --fuzz needs a number of minutes" >&2; exit 2 ;; esac
+      only=fuzz
+      fuzz_seconds=$((60 * $2))
+      shift
+      ;;
     --label)
       value "$@"
       labels=(-L "^$2\$")
+      [ "$2" != fuzz ] || only=fuzz
       shift
       ;;
     --stage)
@@ -31,7 +42,7 @@ while [ $# -gt 0 ]; do
       only=$2
       shift
       ;;
-    -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "tests/run.sh: unknown option $1 (try --help)" >&2; exit 2 ;;
   esac
   shift
@@ -41,7 +52,7 @@ if [ -n "$only" ]; then
     *" $only "*) ;;
     *) echo "tests/run.sh: --stage $only is not one of: $stages" >&2; exit 2 ;;
   esac
-  [ -n "$all" ] || { echo "tests/run.sh: --stage is one of --all" >&2; exit 2; }
+  [ -n "$all" ] || [ "$only" = fuzz ] || { echo "tests/run.sh: --stage is one of --all" >&2; exit 2; }
 fi
 
 # Tests run side by side, so threads that wait must not spin on the processors of others.
@@ -90,16 +101,16 @@ stage() {
   [ "$name" = release ] || [ -z "$failed" ] || echo "== failed so far:$failed"
 }
 
+side=(-DSRFORMER_CUDA=OFF -DSRFORMER_SIDE_CHECKS=OFF "-DSRFORMER_DEVICES=cpu;thrust-cpp")
 programs=("-DSRFORMER_DEVICES=cpu;cuda" -DSRFORMER_CUDA_DTYPES=float32)
 if [ -n "$all" ]; then
   export SRFORMER_GENERATIONS=10000  # tests/decode/many_generations_test.cpp
   programs=("-DSRFORMER_DEVICES=cpu;thrust-cpp;thrust-omp;thrust-tbb;cuda"
     "-DSRFORMER_CUDA_DTYPES=float32;float64;bfloat16;float16")
-  side=(-DSRFORMER_CUDA=OFF -DSRFORMER_SIDE_CHECKS=OFF "-DSRFORMER_DEVICES=cpu;thrust-cpp")
   stage debug "${side[@]}" -DCMAKE_BUILD_TYPE=Debug
   stage asan "${side[@]}" -DCMAKE_BUILD_TYPE=Debug -DSRFORMER_SANITIZE=address,undefined
   if command -v clang++ >/dev/null; then
-    stage clang "${side[@]}" -DCMAKE_CXX_COMPILER=clang++ -DSRFORMER_FUZZ=ON
+    stage clang "${side[@]}" -DCMAKE_CXX_COMPILER=clang++
   fi
   stage plain "${side[@]}" -DSRFORMER_TEST_OPTIMIZATION=-O3 -DSRFORMER_ONEDNN=OFF -DSRFORMER_OPENMP=OFF -DSRFORMER_NATIVE=OFF
   if grep -qw avx2 /proc/cpuinfo; then
@@ -111,6 +122,22 @@ if [ -n "$all" ]; then
         -DSRFORMER_EXAMPLES=OFF -DSRFORMER_TEST_FOLDERS=backend
     fi
   done
+fi
+
+# Readers of files under libFuzzer, which not every clang brings; those who ask for another label do not wait for them.
+has_libfuzzer() {
+  echo 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }' |
+    clang++ -fsanitize=fuzzer,address,undefined -x c++ - -o /dev/null 2>/dev/null
+}
+[ -z "$all" ] || [ "$fuzz_seconds" -gt 60 ] || fuzz_seconds=60
+if wanted fuzz && { [ ${#labels[@]} -eq 0 ] || [ "$only" = fuzz ]; }; then
+  if has_libfuzzer; then
+    stage fuzz "${side[@]}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER=clang++ -DSRFORMER_FUZZ=ON \
+      -DSRFORMER_FUZZ_SECONDS="$fuzz_seconds" -DSRFORMER_TEST_FOLDERS=fuzz -DSRFORMER_EXAMPLES=OFF -DSRFORMER_BENCH=OFF
+  else
+    echo "== fuzz is left out: there is no clang++ with libFuzzer (clang, libclang-rt-14-dev)"
+    [ "$only" != fuzz ] || failed+=" fuzz"
+  fi
 fi
 
 # Without --all the programs are built for tests alone.

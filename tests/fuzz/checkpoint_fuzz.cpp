@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // Any bytes as config.json, generation_config.json or the index of shards, or inside one, by the first byte.
 #include <srformer/decode/generation_config.hpp>
-#include <srformer/models/config.hpp>
+#include <srformer/models/architectures.hpp>
 
 #include "fuzz.hpp"
 
-using namespace srformer;
-
 namespace {
+
+using namespace srformer;
 
 void check_config(std::string_view text) {
   const nlohmann::json json = parse_json(text, "config.json");
   if (!json.is_object()) return;
   fuzz::tolerate([&] { generation_config_from_json(json, "config.json"); });
-  const ModelConfig config = model_config_from_json(json, "config.json");
+  const PaperArchitectures::Config config = PaperArchitectures::read(json, "config.json");
   // what is saved is read, and saved the same again
   std::visit(
       [](const auto& c) {
         const nlohmann::json saved = to_json(c);
-        const ModelConfig again = model_config_from_json(saved, "config.json");
+        const PaperArchitectures::Config again = PaperArchitectures::read(saved, "config.json");
         if (std::visit([](const auto& d) { return to_json(d); }, again) != saved) std::abort();
       },
       config);
@@ -51,13 +51,11 @@ void check_index(std::string_view text) {
   checkpoint.load(std::vector<TensorSlot>{host_slot("a", {"b"}, {1}, std::span(&a, 1))});
 }
 
-}  // namespace
-
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  if (size == 0) return 0;
-  const std::string text(reinterpret_cast<const char*>(data) + 1, size - 1);
+void run_checkpoint(std::string_view bytes) {
+  if (bytes.empty()) return;
+  const std::string text(bytes.substr(1));
   fuzz::tolerate([&] {
-    switch (data[0] % 8) {
+    switch (static_cast<std::uint8_t>(bytes[0]) % 8) {
       case 0:
         return check_config(text);
       case 1:
@@ -74,5 +72,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
         return check_config("{\"model_type\":\"t5\"," + text + "}");
     }
   });
-  return 0;
 }
+
+const fuzz::Target checkpoint_target("checkpoint", run_checkpoint);
+
+}  // namespace

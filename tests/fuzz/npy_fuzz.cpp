@@ -5,13 +5,15 @@
 
 #include "fuzz.hpp"
 
+namespace {
+
 using namespace srformer;
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+void run_npy(std::string_view data) {
   static EigenBackend be(1);
   const std::filesystem::path path = fuzz::folder() / "x.npy";
-  std::string bytes(reinterpret_cast<const char*>(data), size);
-  if (size > 0 && data[0] % 2 == 1) {
+  std::string bytes(data);
+  if (!data.empty() && static_cast<std::uint8_t>(data[0]) % 2 == 1) {
     const std::size_t end = bytes.rfind('}');
     const std::size_t length = (end == std::string::npos ? bytes.size() - 1 : end) % 65536;
     bytes = std::string("\x93NUMPY\1\0", 8) + static_cast<char>(length % 256) +
@@ -21,5 +23,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   fuzz::tolerate([&] { read_npy<float, 1>(be, path.string()); });
   fuzz::tolerate([&] { read_npy<double, 2>(be, path.string()); });
   fuzz::tolerate([&] { read_npy<std::int32_t, 3>(be, path.string()); });
-  return 0;
 }
+
+const fuzz::Target npy_target("npy", run_npy);
+
+}  // namespace

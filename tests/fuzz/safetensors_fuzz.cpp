@@ -5,11 +5,13 @@
 
 #include "fuzz.hpp"
 
+namespace {
+
 using namespace srformer;
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  std::string bytes(reinterpret_cast<const char*>(data), size);
-  if (size > 0 && data[0] % 2 == 1) {
+void run_safetensors(std::string_view data) {
+  std::string bytes(data);
+  if (!data.empty() && static_cast<std::uint8_t>(data[0]) % 2 == 1) {
     const std::size_t end = bytes.rfind('}');
     const std::uint64_t length = end == std::string::npos ? bytes.size() - 1 : end;
     bytes = std::string(reinterpret_cast<const char*>(&length), sizeof length) + bytes.substr(1);
@@ -22,5 +24,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       fuzz::tolerate([&] { file.read_ids(name); });
     }
   });
-  return 0;
 }
+
+const fuzz::Target safetensors_target("safetensors", run_safetensors);
+
+}  // namespace
