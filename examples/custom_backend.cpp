@@ -11,6 +11,8 @@
 #include <string_view>
 #include <thread>
 
+#include "errors.hpp"
+
 using namespace srformer;
 
 /// Loops on threads that are started for each call and joined at its end.
@@ -141,7 +143,9 @@ std::vector<std::vector<double>> attend(B& be) {
           to_host(be, d_v), to_host(be, d_weight), to_host(be, d_raf)};
 }
 
-int main(int argc, char** argv) {
+namespace {
+
+int show(int argc, char** argv) {
   if (argc > 1)
     return std::puts("usage: custom_backend") < 0 || std::string_view(argv[1]) != "--help" ? 2 : 0;
 
@@ -166,4 +170,10 @@ int main(int argc, char** argv) {
     same = same && largest > 0 && difference <= 1e-13 * largest;
   }
   return same ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return srformer::program::run([&] { return show(argc, argv); });
 }

@@ -16,6 +16,7 @@
 #include <srformer/models/checkpoint.hpp>
 #include <srformer/train/trainer.hpp>
 
+#include "errors.hpp"
 #include "pegasus.hpp"
 
 using namespace srformer;
@@ -54,9 +55,7 @@ void print(const char* what, std::span<const std::int32_t> ids) {
   std::printf("\n");
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int show(int argc, char** argv) {
   std::string folder, output;
   index_t steps = 0;
   bool understood = argc % 2 == 1;
@@ -100,4 +99,11 @@ int main(int argc, char** argv) {
   print("four beams:",
         std::span(generate(*model, test.source, lengths, beams).sequences.at(0)).subspan(1));
   if (!output.empty()) save_model(*model, output, DType::f32, nlohmann::json::object());
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return srformer::program::run([&] { return show(argc, argv); });
 }

@@ -7,6 +7,8 @@
 #include <string_view>
 #if __has_include(<boost/multiprecision/cpp_bin_float.hpp>)
 #include <boost/multiprecision/cpp_bin_float.hpp>
+
+#include "errors.hpp"
 using Exact = boost::multiprecision::number<boost::multiprecision::cpp_bin_float<50>,
                                             boost::multiprecision::et_off>;
 #else
@@ -101,7 +103,9 @@ std::vector<T> report(const char* name, const std::vector<Exact>& exact) {
   return out;
 }
 
-int main(int argc, char** argv) {
+namespace {
+
+int show(int argc, char** argv) {
   if (argc > 1)
     return std::puts("usage: custom_scalar") < 0 || std::string_view(argv[1]) != "--help" ? 2 : 0;
   const auto exact = attention<Exact>();
@@ -112,4 +116,11 @@ int main(int argc, char** argv) {
   double claimed = 0;
   for (const Bounded& x : report<Bounded>("Bounded", exact)) claimed = std::max(claimed, x.error);
   std::printf("          and says itself: %.1e\n", claimed);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return srformer::program::run([&] { return show(argc, argv); });
 }

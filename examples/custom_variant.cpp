@@ -15,6 +15,7 @@
 #include <srformer/train/trainer.hpp>
 #include <vector>
 
+#include "errors.hpp"
 #include "sliding_window.hpp"
 
 using namespace srformer;
@@ -63,9 +64,7 @@ void print(const char* what, std::span<const std::int32_t> ids) {
   std::printf("\n");
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int show(int argc, char** argv) {
   index_t steps = 400;
   if (argc == 3 && std::strcmp(argv[1], "--steps") == 0) {
     steps = std::atol(argv[2]);
@@ -99,4 +98,11 @@ int main(int argc, char** argv) {
   const Generation made = generate(model, test.source, lengths, beams);
   print("\nkey words of a new text:", test.target);
   print("four beams:             ", std::span(made.sequences.at(0)).subspan(1));
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return srformer::program::run([&] { return show(argc, argv); });
 }

@@ -7,12 +7,14 @@
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <srformer/io/folder_lock.hpp>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
 #include "data/debian_descriptions.hpp"
 #include "data/pairs.hpp"
+#include "program.hpp"
 
 namespace {
 
@@ -22,9 +24,7 @@ std::ifstream open(const std::string& path) {
   return file;
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+void write_all(int argc, char** argv) {
   namespace ex = srformer::examples;
   std::vector<std::string> packages, translations;
   std::string output;
@@ -36,46 +36,41 @@ int main(int argc, char** argv) {
   app.add_option("--output", output, "folder for the files, made if it is not there")->required();
   app.add_option("--min_characters", min_characters, "leave out shorter descriptions")
       ->capture_default_str();
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    return app.exit(help);
-  } catch (const CLI::ParseError& error) {
-    std::cerr << "debian_descriptions: " << error.what() << '\n';
-    return 2;
-  }
+  srformer::program::parse(app, argc, argv);
 
-  try {
-    std::unordered_map<std::string, std::string> source_of;
-    for (const std::string& path : packages) {
-      std::ifstream file = open(path);
-      ex::debian::read_sources(file, source_of);
-    }
-    ex::debian::Collector collector(source_of, min_characters);
-    for (const std::string& path : translations) {
-      std::ifstream file = open(path);
-      collector.read(file);
-    }
-    const auto& train = collector.pairs(ex::Split::train);
-    const auto& validation = collector.pairs(ex::Split::validation);
-    const auto& test = collector.pairs(ex::Split::test);
-    if (train.empty() || validation.empty() || test.empty()) {
-      throw srformer::io_error(translations.front() +
-                               " gives no pairs for one of the splits: fetch the lists with "
-                               "examples/data/debian.sh");
-    }
-    const std::filesystem::path folder(output);
-    std::filesystem::create_directories(folder);
-    ex::write_pairs(folder / "train.jsonl", train);
-    ex::write_pairs(folder / "validation.jsonl", validation);
-    ex::write_pairs(folder / "test.jsonl", test);
-    const ex::debian::Counts& counts = collector.counts();
-    std::cout << output << ": " << train.size() << " train, " << validation.size()
-              << " validation, " << test.size() << " test; of " << counts.packages
-              << " descriptions " << counts.without_source << " without a source, "
-              << counts.too_short << " too short, " << counts.repeated << " repeated\n";
-  } catch (const std::exception& error) {
-    std::cerr << "debian_descriptions: " << error.what() << '\n';
-    return 1;
+  std::unordered_map<std::string, std::string> source_of;
+  for (const std::string& path : packages) {
+    std::ifstream file = open(path);
+    ex::debian::read_sources(file, source_of);
   }
+  ex::debian::Collector collector(source_of, min_characters);
+  for (const std::string& path : translations) {
+    std::ifstream file = open(path);
+    collector.read(file);
+  }
+  const auto& train = collector.pairs(ex::Split::train);
+  const auto& validation = collector.pairs(ex::Split::validation);
+  const auto& test = collector.pairs(ex::Split::test);
+  if (train.empty() || validation.empty() || test.empty()) {
+    throw srformer::io_error(translations.front() +
+                             " gives no pairs for one of the splits: fetch the lists with "
+                             "examples/data/debian.sh");
+  }
+  const std::filesystem::path folder(output);
+  const srformer::FolderLock lock(folder);
+  for (const std::string& notice : lock.notices()) std::cerr << notice << '\n';
+  ex::write_pairs(folder / "train.jsonl", train);
+  ex::write_pairs(folder / "validation.jsonl", validation);
+  ex::write_pairs(folder / "test.jsonl", test);
+  const ex::debian::Counts& counts = collector.counts();
+  std::cout << output << ": " << train.size() << " train, " << validation.size() << " validation, "
+            << test.size() << " test; of " << counts.packages << " descriptions "
+            << counts.without_source << " without a source, " << counts.too_short << " too short, "
+            << counts.repeated << " repeated\n";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return srformer::program::run([&] { write_all(argc, argv); });
 }

@@ -4,7 +4,11 @@
 #include <srformer/srformer.hpp>
 #include <string_view>
 
-int main(int argc, char** argv) {
+#include "errors.hpp"
+
+namespace {
+
+int show(int argc, char** argv) {
   using namespace srformer;
   if (argc > 1)
     return std::puts("usage: hello_attention") < 0 || std::string_view(argv[1]) != "--help" ? 2 : 0;
@@ -57,4 +61,11 @@ int main(int argc, char** argv) {
   };
   std::printf("d loss / d k[0,0,0,0] = %.8f, by differences %.8f\n", d_k.view()(0, 0, 0, 0),
               (loss(1e-5) - loss(-1e-5)) / 2e-5);
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return srformer::program::run([&] { return show(argc, argv); });
 }

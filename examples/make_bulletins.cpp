@@ -8,13 +8,17 @@
 #include <cstdint>
 #include <filesystem>
 #include <iostream>
+#include <srformer/io/folder_lock.hpp>
 #include <string>
 #include <vector>
 
 #include "data/bulletins.hpp"
 #include "data/pairs.hpp"
+#include "program.hpp"
 
-int main(int argc, char** argv) {
+namespace {
+
+void write_all(int argc, char** argv) {
   namespace ex = srformer::examples;
   std::string output;
   std::size_t train = 16000, validation = 256, test = 256, sentences = 11;
@@ -29,35 +33,30 @@ int main(int argc, char** argv) {
   app.add_option("--sentences", sentences, "sentences in a bulletin, 8 of which state a fact")
       ->capture_default_str()
       ->check(CLI::Range(8, 10000));
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    return app.exit(help);
-  } catch (const CLI::ParseError& error) {
-    std::cerr << "make_bulletins: " << error.what() << '\n';
-    return 2;
-  }
+  srformer::program::parse(app, argc, argv);
 
-  try {
-    const std::filesystem::path folder(output);
-    std::filesystem::create_directories(folder);
-    const auto pairs = ex::make_bulletins(seed, ex::Split::train, train, sentences);
-    ex::write_pairs(folder / "train.jsonl", pairs);
-    ex::write_pairs(folder / "validation.jsonl",
-                    ex::make_bulletins(seed, ex::Split::validation, validation, sentences));
-    ex::write_pairs(folder / "test.jsonl",
-                    ex::make_bulletins(seed, ex::Split::test, test, sentences));
+  const std::filesystem::path folder(output);
+  const srformer::FolderLock lock(folder);
+  for (const std::string& notice : lock.notices()) std::cerr << notice << '\n';
+  const auto pairs = ex::make_bulletins(seed, ex::Split::train, train, sentences);
+  ex::write_pairs(folder / "train.jsonl", pairs);
+  ex::write_pairs(folder / "validation.jsonl",
+                  ex::make_bulletins(seed, ex::Split::validation, validation, sentences));
+  ex::write_pairs(folder / "test.jsonl",
+                  ex::make_bulletins(seed, ex::Split::test, test, sentences));
 
-    std::vector<std::string> lines;
-    for (std::size_t i = 0; i < std::min<std::size_t>(train, 4000); ++i) {
-      lines.push_back(pairs[i].text);
-      lines.push_back(pairs[i].summary);
-    }
-    ex::write_lines(folder / "text.txt", lines);
-    std::cout << output << ": " << train << " train, " << validation << " validation, " << test
-              << " test\n";
-  } catch (const std::exception& error) {
-    std::cerr << "make_bulletins: " << error.what() << '\n';
-    return 1;
+  std::vector<std::string> lines;
+  for (std::size_t i = 0; i < std::min<std::size_t>(train, 4000); ++i) {
+    lines.push_back(pairs[i].text);
+    lines.push_back(pairs[i].summary);
   }
+  ex::write_lines(folder / "text.txt", lines);
+  std::cout << output << ": " << train << " train, " << validation << " validation, " << test
+            << " test\n";
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  return srformer::program::run([&] { write_all(argc, argv); });
 }

@@ -3,12 +3,11 @@
 #pragma once
 
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-#include <srformer/core/error.hpp>
+#include <srformer/io/file.hpp>
 
 namespace srformer::examples {
 
@@ -28,16 +27,13 @@ inline std::string json_line(const Pair& pair) {
   return line.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }
 
-/// Writes `lines` to `path`, aside first and then renamed, so that `path` is never half a file.
+/// Writes `lines` to `path`, which is never half a file.
 inline void write_lines(const std::filesystem::path& path, const std::vector<std::string>& lines) {
-  const std::filesystem::path aside = path.string() + ".part";
-  std::ofstream file(aside, std::ios::binary);
-  for (const std::string& line : lines) file << line << '\n';
-  file.close();
-  if (!file) {
-    throw io_error(aside.string() + " cannot be written: see that its folder exists and has room");
-  }
-  std::filesystem::rename(aside, path);
+  std::string text;
+  for (const std::string& line : lines) (text += line) += '\n';
+  ReplacementFile file(path);
+  file.write(text);
+  file.commit();
 }
 
 /// Writes one JSON line per pair to `path`.
