@@ -11,6 +11,9 @@
 #   tests/run.sh --all --stage NAME   one stage of that: debug, asan, clang, plain, x86-64-v3, thrust-include, thrust-cccl,
 #                              fuzz, release or other_seeds (which needs what release has built)
 #
+# Without options the first run takes about 15 minutes on 2 processors that do nothing else; what is built is not built
+# again.
+#
 # Environment: JOBS (as many as processors), BUILD_DIR (build/), SRFORMER_NO_INSTALL=1 to install nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -42,7 +45,7 @@ while [ $# -gt 0 ]; do
       only=$2
       shift
       ;;
-    -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) echo "tests/run.sh: unknown option $1 (try --help)" >&2; exit 2 ;;
   esac
   shift
@@ -53,6 +56,12 @@ if [ -n "$only" ]; then
     *) echo "tests/run.sh: --stage $only is not one of: $stages" >&2; exit 2 ;;
   esac
   [ -n "$all" ] || [ "$only" = fuzz ] || { echo "tests/run.sh: --stage is one of --all" >&2; exit 2; }
+fi
+
+if [ -z "$all" ]; then
+  echo "tests/run.sh: the first run takes about 15 minutes on 2 processors, more on busy ones, and 440 MB in ${BUILD_DIR:-build}"
+else
+  echo "tests/run.sh: the first run of every stage takes hours, and about 440 MB for each in ${BUILD_DIR:-build}"
 fi
 
 # Tests run side by side, so threads that wait must not spin on the processors of others.
@@ -96,8 +105,15 @@ stage() {
   if [ ${#labels[@]} -eq 0 ] && cmake --build "$dir" -j "$jobs" --target cheap_tests 2>/dev/null; then
     check "$dir" -L '^(core|layers|structure|docs|format)$' || echo "== some cheap tests failed; going on"
   fi
-  cmake --build "$dir" -j "$jobs" -- -k 0 || failed+=" $name"
-  check "$dir" ${labels[@]+"${labels[@]}"} || failed+=" $name"
+  if ! cmake --build "$dir" -j "$jobs" -- -k 0 2>&1 | tee "$dir/build.log"; then
+    failed+=" $name"
+    echo "== $name did not build: the first failure of $dir/build.log is below; to repeat it: cmake --build $dir"
+    grep -m 1 -A 12 '^FAILED: ' "$dir/build.log" | cut -c 1-300 | sed 's/^/    /' || tail -n 12 "$dir/build.log"
+  fi
+  check "$dir" ${labels[@]+"${labels[@]}"} || {
+    failed+=" $name"
+    echo "== to repeat the tests that failed: ctest --test-dir $dir --rerun-failed --output-on-failure"
+  }
   [ "$name" = release ] || [ -z "$failed" ] || echo "== failed so far:$failed"
 }
 
