@@ -9,7 +9,7 @@
 #include <srformer/ops/embedding.hpp>
 #include <srformer/ops/norm.hpp>
 #include <srformer/ops/softmax.hpp>
-#include <srformer/train/optimizer.hpp>
+#include <srformer/train/adamw.hpp>
 
 #include <optional>
 #include <string>

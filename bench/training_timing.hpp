@@ -8,7 +8,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <srformer/models/checkpoint.hpp>
-#include <srformer/train/optimizer.hpp>
+#include <srformer/train/adamw.hpp>
 
 #include "product_rate.hpp"
 

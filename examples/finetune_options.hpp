@@ -16,6 +16,7 @@
 #include "data_flags.hpp"
 #include "device/device.hpp"
 #include "generation_flags.hpp"
+#include "optimizer_flags.hpp"
 
 namespace srformer::program {
 
@@ -31,9 +32,9 @@ struct FinetuneOptions {
   index_t max_train_samples = 0, max_eval_samples = 0, max_predict_samples = 0;
   double epochs = 3, learning_rate = 5e-5, warmup_ratio = 0, label_smoothing = 0;
   std::optional<double> dropout_rate;
-  std::string scheduler = "linear";
+  OptimizerFlags optimizer;
+  ScheduleFlags schedule;
   DeviceFlags device;
-  AdamWOptions adamw{.max_grad_norm = 1};
   std::uint64_t seed = 42;
   bool overwrite = false, group_by_length = false, skip_nonfinite = false;
   bool generate_flag = false;
@@ -62,7 +63,9 @@ struct FinetuneOptions {
     needs(!test_file.empty(), "--test_file", {"--max_predict_samples"});
     needs(!validation_file.empty() || !test_file.empty(), "--validation_file or --test_file",
           {"--per_device_eval_batch_size", "--predict_with_generate"});
-    needs(scheduler != "constant", "another --lr_scheduler_type than constant",
+    optimizer.check(app);
+    schedule.check(learning_rate);
+    needs(schedule.name != "constant", "another --lr_scheduler_type than constant",
           {"--warmup_steps", "--warmup_ratio"});
     needs(save_steps > 0, "--save_steps above 0", {"--save_total_limit"});
     if (app.count("--warmup_steps") > 0 && app.count("--warmup_ratio") > 0)
@@ -97,9 +100,10 @@ struct FinetuneOptions {
     TrainingOptions o;
     o.batch_size = train_batch, o.accumulation = accumulation;
     o.epochs = epochs, o.max_steps = max_steps;
-    o.learning_rate = learning_rate, o.schedule = schedule_from_name(scheduler);
+    o.learning_rate = learning_rate, o.schedule = schedule.type();
+    o.schedule_arguments = schedule.arguments();
     o.warmup_steps = warmup_steps, o.warmup_ratio = warmup_ratio;
-    o.adamw = adamw, o.label_smoothing = label_smoothing;
+    o.optimizer = optimizer.options(), o.label_smoothing = label_smoothing;
     o.group_by_length = group_by_length, o.skip_nonfinite = skip_nonfinite;
     o.seed = seed;
     return o;
@@ -109,9 +113,8 @@ struct FinetuneOptions {
   /// A flag whose default --help shows.
   template <class T>
   static CLI::Option* add(CLI::App& app, const char* name, T& value, const char* what) {
-    return app.add_option(name, value, what)->capture_default_str();
+    return add_with_default(app, name, value, what);
   }
-  static CLI::Range below_one() { return {0.0, 0.999999}; }
 
   /// What is trained on, and where the results go.
   void add_data_to(CLI::App& app) {
@@ -143,19 +146,12 @@ struct FinetuneOptions {
     add(app, "--max_steps", max_steps, "Counts instead of epochs when above 0")
         ->check(at_least(-1));
     add(app, "--learning_rate", learning_rate, "At its highest")->check(CLI::Range(0.0, 1e38));
-    add(app, "--lr_scheduler_type", scheduler, "Course of the learning rate")
-        ->check(CLI::IsMember({"linear", "cosine", "constant", "constant_with_warmup"}));
+    schedule.add_to(app);
     add(app, "--warmup_steps", warmup_steps, "Steps of linear warm-up")->check(at_least(0));
     add(app, "--warmup_ratio", warmup_ratio, "The same as a share of all steps")
         ->check(CLI::Range(0.0, 1.0));
     add(app, "--label_smoothing_factor", label_smoothing, "0: none")->check(below_one());
-    add(app, "--weight_decay", adamw.weight_decay, "Of weights and embeddings")
-        ->check(CLI::Range(0.0, 1e9));
-    add(app, "--adam_beta1", adamw.beta1, "Of the first moment")->check(below_one());
-    add(app, "--adam_beta2", adamw.beta2, "Of the second moment")->check(below_one());
-    add(app, "--adam_epsilon", adamw.epsilon, "Added to the root of the second moment")
-        ->check(CLI::Range(0.0, 1.0));
-    add(app, "--max_grad_norm", adamw.max_grad_norm, "0: no clipping")->check(CLI::Range(0.0, 1e9));
+    optimizer.add_to(app);
     app.add_option("--dropout_rate", dropout_rate, "In place of config.json's")->check(below_one());
     app.add_flag("--group_by_length", group_by_length, "Batches of similar source length");
     app.add_flag("--skip_nonfinite", skip_nonfinite, "Leave out steps with NaN or infinity");

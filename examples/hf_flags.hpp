@@ -85,12 +85,8 @@ inline constexpr HfFlag hf_flags[] = {
     {"train_sampling_strategy", "random", "give --group_by_length"},
     {"sortish_sampler", "false", "give --group_by_length"},
     // The optimizer and its numbers.
-    {"optim", "adamw_torch|adamw_torch_fused|adamw_hf|adamw_apex_fused",
-     "the optimizer is AdamW; leave it out"},
-    {"optim_args", "", "give --adam_beta1, --adam_beta2 and --adam_epsilon"},
     {"optim_target_modules", "", "every parameter is trained"},
-    {"adafactor", "false", "the optimizer is AdamW; leave it out"},
-    {"lr_scheduler_kwargs", "{}", "schedules have --warmup_steps or --warmup_ratio alone"},
+    {"adafactor", "false", "give --optim adafactor"},
     {"neftune_noise_alpha", "0", "no noise is added to embeddings"},
     {"average_tokens_across_devices", "*", ""},
     {"auto_find_batch_size", "false", "give a --per_device_train_batch_size that fits"},
@@ -189,7 +185,7 @@ inline constexpr HfFlag hf_flags[] = {
 /// Flags of transformers that stood on a command line.
 struct HfFlagsGiven {
   std::vector<std::string> without_effect;  ///< "--report_to"
-  std::vector<std::string> refused;         ///< "--optim adafactor: what to do instead"
+  std::vector<std::string> refused;         ///< "--dataset_name xsum: what to do instead"
 };
 
 /// The flag of that name, also behind --no_, as HfArgumentParser has it of flags that are on by default.

@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <srformer/decode/search.hpp>
 #include <srformer/models/checkpoint.hpp>
-#include <srformer/train/optimizer.hpp>
+#include <srformer/train/adamw.hpp>
 #include <srformer/train/schedule.hpp>
 #include <srformer/train/trainer.hpp>
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Ops, attention and every variant of the cross-attention on a CUDA device, step by step too, against the Eigen
 // backend. Built wherever nvcc is; where no device can be used, only the message that says so is tested.
+#include <srformer/core/random.hpp>
+#include <srformer/train/optimizers.hpp>
+
 #include "support/batched_gemm.hpp"
 #include "support/device.hpp"
 #include "support/drawn_attention.hpp"
@@ -16,6 +19,33 @@ namespace {
 struct Term {
   SRF_HD double operator()(index_t i) const { return 1.0 / static_cast<double>(1 + i); }
 };
+
+/// The parameters after four updates, matrices of one task and of several among them, and the last norm.
+template <class T, class B>
+std::vector<double> trace_optimizer(B& be, const OptimizerOptions& options) {
+  Parameters<B, T> parameters(be);
+  parameters.add("matrix", Role::weight, {700, 130});
+  parameters.add("vector", Role::bias, {5000});
+  parameters.add("cube", Role::embedding, {3, 20, 7});
+  parameters.allocate();
+  parameters.allocate_gradients();
+  const auto draw = [&](T* to, std::uint64_t stream) {
+    std::vector<T> values(static_cast<std::size_t>(parameters.size()));
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] = static_cast<T>(normal(RandomStream{21, stream}, i));
+    be.from_host(to, values.data(), parameters.size());
+  };
+  draw(parameters.values().data, 0);
+  ChosenOptimizer<B, T> optimizer(be, parameters, options);
+  for (index_t update = 1; update <= 4; ++update) {
+    draw(parameters.gradients().data, static_cast<std::uint64_t>(update));
+    optimizer.update(be, parameters, 0.05, update);
+  }
+  const std::vector<T> values = to_host(be, parameters.values());
+  std::vector<double> trace(values.begin(), values.end());
+  trace.push_back(optimizer.gradient_norm(be));
+  return trace;
+}
 
 }  // namespace
 
@@ -103,6 +133,22 @@ TEST_CASE("ops on a device agree with the host") {
     compare_device(cuda, "elementwise", 1e-4,
                    [](auto& be) { return trace_elementwise<float>(be); });
     compare_device(cuda, "raf", 1e-3, [](auto& be) { return trace_raf<float>(be); });
+  });
+}
+
+TEST_CASE("optimizers on a device agree with the host") {
+  on_device([](CudaBackend& cuda) {
+    const OptimizerOptions all[] = {
+        AdamWOptions{.weight_decay = 0.1, .max_grad_norm = 2},
+        AdafactorOptions{.weight_decay = 0.1, .max_grad_norm = 2},
+        AdafactorOptions{.beta1 = 0.9, .scale_parameter = true, .relative_step = true},
+        SgdOptions{.momentum = 0.9, .nesterov = true, .weight_decay = 0.1}, SgdOptions{}};
+    for (const OptimizerOptions& options : all) {
+      compare_device(cuda, "optimizer in double", 1e-10,
+                     [&](auto& be) { return trace_optimizer<double>(be, options); });
+      compare_device(cuda, "optimizer", 1e-4,
+                     [&](auto& be) { return trace_optimizer<float>(be, options); });
+    }
   });
 }
 

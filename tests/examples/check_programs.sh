@@ -269,7 +269,8 @@ cp lines.txt input.txt
 run 0 summarize --model_name_or_path "$model" --max_length 6 --do_predict --report_to none wandb --fp16 False --no_cuda
 check "flags without effect are told in one line" \
   grep -q '^notice: without effect here: --do_predict, --report_to, --fp16, --no_cuda$' err.txt
-refused 2 "--optim adafactor: the optimizer is AdamW" summarize --model_name_or_path "$model" --do_eval --optim adafactor
+refused 2 "--optim_target_modules all: every parameter is trained" summarize --model_name_or_path "$model" --do_eval \
+  --optim_target_modules all
 refused 2 "--wrong, --flags: no such flag" summarize --model_name_or_path "$model" --wrong 1 --flags --max_length 6
 run 0 summarize --model_name_or_path "$model" --max_length 6 --do_sample True --truncation false --seed 3
 cp out.txt drawn.txt

@@ -195,6 +195,43 @@ refused 2 "leave them out to resume" "${long[@]}" --output_dir parts --sigma tru
   --resume_from_checkpoint auto
 refused 1 "holds no trainer_state.json" "${long[@]}" --output_dir x --resume_from_checkpoint whole
 
+# ---- other optimizers and schedules ---------------------------------------------------------------
+learns() {  # learns FOLDER: its last loss is well below its first
+  awk -F'"loss":' '/"loss":/ { split($2, a, ","); if (!n++) first = a[1]; last = a[1] } END { exit !(last < 0.9 * first) }' "$1"/metrics.jsonl
+}
+factors=(--optim adafactor --optim_args "beta1=0.5, scale_parameter=True" --lr_scheduler_type constant --learning_rate 0.02)
+run 0 "${base[@]}" --output_dir factors --max_steps 12 --save_steps 6 "${factors[@]}"
+check "Adafactor learns" learns factors
+check "it keeps rows and columns" grep -q 'exp_avg_sq_row/shared.weight' factors/checkpoint-6/optimizer.safetensors
+run 0 "${base[@]}" --output_dir again_factors --max_steps 12 --resume_from_checkpoint factors/checkpoint-6 "${factors[@]}"
+check "Adafactor is resumed as one run" cmp factors/model.safetensors again_factors/model.safetensors
+refused 1 'the run had optimizer "adafactor", now it is "sgd"' "${base[@]}" --output_dir x --max_steps 12 --optim sgd \
+  --resume_from_checkpoint factors/checkpoint-6
+run 0 --model_name_or_path "$model" --train_file train.jsonl --max_target_length 12 --logging_steps 1 --output_dir relative \
+  --max_steps 3 --optim adafactor --optim_args "scale_parameter=True,relative_step=True,warmup_init=True,beta1=None"
+check "the rate is Adafactor's own" test "$(grep -oE '"lr":[^,]*' relative/metrics.jsonl | head -1)" = '"lr":1e-06'
+run 0 "${base[@]}" --output_dir sgd --max_steps 30 --optim sgd --optim_args momentum=0.9,nesterov=True --learning_rate 0.05 \
+  --lr_scheduler_type polynomial --lr_scheduler_kwargs '{"power": 2, "lr_end": 0.01}'
+check "SGD learns" learns sgd
+check "the schedule has its arguments" test "$(grep -oE '"lr":[^,]*' sgd/metrics.jsonl | sed -n 16p)" = '"lr":0.02'
+refused 2 "There is no optimizer lion_32bit here; give adamw_torch, adafactor or sgd" "${base[@]}" --output_dir x --optim lion_32bit
+refused 2 "give adamw_torch" "${base[@]}" --output_dir x --optim adamw_8bit
+refused 2 "--optim_args has nothing for adamw_torch" "${base[@]}" --output_dir x --optim_args beta1=0.5
+refused 2 'sgd has no "beta1"; it has momentum, dampening, nesterov' "${base[@]}" --output_dir x --optim sgd --optim_args beta1=0.5
+refused 2 '"fast" is no value of momentum' "${base[@]}" --output_dir x --optim sgd --optim_args momentum=fast
+refused 2 '"momentum" is not NAME=VALUE' "${base[@]}" --output_dir x --optim sgd --optim_args momentum
+refused 2 "give --learning_rate in place of lr" "${base[@]}" --output_dir x --optim adafactor --optim_args lr=1
+refused 2 "--optim_args: Sgd: nesterov needs" "${base[@]}" --output_dir x --optim sgd --optim_args nesterov=True
+refused 2 "--adam_beta1 needs --optim adamw_torch" "${base[@]}" --output_dir x --optim sgd --adam_beta1 0.5
+refused 2 "--learning_rate does not go with relative_step=True" "${base[@]}" --output_dir x --optim adafactor \
+  --optim_args relative_step=True
+refused 2 "--lr_scheduler_kwargs is no JSON object" "${base[@]}" --output_dir x --lr_scheduler_kwargs power=2
+refused 2 'linear has no "power" nor other arguments' "${base[@]}" --output_dir x --lr_scheduler_kwargs '{"power": 2}'
+refused 2 '"two" is no value of num_cycles' "${base[@]}" --output_dir x --lr_scheduler_type cosine \
+  --lr_scheduler_kwargs '{"num_cycles": "two"}'
+refused 2 "num_decay_steps must be given" "${base[@]}" --output_dir x --lr_scheduler_type warmup_stable_decay
+refused 2 "--adafactor: give --optim adafactor" "${base[@]}" --output_dir x --adafactor
+
 # ---- from recurrent to full and back ------------------------------------------------------------
 run 0 "${base[@]}" --model_name_or_path all --cross_attention full --output_dir full --max_steps 1
 check "what is dropped is said" grep -q 'parameters are dropped' out.txt
@@ -282,9 +319,9 @@ refused 1 'column "summary" is empty' "${base[@]}" --output_dir x --validation_f
 refused 2 "min_length 40 is above max_length 13" "${base[@]}" --output_dir x --min_length 40
 
 # ---- the command line of run_summarization.py ---------------------------------------------------
-run 0 "${base[@]}" --output_dir hf --max_steps 2 --do_train --do_eval --eval_strategy no --optim adamw_torch --fp16 False \
+run 0 "${base[@]}" --output_dir hf --max_steps 2 --do_train --do_eval --eval_strategy no --optim adamw_torch_fused --fp16 False \
   --group_by_length true --overwrite_output_dir True
-check "flags without effect are told" grep -q 'without effect here: --do_train, --do_eval, --eval_strategy, --optim, --fp16$' err.txt
+check "flags without effect are told" grep -q 'without effect here: --do_train, --do_eval, --eval_strategy, --fp16$' err.txt
 refused 2 "--eval_strategy epoch: give --eval_steps" "${base[@]}" --output_dir x --do_train --eval_strategy epoch --bf16 --push_to_hub
 refused 2 "--bf16: training is in float32" "${base[@]}" --output_dir x --do_train --eval_strategy epoch --bf16 --push_to_hub
 run 0 "${base[@]}" --output_dir hf --max_steps 4 --resume_from_checkpoint True

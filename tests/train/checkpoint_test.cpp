@@ -5,6 +5,7 @@
 
 #include "bigram_model.hpp"
 #include "io/temporary_folder.hpp"
+#include "sign_descent.hpp"
 #include "support/catch.hpp"
 
 using namespace srformer;
@@ -90,6 +91,91 @@ TEST_CASE("A run resumed at any step goes on bit for bit") {
     const auto a = model->parameters().values(), b = resumed->parameters().values();
     CHECK(std::equal(a.data, a.data + a.size(), b.data, b.data + b.size()));
   }
+}
+
+TEST_CASE("A run is resumed bit for bit with every optimizer") {
+  const auto optimizer =
+      GENERATE(OptimizerOptions(AdafactorOptions{}),
+               AdafactorOptions{.beta1 = 0.9, .scale_parameter = true, .relative_step = true},
+               SgdOptions{.momentum = 0.9, .dampening = 0.1}, SgdOptions{});
+  EigenBackend be(2);
+  const auto examples = odd_examples(16);
+  const TemporaryFolder folder;
+  const auto model = tiny_t5_in_float(be);
+  TrainingOptions options = run_options();
+  options.optimizer = optimizer;
+  Trainer<TinyFloat> trainer(*model, examples, options);
+  for (int i = 0; i < 4; ++i) trainer.step();
+  const auto save = [&](const fs::path& path) {
+    save_model(*model, path, DType::f32, nlohmann::json::object());
+  };
+  const fs::path path = save_training(folder.path, trainer, save);
+  const auto resumed = load_t5<float>(be, path);
+  Trainer<TinyFloat> again(*resumed, examples, options);
+  load_training(path, again);
+  while (!trainer.done()) CHECK(trainer.step().loss == again.step().loss);
+  CHECK(again.done());
+  const auto a = model->parameters().values(), b = resumed->parameters().values();
+  CHECK(std::equal(a.data, a.data + a.size(), b.data, b.data + b.size()));
+}
+
+TEST_CASE("An optimizer of one's own trains and is resumed bit for bit") {
+  using Own = SignDescent<EigenBackend, double>;
+  EigenBackend be(1);
+  const std::vector<Example> examples = odd_examples(9);
+  const TrainingOptions options{.batch_size = 2, .learning_rate = 0.02};
+  const TemporaryFolder folder;
+  Bigram model(be), other(be);
+  Trainer trainer(model, std::span<const Example>(examples), options,
+                  Own(be, model.parameters(), 0.9));
+  const double first = trainer.step().loss;
+  trainer.step(), trainer.step();
+  const fs::path path = save_training(folder.path, trainer, BigramRun::save_values);
+  const auto values = to_host(be, model.parameters().values());
+  be.from_host(other.parameters().values().data, values.data(), std::ssize(values));
+  Trainer again(other, std::span<const Example>(examples), options,
+                Own(be, other.parameters(), 0.9));
+  load_training(path, again);
+  double last = 0;
+  while (!trainer.done()) {
+    last = trainer.step().loss;
+    CHECK(again.step().loss == last);
+  }
+  CHECK(last < 0.7 * first);
+  CHECK(to_host(be, model.parameters().values()) == to_host(be, other.parameters().values()));
+}
+
+TEST_CASE("A run with another optimizer, or other arguments of it, is not resumed") {
+  const TemporaryFolder folder;
+  BigramRun run;
+  const auto saved = [&](const OptimizerOptions& optimizer) {
+    Trainer<Bigram> trainer(run.model, run.examples, {.batch_size = 2, .optimizer = optimizer});
+    trainer.step();
+    return save_training(folder.path, trainer, BigramRun::save_values);
+  };
+  const auto refused = [&](const fs::path& path, const OptimizerOptions& optimizer,
+                           const char* why) {
+    Trainer<Bigram> other(run.model, run.examples, {.batch_size = 2, .optimizer = optimizer});
+    CHECK_THROWS_MATCHES(load_training(path, other), io_error,
+                         MessageMatches(ContainsSubstring(why)));
+    CHECK(other.state().step == 0);
+  };
+  fs::path path = saved(AdafactorOptions{});
+  refused(path, SgdOptions{}, "the run had optimizer \"adafactor\", now it is \"sgd\"");
+  refused(path, AdamWOptions{}, "the run had optimizer \"adafactor\", now it is \"adamw_torch\"");
+  refused(path, AdafactorOptions{.beta1 = 0.5},
+          "has no tensor \"exp_avg/table\"; resume with the same optimizer and its arguments");
+  path = saved(SgdOptions{.momentum = 0.9});
+  refused(path, SgdOptions{}, "has 3 tensors, expected 0; resume with the same optimizer");
+  // A state of the first version names no optimizer: it is AdamW's.
+  path = saved(AdamWOptions{});
+  auto state = read_json_file(path / "trainer_state.json");
+  REQUIRE(state["run"].erase("optimizer") == 1);
+  write_json_file(path / "trainer_state.json", state);
+  refused(path, SgdOptions{}, "the run had optimizer \"adamw_torch\", now it is \"sgd\"");
+  Trainer<Bigram> same(run.model, run.examples, {.batch_size = 2});
+  load_training(path, same);
+  CHECK(same.state().step == 1);
 }
 
 TEST_CASE("A checkpoint holds model, moments and state") {

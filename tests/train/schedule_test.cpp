@@ -1,36 +1,41 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <srformer/train/schedule.hpp>
+#include <set>
 #include <vector>
+
+#include <srformer/train/schedule.hpp>
 
 #include "support/catch.hpp"
 
+#include "optimizer_cases.hpp"
+#include "schedule_cases.hpp"
+
 using namespace srformer;
 
-// transformers 5.23, learning rate of every step:
-//   s = get_scheduler(NAME, SGD([p], lr=1), num_warmup_steps=3, num_training_steps=10)
-TEST_CASE("Schedules are those of transformers") {
-  const double third = 1.0 / 3;
-  const std::vector<std::pair<const char*, std::vector<double>>> expected{
-      {"linear",
-       {0, third, 2 * third, 1, 0.8571428571428571, 0.7142857142857143, 0.5714285714285714,
-        0.42857142857142855, 0.2857142857142857, 0.14285714285714285, 0}},
-      {"cosine",
-       {0, third, 2 * third, 1, 0.95048443395120952, 0.8117449009293668, 0.61126046697815717,
-        0.38873953302184283, 0.18825509907063326, 0.049515566048790483, 0}},
-      {"constant", {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}},
-      {"constant_with_warmup", {0, third, 2 * third, 1, 1, 1, 1, 1, 1, 1, 1}}};
-  for (const auto& [name, factors] : expected) {
-    const Schedule schedule{schedule_from_name(name), 3, 10};
-    CHECK(std::string(schedule_name(schedule.type)) == name);
-    for (std::size_t s = 0; s < factors.size(); ++s) {
-      CAPTURE(name, s);
-      CHECK(schedule.factor(static_cast<index_t>(s)) == Approx(factors[s]).margin(1e-15));
+TEST_CASE("Schedules are those of transformers in every step") {
+  const nlohmann::json cases = tests::optimizer_data("schedules.json");
+  std::set<std::string> names;
+  std::size_t factors = 0;
+  for (const auto& c : cases) {
+    const auto name = c.at("name").get<std::string>();
+    names.insert(name);
+    const ScheduleType type = schedule_from_name(name);
+    const Schedule schedule{type, c.at("warmup"), c.at("total"),
+                            tests::schedule_arguments(type, c.at("arguments")), c.at("lr")};
+    schedule.check();
+    CHECK(std::string(schedule_name(type)) == name);
+    for (index_t s = 0; const double expected : c.at("factors").get<std::vector<double>>()) {
+      CAPTURE(c.dump(), s);
+      CHECK(schedule.factor(s++) == Approx(expected).epsilon(1e-14).margin(1e-15));
+      ++factors;
     }
   }
+  CHECK(names.size() == schedule_names.size());
+  CHECK(factors == 18 * (13 + 17 + 11 + 1 + 1 + 9));
 }
 
 TEST_CASE("Schedules without warm-up start at the full rate and never go below 0") {
-  for (const auto type : {ScheduleType::linear, ScheduleType::cosine}) {
+  for (const auto type :
+       {ScheduleType::linear, ScheduleType::cosine, ScheduleType::cosine_with_restarts}) {
     const Schedule schedule{type, 0, 4};
     CHECK(schedule.factor(0) == 1);
     CHECK(schedule.factor(4) == Approx(0).margin(1e-15));
@@ -48,7 +53,28 @@ TEST_CASE("Warm-up steps come before a ratio, which is rounded up") {
 }
 
 TEST_CASE("An unknown schedule is answered with those there are") {
-  CHECK_THROWS_MATCHES(schedule_from_name("polynomial"), shape_error,
+  CHECK_THROWS_MATCHES(schedule_from_name("greedy"), shape_error,
                        Catch::Matchers::MessageMatches(Catch::Matchers::ContainsSubstring(
-                           "\"polynomial\" is not one of linear, cosine")));
+                           "\"greedy\" is not one of linear, cosine")));
+}
+
+TEST_CASE("Schedules refuse arguments that make no sense") {
+  const auto refused = [](ScheduleType type, const ScheduleArguments& arguments, const char* why) {
+    const Schedule schedule{type, 2, 10, arguments, 0.1};
+    CHECK_THROWS_MATCHES(schedule.check(), shape_error,
+                         Catch::Matchers::MessageMatches(Catch::Matchers::ContainsSubstring(why)));
+  };
+  using enum ScheduleType;
+  refused(linear, {.power = 2}, "schedule linear: it was given an argument");
+  refused(cosine, {.min_lr = 0.01}, "an argument that it does not take");
+  refused(polynomial, {.num_cycles = 2}, "an argument that it does not take");
+  refused(polynomial, {.lr_end = 0.1}, "lr_end must be below the learning rate");
+  refused(polynomial, {.power = -1}, "power");
+  refused(inverse_sqrt, {.timescale = 0}, "timescale");
+  refused(cosine_with_min_lr, {}, "either min_lr or min_lr_rate");
+  refused(cosine_with_min_lr, {.min_lr = 0.01, .min_lr_rate = 0.1}, "either min_lr or min_lr_rate");
+  refused(warmup_stable_decay, {}, "num_decay_steps must be given");
+  refused(warmup_stable_decay, {.num_decay_steps = -1}, "steps must not be negative");
+  refused(warmup_stable_decay, {.num_decay_steps = 1, .num_stable_steps = -1},
+          "steps must not be negative");
 }

@@ -8,7 +8,7 @@
 #include <srformer/backend/eigen.hpp>
 #include <srformer/decode/search.hpp>
 #include <srformer/models/checkpoint.hpp>
-#include <srformer/train/optimizer.hpp>
+#include <srformer/train/adamw.hpp>
 
 #include "io/temporary_folder.hpp"
 #include "support/catch.hpp"

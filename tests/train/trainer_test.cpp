@@ -43,8 +43,8 @@ double largest_difference(const std::vector<double>& a, const std::vector<double
 TrainingOptions options_of(index_t batch_size, index_t accumulation) {
   TrainingOptions options;
   options.batch_size = batch_size, options.accumulation = accumulation;
-  options.epochs = 2, options.learning_rate = 0.02, options.adamw.max_grad_norm = 0.5;
-  options.adamw.weight_decay = 0.1, options.label_smoothing = 0.1;
+  options.epochs = 2, options.learning_rate = 0.02, options.label_smoothing = 0.1;
+  options.optimizer = AdamWOptions{.weight_decay = 0.1, .max_grad_norm = 0.5};
   options.dropout = DropoutRates{};
   return options;
 }
@@ -93,6 +93,18 @@ TEST_CASE("Accumulated micro-batches are one large batch") {
     CHECK(a.size() == 4);
     CHECK(largest_difference(a, b) < 1e-12);
     CHECK(largest_difference(values_of(whole), values_of(parts)) < 1e-12);
+  }
+  SECTION("bigram with other optimizers") {
+    for (const OptimizerOptions& optimizer :
+         {OptimizerOptions(AdafactorOptions{.scale_parameter = true, .max_grad_norm = 0.5}),
+          OptimizerOptions(SgdOptions{.momentum = 0.9, .weight_decay = 0.1})}) {
+      BigramModel<double> whole(be), parts(be);
+      TrainingOptions in_one = options_of(12, 1), in_parts = options_of(4, 3);
+      in_one.optimizer = in_parts.optimizer = optimizer;
+      CHECK(largest_difference(train(whole, examples, in_one), train(parts, examples, in_parts)) <
+            1e-12);
+      CHECK(largest_difference(values_of(whole), values_of(parts)) < 1e-12);
+    }
   }
   SECTION("T5") {
     TinyDouble whole = tiny_t5_in_double(be), parts = tiny_t5_in_double(be);
@@ -214,6 +226,35 @@ TEST_CASE("Training lowers the loss, and the reports say how") {
   CHECK(mean_loss(model, std::span<const Example>(examples), 4, 0) < 0.6 * before);
 }
 
+TEST_CASE(
+    "Reports have the rate that the optimizer sets, or that of the schedule with its arguments") {
+  EigenBackend be(1);
+  const auto examples = odd_examples(4);
+  BigramModel<double> model(be);
+  const auto rates = [&](const TrainingOptions& options) {
+    Trainer trainer(model, std::span<const Example>(examples), options);
+    std::vector<double> seen;
+    trainer.run([&](const StepReport& report) {
+      seen.push_back(report.learning_rate);
+      return true;
+    });
+    return seen;
+  };
+  TrainingOptions options;
+  options.batch_size = 4, options.max_steps = 3, options.learning_rate = 0.5;
+  options.optimizer = AdafactorOptions{.relative_step = true, .warmup_init = true};
+  const std::vector<double> own = rates(options);
+  for (std::size_t i = 0; i < 3; ++i)
+    CHECK(own.at(i) == Approx(1e-6 * static_cast<double>(i + 1)).epsilon(1e-14));
+  options.optimizer = SgdOptions{};
+  options.schedule = ScheduleType::polynomial;
+  options.schedule_arguments = {.lr_end = 0.2, .power = 2};
+  const std::vector<double> scheduled = rates(options);
+  CHECK(scheduled.at(0) == 0.5);
+  CHECK(scheduled.at(1) == Approx(0.3 * 4 / 9 + 0.2).epsilon(1e-14));
+  CHECK(scheduled.at(2) == Approx(0.3 * 1 / 9 + 0.2).epsilon(1e-14));
+}
+
 TEST_CASE("The mean loss weighs tokens, not batches") {
   EigenBackend be(1);
   const auto examples = odd_examples(9);
@@ -292,4 +333,7 @@ TEST_CASE("The trainer refuses options that make no sense") {
   refused([](auto& o) { o.dropout = DropoutRates{1}; }, examples);
   refused([](auto& o) { o.label_smoothing = 1; }, examples);
   refused([](auto& o) { o.warmup_ratio = 2; }, examples);
+  refused([](auto& o) { o.optimizer = SgdOptions{.nesterov = true}; }, examples);
+  refused([](auto& o) { o.schedule = ScheduleType::warmup_stable_decay; }, examples);
+  refused([](auto& o) { o.schedule_arguments.power = 2; }, examples);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Training saved and resumed. A folder checkpoint-STEP holds the model as transformers reads it,
-// optimizer.safetensors (the moments, named exp_avg/PARAMETER and exp_avg_sq/PARAMETER) and
+// optimizer.safetensors (the optimizer's state, named as exp_avg/PARAMETER and exp_avg_sq/PARAMETER of AdamW) and
 // trainer_state.json. It is written aside as checkpoint-STEP.tmp-PID and renamed whole, so that a
 // folder named checkpoint-STEP is always complete.
 #pragma once
@@ -107,10 +107,11 @@ class ReplacementFolder {
 };
 
 /// What must be the same for a run to go on as if never stopped.
-template <class Model>
-nlohmann::json run_identity(const Trainer<Model>& trainer) {
+template <class Model, class O>
+nlohmann::json run_identity(const Trainer<Model, O>& trainer) {
   const TrainingOptions& o = trainer.options();
-  return {{"seed", o.seed},
+  return {{"optimizer", std::string(trainer.optimizer().name())},
+          {"seed", o.seed},
           {"batch_size", o.batch_size},
           {"gradient_accumulation", o.accumulation},
           {"group_by_length", o.group_by_length},
@@ -120,14 +121,10 @@ nlohmann::json run_identity(const Trainer<Model>& trainer) {
           {"dtype_bytes", sizeof(typename Model::scalar)}};
 }
 
-template <class Trainer, class F>
-void visit_moments(Trainer& trainer, F f) {
-  const auto visit = [&](const char* prefix, auto* moment) {
-    for (const auto& p : trainer.model().parameters())
-      f(prefix + p.name, p.shape, moment + p.offset, p.count);
-  };
-  visit("exp_avg/", trainer.optimizer().first_moment().data);
-  visit("exp_avg_sq/", trainer.optimizer().second_moment().data);
+/// What a key of the identity was in a run that was saved; the first runs had no name of an optimizer, which was AdamW.
+inline nlohmann::json identity_then(const nlohmann::json& run, const std::string& key) {
+  const nlohmann::json of_older_runs{{"optimizer", "adamw_torch"}, {"max_tokens_per_batch", 0}};
+  return run.value(key, of_older_runs.value(key, nlohmann::json()));
 }
 
 template <class C>
@@ -163,8 +160,8 @@ inline void remove_checkpoint(const std::filesystem::path& path) {
 /// Saves a run as `output`/checkpoint-STEP and removes the oldest beyond `total_limit` (0: none).
 ///   save_model(folder)   writes the model's files into the folder
 /// Throws io_error and leaves older checkpoints as they were. Returns the path.
-template <class Model, class SaveModel>
-std::filesystem::path save_training(const std::filesystem::path& output, Trainer<Model>& trainer,
+template <class Model, class O, class SaveModel>
+std::filesystem::path save_training(const std::filesystem::path& output, Trainer<Model, O>& trainer,
                                     SaveModel save_model, index_t total_limit = 0) {
   using C = compute_t<typename Model::scalar>;
   const TrainingState& state = trainer.state();
@@ -175,15 +172,15 @@ std::filesystem::path save_training(const std::filesystem::path& output, Trainer
     save_model(folder.aside());
 
     auto& be = trainer.model().backend();
-    SafetensorsWriter moments;
-    detail::visit_moments(
-        trainer, [&](std::string name, const auto& shape, const C* values, index_t) {
-          moments.add_stream<C>(std::move(name), detail::stored_dtype<C>(), shape,
-                                [&be, values](index_t first, std::span<C> out) {
-                                  be.to_host(out.data(), values + first, std::ssize(out));
-                                });
-        });
-    moments.write(folder.aside() / "optimizer.safetensors");
+    SafetensorsWriter optimizer;
+    const auto add = [&](std::string name, const auto& shape, const C* values, index_t) {
+      optimizer.add_stream<C>(std::move(name), detail::stored_dtype<C>(), shape,
+                              [&be, values](index_t first, std::span<C> out) {
+                                be.to_host(out.data(), values + first, std::ssize(out));
+                              });
+    };
+    trainer.optimizer().visit_state(trainer.model().parameters(), add);
+    optimizer.write(folder.aside() / "optimizer.safetensors");
 
     write_json_file(folder.aside() / "trainer_state.json",
                     {{"global_step", state.step},
@@ -204,11 +201,11 @@ std::filesystem::path save_training(const std::filesystem::path& output, Trainer
   return path;
 }
 
-/// Sets moments and state of `trainer` to those of a checkpoint; the model's parameters are loaded
+/// Sets the optimizer's state and that of `trainer` to those of a checkpoint; the model's parameters are loaded
 /// from the same folder by the caller. Throws io_error when a file is missing or damaged, and when
 /// the run differs in what decides the data of a step.
-template <class Model>
-void load_training(const std::filesystem::path& checkpoint, Trainer<Model>& trainer) {
+template <class Model, class O>
+void load_training(const std::filesystem::path& checkpoint, Trainer<Model, O>& trainer) {
   using C = compute_t<typename Model::scalar>;
   const std::filesystem::path state_file = checkpoint / "trainer_state.json";
   const std::string shown = state_file.string();
@@ -216,9 +213,8 @@ void load_training(const std::filesystem::path& checkpoint, Trainer<Model>& trai
   if (!json.is_object() || !json.contains("run") || !json["run"].is_object())
     throw io_error(shown + ": is not the state of a run; give a folder checkpoint-STEP");
   const nlohmann::json identity = detail::run_identity(trainer);
-  const nlohmann::json of_older_runs{{"max_tokens_per_batch", 0}};
   for (const auto& [key, now] : identity.items()) {
-    const nlohmann::json then = json["run"].value(key, of_older_runs.value(key, nlohmann::json()));
+    const nlohmann::json then = detail::identity_then(json["run"], key);
     if (then != now)
       throw io_error(shown + ": the run had " + key + " " +
                      one_line(then.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)) +
@@ -233,23 +229,28 @@ void load_training(const std::filesystem::path& checkpoint, Trainer<Model>& trai
   if (state.step < 0 || state.updates < 0 || state.updates > state.step)
     throw io_error(shown + ": its steps contradict each other; take another checkpoint");
 
-  const SafetensorsFile moments(checkpoint / "optimizer.safetensors");
+  const SafetensorsFile saved(checkpoint / "optimizer.safetensors");
+  const std::string advice = "; resume with the same optimizer and its arguments as they were";
   auto& be = trainer.model().backend();
+  const auto& parameters = trainer.model().parameters();
   index_t tensors = 0;
-  detail::visit_moments(trainer, [&](const std::string& name, const auto& shape, C*, index_t) {
-    if (const auto& stored = moments.info(name).shape; stored != shape)
-      throw io_error(moments.path() + ": tensor \"" + name + "\" is " + shape_text(stored) +
-                     ", expected " + shape_text(shape) + "; take the moments of this model");
+  const auto check = [&](const std::string& name, const auto& shape, C*, index_t) {
+    if (!saved.contains(name))
+      throw io_error(saved.path() + ": has no tensor \"" + name + "\"" + advice);
+    if (const auto& stored = saved.info(name).shape; stored != shape)
+      throw io_error(saved.path() + ": tensor \"" + name + "\" is " + shape_text(stored) +
+                     ", expected " + shape_text(shape) + "; take the state of this model");
     ++tensors;
-  });
-  if (tensors != std::ssize(moments.names()))
-    throw io_error(moments.path() + ": has " + std::to_string(moments.names().size()) +
-                   " tensors, expected " + std::to_string(tensors) +
-                   "; take the moments of this model");
-  detail::visit_moments(trainer, [&](const std::string& name, const auto&, C* values, index_t n) {
-    const std::vector<C> host = moments.read<C>(name);
+  };
+  trainer.optimizer().visit_state(parameters, check);
+  if (tensors != std::ssize(saved.names()))
+    throw io_error(saved.path() + ": has " + std::to_string(saved.names().size()) +
+                   " tensors, expected " + std::to_string(tensors) + advice);
+  const auto load = [&](const std::string& name, const auto&, C* values, index_t n) {
+    const std::vector<C> host = saved.read<C>(name);
     be.from_host(values, host.data(), n);
-  });
+  };
+  trainer.optimizer().visit_state(parameters, load);
   trainer.set_state(state);
 }
 

@@ -1,23 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// AdamW with clipping of the global norm, as torch.optim.AdamW after clip_grad_norm_:
+// What the trainer and its checkpoints need of an optimizer, and what optimizers share: clipping by the global norm as
+// clip_grad_norm_ of torch, and the parameters that weight decay goes to.
 //
 //   g = c g,  c = min(1, max_norm / (|g| + 1e-6))       |g| over all parameters together
-//   p = (1 - lr wd) p
-//   m = b1 m + (1 - b1) g,   v = b2 v + (1 - b2) g^2
-//   p = p - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 //
-// |g| and c stay in the backend's memory, where the update reads them: nothing waits for the host.
-// Source: Loshchilov and Hutter, "Decoupled weight decay regularization", ICLR 2019.
+// |g| and c stay in the backend's memory, where an update reads them: nothing waits for the host. An optimizer of one's
+// own is a class like AdamW or Sgd; docs/training.md says how the trainer is given it.
 #pragma once
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
+#include <concepts>
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <string_view>
 #include <type_traits>
-#include <utility>
 #include <vector>
 
 #include <srformer/models/parameters.hpp>
@@ -30,13 +28,33 @@ inline const std::vector<Role>& all_roles() {
   return roles;
 }
 
-struct AdamWOptions {
-  double beta1 = 0.9;
-  double beta2 = 0.999;
-  double epsilon = 1e-8;
-  double weight_decay = 0;
-  std::vector<Role> decayed{Role::weight, Role::embedding};  ///< torch decays all_roles()
-  double max_grad_norm = 0;                                  ///< 0: no clipping
+namespace detail {
+
+/// What visit_state is given: any name, shape, values and count.
+template <class C>
+struct StateVisitor {
+  void operator()(const std::string&, const std::vector<index_t>&, C*, index_t) {}
+};
+
+}  // namespace detail
+
+/// An optimizer of the parameters of one model:
+///   name()             a run is not resumed with an optimizer of another name
+///   update(be, parameters, learning_rate, number)   update `number` = 1, 2, ... of all parameters from their gradients,
+///                      which stay as they are. Changes nothing where the norm of the gradients is not finite
+///   gradient_norm(be)  the norm that the last update found, before clipping; waits for it
+///   visit_state(parameters, f)   f(name, shape, values, count) for every tensor that the next update depends on;
+///                      values is a compute_t<T>* in the backend's memory, names are each once
+///
+/// and, where the rate is not that of the schedule, rate(learning_rate, number) of an update, which reports show.
+template <class O, class B, class T>
+concept Optimizer = BackendFor<B, T> &&
+    requires(O& optimizer, const O& seen, B& be, Parameters<B, T>& parameters, double learning_rate,
+             index_t number, detail::StateVisitor<compute_t<T>> visitor) {
+  { seen.name() } -> std::convertible_to<std::string_view>;
+  optimizer.update(be, parameters, learning_rate, number);
+  { seen.gradient_norm(be) } -> std::convertible_to<double>;
+  optimizer.visit_state(parameters, visitor);
 };
 
 namespace detail {
@@ -85,39 +103,6 @@ struct ClipFactor {
   }
 };
 
-/// One row of up to `row_size` elements. Leaves everything as it is when the factor is NaN.
-template <class T>
-struct AdamWUpdate {
-  using C = compute_t<T>;
-  static constexpr index_t row_size = 4096;
-  T* value;
-  const T* gradient;
-  C *first, *second;
-  const C* factor;
-  index_t count;
-  C keep, beta1, beta2, one_minus_beta1, one_minus_beta2, rate, root_correction, epsilon;
-
-  template <class Team>
-  SRF_HD void operator()(const Team& team, index_t row, void*) const {
-    const C c = *factor;
-    if (!math::finite(c)) return;
-    const index_t start = row * row_size;
-    const index_t length = count - start < row_size ? count - start : row_size;
-    T* p = value + start;
-    const T* g = gradient + start;
-    C *m = first + start, *v = second + start;
-    const AdamWUpdate with = *this;
-    team.for_each(length, [=](index_t i) {
-      const C clipped = c * C(g[i]);
-      const C m_i = with.beta1 * m[i] + with.one_minus_beta1 * clipped;
-      const C v_i = with.beta2 * v[i] + with.one_minus_beta2 * clipped * clipped;
-      const C step = m_i / (nonnegative_root(v_i) * with.root_correction + with.epsilon);
-      m[i] = m_i, v[i] = v_i;
-      p[i] = T(with.keep * C(p[i]) - with.rate * step);
-    });
-  }
-};
-
 template <class T>
 struct CountNonfinite {
   const T* values;
@@ -125,6 +110,50 @@ struct CountNonfinite {
     return accumulate_t<T>(math::finite(compute_t<T>(values[i])) ? 0 : 1);
   }
 };
+
+/// Neighbouring parameters that decay alike.
+struct DecayRun {
+  index_t first, count;
+  bool decays;
+};
+
+inline bool has_role(const std::vector<Role>& roles, Role role) {
+  return std::find(roles.begin(), roles.end(), role) != roles.end();
+}
+
+template <class B, class T>
+std::vector<DecayRun> decay_runs(const Parameters<B, T>& parameters,
+                                 const std::vector<Role>& decayed) {
+  std::vector<DecayRun> runs;
+  for (const auto& p : parameters) {
+    const bool decays = has_role(decayed, p.role);
+    if (runs.empty() || runs.back().decays != decays) runs.push_back({p.offset, 0, decays});
+    runs.back().count += p.count;
+  }
+  return runs;
+}
+
+/// visit_state for a state [size] in the order of the parameters: PREFIX/PARAMETER.
+template <class B, class T, class C, class F>
+void visit_like_parameters(const Parameters<B, T>& parameters, const std::string& prefix, C* values,
+                           F& f) {
+  for (const auto& p : parameters) f(prefix + "/" + p.name, p.shape, values + p.offset, p.count);
+}
+
+/// What optimizers check alike.
+template <class Options>
+void check_optimizer_options(const char* optimizer, const Options& options) {
+  require(options.weight_decay >= 0, optimizer, "weight_decay must not be negative");
+  require(options.max_grad_norm >= 0, optimizer, "max_grad_norm must not be negative");
+}
+
+/// For an update of parameters of `size` elements in all by an optimizer made for `expected`.
+inline void check_update(const char* function, index_t size, index_t expected, index_t number) {
+  require(size == expected, function,
+          "the parameters have " + std::to_string(size) + " elements, expected " +
+              std::to_string(expected));
+  require(number >= 1, function, "updates are counted from 1");
+}
 
 }  // namespace detail
 
@@ -144,87 +173,25 @@ bool has_nonfinite(B& be, const T* values, index_t count) {
   return read_number(be, bad.data()) > 0;
 }
 
-/// The moments of AdamW for the parameters of one model, which keep their order; both [size] in
-/// compute_t<T>, 8 bytes per float32 parameter.
+/// The norm of all gradients, and the factor that clips them by it.
 template <class B, class T>
-requires BackendFor<B, T>
-class AdamW {
+class GradientClip {
  public:
-  AdamW(B& be, const Parameters<B, T>& parameters, AdamWOptions options)
-      : options_(std::move(options)),
-        first_(zeros<compute_t<T>, 1>(be, {parameters.size()})),
-        second_(zeros<compute_t<T>, 1>(be, {parameters.size()})),
-        norm_(zeros<accumulate_t<T>, 1>(be, {1})),
-        factor_(zeros<compute_t<T>, 1>(be, {1})) {
-    const auto share = [](double x) { return x >= 0 && x < 1; };
-    require(share(options_.beta1) && share(options_.beta2), "AdamW",
-            "beta1 and beta2 must be in [0,1)");
-    require(options_.epsilon >= 0, "AdamW", "epsilon must not be negative");
-    require(options_.weight_decay >= 0, "AdamW", "weight_decay must not be negative");
-    require(options_.max_grad_norm >= 0, "AdamW", "max_grad_norm must not be negative");
-    for (const auto& p : parameters) {
-      const auto& roles = options_.decayed;
-      const bool decays = std::find(roles.begin(), roles.end(), p.role) != roles.end();
-      if (runs_.empty() || runs_.back().decays != decays) runs_.push_back({p.offset, 0, decays});
-      runs_.back().count += p.count;
-    }
-  }
+  explicit GradientClip(B& be)
+      : norm_(zeros<accumulate_t<T>, 1>(be, {1})), factor_(zeros<compute_t<T>, 1>(be, {1})) {}
 
-  /// Clips the gradients and makes update `number` = 1, 2, ... of all parameters, in one pass over
-  /// values, gradients and moments; does nothing when the norm is not finite. The gradients stay as
-  /// they are. Does not wait. Throws shape_error for parameters of another size.
-  void update(B& be, Parameters<B, T>& parameters, double learning_rate, index_t number) {
-    const index_t size = parameters.size();
-    require(size == first_.size(), "AdamW::update",
-            "the parameters have " + std::to_string(size) + " elements, the moments " +
-                std::to_string(first_.size()));
-    require(number >= 1, "AdamW::update", "updates are counted from 1");
-    const T* gradient = parameters.gradients().data;
+  /// Sets norm and factor for gradients [size]; 0 as max_norm clips nothing. Does not wait.
+  void measure(B& be, const T* gradient, index_t size, double max_norm) {
     be.fill(norm_.data(), 1, accumulate_t<T>(0));
     be.reduce(size, detail::SquaredGradient<T>{gradient}, norm_.data());
-    be.for_each(1, detail::ClipFactor<T>{norm_.data(), factor_.data(), options_.max_grad_norm});
-
-    using C = compute_t<T>;
-    using Update = detail::AdamWUpdate<T>;
-    const double t = static_cast<double>(number);
-    const double correction1 = 1 - std::pow(options_.beta1, t);
-    const double correction2 = 1 - std::pow(options_.beta2, t);
-    for (const Run& run : runs_) {
-      Update f{parameters.values().data + run.first,
-               gradient + run.first,
-               first_.data() + run.first,
-               second_.data() + run.first,
-               factor_.data(),
-               run.count,
-               C(run.decays ? 1 - learning_rate * options_.weight_decay : 1),
-               C(options_.beta1),
-               C(options_.beta2),
-               C(1 - options_.beta1),
-               C(1 - options_.beta2),
-               C(learning_rate / correction1),
-               C(1 / std::sqrt(correction2)),
-               C(options_.epsilon)};
-      be.for_each_row((run.count + Update::row_size - 1) / Update::row_size, 0, f);
-    }
+    be.for_each(1, detail::ClipFactor<T>{norm_.data(), factor_.data(), max_norm});
   }
 
-  /// The norm of the gradients of the last update, before clipping; waits for it.
-  double gradient_norm(B& be) const { return read_number(be, norm_.data()); }
-
-  /// m and v [size], in the order of the parameters.
-  View<compute_t<T>, 1, typename B::space> first_moment() { return first_.view(); }
-  View<compute_t<T>, 1, typename B::space> second_moment() { return second_.view(); }
+  double norm(B& be) const { return read_number(be, norm_.data()); }
+  /// In the backend's memory; NaN where the norm is not finite.
+  const compute_t<T>* factor() const { return factor_.data(); }
 
  private:
-  /// Neighbouring parameters that decay alike.
-  struct Run {
-    index_t first, count;
-    bool decays;
-  };
-
-  AdamWOptions options_;
-  std::vector<Run> runs_;
-  Tensor<B, compute_t<T>, 1> first_, second_;
   Tensor<B, accumulate_t<T>, 1> norm_;
   Tensor<B, compute_t<T>, 1> factor_;
 };

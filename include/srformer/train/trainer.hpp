@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The training loop. A step takes the micro-batches of one update, adds up their gradients divided
 // by the tokens of all of them, clips and updates. Step s is a pure function of the parameters, the
-// moments, the seed and s: the order of the data is that of EpochOrder(seed, epoch) and dropout
+// optimizer's state, the seed and s: the order of the data is that of EpochOrder(seed, epoch) and dropout
 // draws from stream (s, micro-batch), so that a run goes on at any step as if never stopped.
 #pragma once
 
@@ -18,7 +18,7 @@
 
 #include <srformer/io/dataset.hpp>
 #include <srformer/models/seq2seq.hpp>
-#include <srformer/train/optimizer.hpp>
+#include <srformer/train/optimizers.hpp>
 #include <srformer/train/schedule.hpp>
 
 namespace srformer {
@@ -48,9 +48,10 @@ struct TrainingOptions {
   index_t max_steps = 0;  ///< when above 0, counts instead of epochs
   double learning_rate = 5e-5;
   ScheduleType schedule = ScheduleType::linear;
+  ScheduleArguments schedule_arguments{};
   index_t warmup_steps = 0;
   double warmup_ratio = 0;  ///< of all steps, when warmup_steps is 0
-  AdamWOptions adamw{.max_grad_norm = 1};
+  OptimizerOptions optimizer = AdamWOptions{.max_grad_norm = 1};
   double label_smoothing = 0;
   std::optional<DropoutRates> dropout{};  ///< in place of those of the model's configuration
   bool group_by_length = false;
@@ -60,7 +61,7 @@ struct TrainingOptions {
   std::optional<std::int32_t> pad_id{};  ///< in place of the model's
 };
 
-/// What changes from step to step, beside parameters and moments.
+/// What changes from step to step, beside parameters and the optimizer's state.
 struct TrainingState {
   index_t step = 0;     ///< steps made
   index_t updates = 0;  ///< those of them that changed the parameters
@@ -74,7 +75,7 @@ struct StepReport {
   index_t step = 0;          ///< counted from 1
   double epoch = 0;          ///< epochs completed after it, with fraction
   double loss = 0;           ///< mean over the tokens of the step
-  double learning_rate = 0;  ///< of this step
+  double learning_rate = 0;  ///< of this step: the schedule's, or the optimizer's own
   double gradient_norm = 0;  ///< before clipping
   index_t tokens = 0;        ///< of source and target, without padding
   double seconds = 0;
@@ -111,20 +112,28 @@ double mean_loss(Model& model, const Examples& examples, index_t batch_size,
   return mean_loss(model, examples, batch_size, label_smoothing, [] { return true; });
 }
 
-/// Trains `model` on `examples`; both must outlive it, as what the examples are a view of.
-template <Trainable Model>
+/// Trains `model` on `examples`; both must outlive it, as what the examples are a view of. The optimizer is the one that
+/// the options choose, or another that the last argument is.
+template <Trainable Model,
+          class O = ChosenOptimizer<typename Model::backend_type, typename Model::scalar>>
+requires Optimizer<O, typename Model::backend_type, typename Model::scalar>
 class Trainer {
  public:
   using B = typename Model::backend_type;
   using T = typename Model::scalar;
 
   /// Throws shape_error for options that make no sense and when there is no example.
-  Trainer(Model& model, const Examples& examples, TrainingOptions options)
+  Trainer(Model& model, const Examples& examples, const TrainingOptions& options)
+      : Trainer(model, examples, options,
+                O(model.backend(), model.parameters(), options.optimizer)) {}
+
+  /// The same with an optimizer of one's own, made for the parameters of `model`; options.optimizer does not count.
+  Trainer(Model& model, const Examples& examples, TrainingOptions options, O optimizer)
       : model_(&model),
         examples_(examples),
         lengths_(example_lengths(examples)),
         options_(std::move(options)),
-        optimizer_(model.backend(), model.parameters(), options_.adamw),
+        optimizer_(std::move(optimizer)),
         loss_(zeros<accumulate_t<T>, 1>(model.backend(), {1})) {
     require(!examples.empty(), "Trainer", "there are no examples");
     if constexpr (requires { check_training(model.config()); }) check_training(model.config());
@@ -154,7 +163,8 @@ class Trainer {
                              std::ceil(options_.epochs * static_cast<double>(steps_per_epoch_)));
     schedule_ = {options_.schedule,
                  srformer::warmup_steps(options_.warmup_steps, options_.warmup_ratio, total_steps_),
-                 total_steps_};
+                 total_steps_, options_.schedule_arguments, options_.learning_rate};
+    schedule_.check();
     model.parameters().allocate_gradients();
   }
 
@@ -162,13 +172,14 @@ class Trainer {
   const Examples& examples() const { return examples_; }
   const TrainingOptions& options() const { return options_; }
   const Schedule& schedule() const { return schedule_; }
-  AdamW<B, T>& optimizer() { return optimizer_; }
+  O& optimizer() { return optimizer_; }
+  const O& optimizer() const { return optimizer_; }
   index_t steps_per_epoch() const { return steps_per_epoch_; }
   index_t total_steps() const { return total_steps_; }
   bool done() const { return state_.step >= total_steps_; }
 
   const TrainingState& state() const { return state_; }
-  /// Goes on from another state; parameters and moments are the caller's to set.
+  /// Goes on from another state; parameters and the optimizer's state are the caller's to set.
   void set_state(const TrainingState& state) { state_ = state; }
 
   /// The mean loss of the steps since it was last taken, or since the start.
@@ -218,8 +229,9 @@ class Trainer {
       model_->add_gradients(batches[i], loss, loss_.view());
     }
     StepReport report;
-    report.learning_rate = options_.learning_rate * schedule_.factor(state_.step);
-    optimizer_.update(be, model_->parameters(), report.learning_rate, state_.updates + 1);
+    const double scheduled = options_.learning_rate * schedule_.factor(state_.step);
+    report.learning_rate = rate(scheduled, state_.updates + 1);
+    optimizer_.update(be, model_->parameters(), scheduled, state_.updates + 1);
 
     report.step = state_.step + 1;
     report.epoch = static_cast<double>(report.step) / static_cast<double>(steps_per_epoch_);
@@ -257,6 +269,12 @@ class Trainer {
                                  .max_tokens = options_.max_tokens_per_batch});
   }
 
+  double rate(double scheduled, [[maybe_unused]] index_t update) const {
+    if constexpr (requires { optimizer_.rate(scheduled, update); })
+      return optimizer_.rate(scheduled, update);
+    return scheduled;
+  }
+
   std::string nonfinite_text(const StepReport& report) {
     B& be = model_->backend();
     std::string what = "step " + std::to_string(report.step) + ": the loss is " +
@@ -279,7 +297,7 @@ class Trainer {
   Examples examples_;
   std::vector<ExampleLengths> lengths_;
   TrainingOptions options_;
-  AdamW<B, T> optimizer_;
+  O optimizer_;
   Tensor<B, accumulate_t<T>, 1> loss_;
   Schedule schedule_;
   index_t batches_per_epoch_ = 0, steps_per_epoch_ = 0, total_steps_ = 0;

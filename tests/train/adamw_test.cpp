@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <srformer/backend/eigen.hpp>
-#include <srformer/train/optimizer.hpp>
+#include <srformer/train/adamw.hpp>
 
 #include "support/catch.hpp"
 
