@@ -54,19 +54,6 @@ inline CLI::Validator optimizer_name() {
 
 namespace detail {
 
-/// Calls f(name, member) for what --optim_args sets.
-template <class F>
-void visit_optimizer_arguments(AdafactorOptions& o, F f) {
-  f("scale_parameter", o.scale_parameter), f("relative_step", o.relative_step);
-  f("warmup_init", o.warmup_init), f("clip_threshold", o.clip_threshold);
-  f("decay_rate", o.decay_rate), f("beta1", o.beta1);
-  f("epsilon1", o.epsilon1), f("epsilon2", o.epsilon2);
-}
-template <class F>
-void visit_optimizer_arguments(SgdOptions& o, F f) {
-  f("momentum", o.momentum), f("dampening", o.dampening), f("nesterov", o.nesterov);
-}
-
 inline bool read_argument(const std::string& text, double& value) {
   return CLI::detail::lexical_cast(text, value);
 }
@@ -115,7 +102,7 @@ void set_optimizer_arguments(const std::string& optimizer, const std::string& te
       if (!read_argument(value, member))
         throw usage_error("--optim_args: \"" + value.substr(0, 80) + "\" is no value of " + name);
     };
-    visit_optimizer_arguments(options, set);
+    Options::visit(options, set);
     if (!found)
       throw usage_error("--optim_args: " + optimizer + " has no \"" + name.substr(0, 80) +
                         "\"; it has " + all);

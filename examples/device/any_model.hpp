@@ -31,7 +31,8 @@ class AnyTraining {
   virtual std::filesystem::path save(
       const std::filesystem::path& output,
       const std::function<void(const std::filesystem::path&)>& save_model, index_t total_limit) = 0;
-  virtual void resume(const std::filesystem::path& checkpoint) = 0;
+  /// As srformer::load_training.
+  virtual std::vector<std::string> resume(const std::filesystem::path& checkpoint) = 0;
 
   bool done() const { return state().step >= total_steps(); }
 };

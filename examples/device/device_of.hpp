@@ -31,8 +31,8 @@ class TrainingOf final : public AnyTraining {
                              index_t total_limit) override {
     return save_training(output, trainer_, save_model, total_limit);
   }
-  void resume(const std::filesystem::path& checkpoint) override {
-    load_training(checkpoint, trainer_);
+  std::vector<std::string> resume(const std::filesystem::path& checkpoint) override {
+    return load_training(checkpoint, trainer_);
   }
 
  private:

@@ -260,7 +260,7 @@ TEST_CASE("What a killed process left aside is no checkpoint and is cleared away
   CHECK(training_checkpoints(folder.path / "absent").empty());
 }
 
-TEST_CASE("A run of other data or options is not resumed") {
+TEST_CASE("A run of other data is not resumed") {
   const TemporaryFolder folder;
   BigramRun run;
   run.trainer.step();
@@ -272,14 +272,68 @@ TEST_CASE("A run of other data or options is not resumed") {
                          MessageMatches(ContainsSubstring(why)));
     CHECK(other.state().step == 0);
   };
-  refused(run.examples, {.batch_size = 2, .seed = 1}, "the run had seed 42, now it is 1");
-  refused(run.examples, {.batch_size = 3}, "the run had batch_size 2, now it is 3");
-  refused(run.examples, {.batch_size = 2, .accumulation = 2}, "gradient_accumulation 1");
-  refused(odd_examples(8), {.batch_size = 2}, "examples");
-  refused(odd_examples(9, 6), {.batch_size = 2}, "examples_fingerprint");
-  Trainer<Bigram> longer(run.model, run.examples, {.batch_size = 2, .epochs = 9});
-  load_training(path, longer);
-  CHECK(longer.state().step == 1);
+  refused(odd_examples(8), {.batch_size = 2}, "the run had other data (examples 9, now 8)");
+  refused(odd_examples(9, 6), {.batch_size = 2}, "other tokens (examples_fingerprint");
+}
+
+TEST_CASE("Options that differ from those of the run are told when it is resumed") {
+  const TemporaryFolder folder;
+  BigramRun run;
+  run.trainer.step();
+  const fs::path path = run.save(folder.path);
+  const auto differences = [&](TrainingOptions options) {
+    Trainer<Bigram> other(run.model, run.examples, options);
+    const auto lines = load_training(path, other);
+    CHECK(other.state().step == 1);
+    return lines;
+  };
+  using Lines = std::vector<std::string>;
+  CHECK(differences({.batch_size = 2}).empty());
+  const auto one = [&](TrainingOptions options, const char* text) {
+    CHECK(differences(options) == Lines{text});
+  };
+  one({.batch_size = 2, .seed = 1}, "seed was 42 in the run so far, now it is 1");
+  one({.batch_size = 2, .group_by_length = true},
+      "group_by_length was false in the run so far, now it is true");
+  one({.batch_size = 2, .learning_rate = 1e-3},
+      "learning_rate was 5e-05 in the run so far, now it is 0.001");
+  one({.batch_size = 2, .schedule = ScheduleType::cosine},
+      "schedule was \"linear\" in the run so far, now it is \"cosine\"");
+  one({.batch_size = 2, .warmup_steps = 4}, "warmup_steps was 0 in the run so far, now it is 4");
+  one({.batch_size = 2, .warmup_ratio = 0.2}, "warmup_steps was 0 in the run so far, now it is 3");
+  one({.batch_size = 2, .adamw = {.weight_decay = 0.1, .max_grad_norm = 1}},
+      "weight_decay was 0.0 in the run so far, now it is 0.1");
+  one({.batch_size = 2, .adamw = {.max_grad_norm = 2}},
+      "max_grad_norm was 1.0 in the run so far, now it is 2.0");
+  one({.batch_size = 2, .adamw = {.beta1 = 0.8, .max_grad_norm = 1}},
+      "adam_beta1 was 0.9 in the run so far, now it is 0.8");
+  one({.batch_size = 2, .label_smoothing = 0.1},
+      "label_smoothing was 0.0 in the run so far, now it is 0.1");
+  one({.batch_size = 2, .dropout = DropoutRates{0.5, 0, 0}},
+      "dropout was 0.0 in the run so far, now it is 0.5");
+  one({.batch_size = 2, .skip_nonfinite = true},
+      "skip_nonfinite was false in the run so far, now it is true");
+  one({.batch_size = 2, .epochs = 9}, "total_steps was 15 in the run so far, now it is 45");
+  CHECK(differences({.batch_size = 3}).size() == 2);  // and the steps in all
+  CHECK(differences({.batch_size = 2, .accumulation = 2}).size() == 2);
+  // What an older state does not hold is not compared.
+  nlohmann::json state = read_json_file(path / "trainer_state.json");
+  state["run"].erase("learning_rate");
+  write_json_file(path / "trainer_state.json", state);
+  CHECK(differences({.batch_size = 2, .learning_rate = 1e-3}).empty());
+}
+
+TEST_CASE("Another number of threads is told when a run is resumed") {
+  const TemporaryFolder folder;
+  const auto examples = odd_examples(9);
+  EigenBackend one(1), two(2);
+  Bigram model(one), same(two);
+  Trainer<Bigram> trainer(model, examples, {.batch_size = 2}),
+      other(same, examples, {.batch_size = 2});
+  const fs::path path = save_training(folder.path, trainer, BigramRun::save_values);
+  if (two.threads() == 2)
+    CHECK(load_training(path, other) ==
+          std::vector<std::string>{"threads was 1 in the run so far, now it is 2"});
 }
 
 TEST_CASE("Damaged checkpoints are refused with the file") {

@@ -50,6 +50,14 @@ struct AdafactorOptions {
                             Role::embedding};  ///< transformers' class decays all_roles()
   double max_grad_norm = 0;                    ///< 0: no clipping
 
+  /// Calls f(name, member) for its own numbers; decay and clipping are those of every optimizer.
+  static void visit(auto& o, auto&& f) {
+    f("scale_parameter", o.scale_parameter), f("relative_step", o.relative_step);
+    f("warmup_init", o.warmup_init), f("clip_threshold", o.clip_threshold);
+    f("decay_rate", o.decay_rate), f("beta1", o.beta1);
+    f("epsilon1", o.epsilon1), f("epsilon2", o.epsilon2);
+  }
+
   /// Throws shape_error for options that make no sense.
   void check() const {
     require(epsilon1 > 0 && epsilon2 >= 0, "Adafactor",

@@ -32,6 +32,11 @@ struct AdamWOptions {
   std::vector<Role> decayed{Role::weight, Role::embedding};  ///< torch decays all_roles()
   double max_grad_norm = 0;                                  ///< 0: no clipping
 
+  /// Calls f(name, member) for its own numbers; decay and clipping are those of every optimizer.
+  static void visit(auto& o, auto&& f) {
+    f("adam_beta1", o.beta1), f("adam_beta2", o.beta2), f("adam_epsilon", o.epsilon);
+  }
+
   /// Throws shape_error for options that make no sense.
   void check() const {
     const auto share = [](double x) { return x >= 0 && x < 1; };

@@ -106,25 +106,89 @@ class ReplacementFolder {
   std::filesystem::path target_, aside_;
 };
 
-/// What must be the same for a run to go on as if never stopped.
+/// What must be the same for a run to go on: its data, its optimizer and its scalar.
 template <class Model, class O>
 nlohmann::json run_identity(const Trainer<Model, O>& trainer) {
-  const TrainingOptions& o = trainer.options();
   return {{"optimizer", std::string(trainer.optimizer().name())},
-          {"seed", o.seed},
-          {"batch_size", o.batch_size},
-          {"gradient_accumulation", o.accumulation},
-          {"group_by_length", o.group_by_length},
-          {"max_tokens_per_batch", o.max_tokens_per_batch},
           {"examples", trainer.examples().size()},
           {"examples_fingerprint", trainer.examples().fingerprint()},
           {"dtype_bytes", sizeof(typename Model::scalar)}};
 }
 
-/// What a key of the identity was in a run that was saved; the first runs had no name of an optimizer, which was AdamW.
-inline nlohmann::json identity_then(const nlohmann::json& run, const std::string& key) {
-  const nlohmann::json of_older_runs{{"optimizer", "adamw_torch"}, {"max_tokens_per_batch", 0}};
-  return run.value(key, of_older_runs.value(key, nlohmann::json()));
+/// The numbers of the optimizer and of its schedule.
+inline nlohmann::json optimizer_numbers(const TrainingOptions& options, const Schedule& schedule) {
+  nlohmann::json numbers;
+  const auto set = [&](const char* name, const auto& value) {
+    if constexpr (requires { *value; }) {
+      numbers[name] = value ? nlohmann::json(*value) : nlohmann::json();
+    } else {
+      numbers[name] = value;
+    }
+  };
+  const auto set_all = [&]<class O>(const O& o) {
+    O::visit(o, set);
+    set("weight_decay", o.weight_decay), set("max_grad_norm", o.max_grad_norm);
+  };
+  std::visit(set_all, options.optimizer);
+  visit_arguments(schedule.type, schedule.arguments, set);
+  return numbers;
+}
+
+/// What must be the same for a run to go on as if never stopped, and may differ.
+template <class Model, class O>
+nlohmann::json run_options(Trainer<Model, O>& trainer) {
+  const TrainingOptions& o = trainer.options();
+  const DropoutRates rates = o.dropout.value_or(DropoutRates{});
+  nlohmann::json options{{"seed", o.seed},
+                         {"batch_size", o.batch_size},
+                         {"gradient_accumulation", o.accumulation},
+                         {"group_by_length", o.group_by_length},
+                         {"max_tokens_per_batch", o.max_tokens_per_batch},
+                         {"learning_rate", o.learning_rate},
+                         {"schedule", schedule_name(trainer.schedule().type)},
+                         {"warmup_steps", trainer.schedule().warmup_steps},
+                         {"total_steps", trainer.total_steps()},
+                         {"label_smoothing", o.label_smoothing},
+                         {"skip_nonfinite", o.skip_nonfinite},
+                         {"dropout", rates.dropout},
+                         {"attention_dropout", rates.attention_dropout},
+                         {"activation_dropout", rates.activation_dropout}};
+  options.update(optimizer_numbers(o, trainer.schedule()));
+  if constexpr (requires { trainer.model().backend().threads(); })
+    options["threads"] = trainer.model().backend().threads();
+  return options;
+}
+
+inline std::string shown_value(const nlohmann::json& value) {
+  return one_line(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+/// Throws io_error where the state of `file` is of other data, another optimizer or another scalar.
+inline void require_identity(const nlohmann::json& then, const nlohmann::json& now,
+                             const std::string& file) {
+  for (const auto& [key, value] : now.items()) {
+    // The first runs had no name of an optimizer, which was AdamW.
+    const nlohmann::json was =
+        then.value(key, key == "optimizer" ? nlohmann::json("adamw_torch") : nlohmann::json());
+    if (was == value) continue;
+    const std::string what = key == "optimizer"     ? "the run had another optimizer"
+                             : key == "examples"    ? "the run had other data"
+                             : key == "dtype_bytes" ? "the run had another scalar type"
+                                                    : "the run had other texts or other tokens";
+    throw io_error(file + ": " + what + " (" + key + " " + shown_value(was) + ", now " +
+                   shown_value(value) + "); resume with those of the run, or start afresh");
+  }
+}
+
+/// One line for each option that a state has and that differs now.
+inline std::vector<std::string> option_differences(const nlohmann::json& then,
+                                                   const nlohmann::json& now) {
+  std::vector<std::string> differences;
+  for (const auto& [key, value] : now.items())
+    if (then.contains(key) && then[key] != value)
+      differences.push_back(key + " was " + shown_value(then[key]) +
+                            " in the run so far, now it is " + shown_value(value));
+  return differences;
 }
 
 template <class C>
@@ -182,6 +246,8 @@ std::filesystem::path save_training(const std::filesystem::path& output, Trainer
     trainer.optimizer().visit_state(trainer.model().parameters(), add);
     optimizer.write(folder.aside() / "optimizer.safetensors");
 
+    nlohmann::json run = detail::run_options(trainer);
+    run.update(detail::run_identity(trainer));
     write_json_file(folder.aside() / "trainer_state.json",
                     {{"global_step", state.step},
                      {"updates", state.updates},
@@ -190,7 +256,7 @@ std::filesystem::path save_training(const std::filesystem::path& output, Trainer
                      {"max_steps", trainer.total_steps()},
                      {"loss_sum", state.loss_sum},
                      {"loss_steps", state.loss_steps},
-                     {"run", detail::run_identity(trainer)}});
+                     {"run", std::move(run)}});
     folder.commit();
   }
   if (total_limit > 0) {
@@ -203,24 +269,18 @@ std::filesystem::path save_training(const std::filesystem::path& output, Trainer
 
 /// Sets the optimizer's state and that of `trainer` to those of a checkpoint; the model's parameters are loaded
 /// from the same folder by the caller. Throws io_error when a file is missing or damaged, and when
-/// the run differs in what decides the data of a step.
+/// the run had other data, another optimizer or another scalar. Returns a line for each option of the run that differs,
+/// "seed was 1 in the run so far, now it is 2": with any of them the run does not go on as if never stopped.
 template <class Model, class O>
-void load_training(const std::filesystem::path& checkpoint, Trainer<Model, O>& trainer) {
+std::vector<std::string> load_training(const std::filesystem::path& checkpoint,
+                                       Trainer<Model, O>& trainer) {
   using C = compute_t<typename Model::scalar>;
   const std::filesystem::path state_file = checkpoint / "trainer_state.json";
   const std::string shown = state_file.string();
   const nlohmann::json json = read_json_file(state_file);
   if (!json.is_object() || !json.contains("run") || !json["run"].is_object())
     throw io_error(shown + ": is not the state of a run; give a folder checkpoint-STEP");
-  const nlohmann::json identity = detail::run_identity(trainer);
-  for (const auto& [key, now] : identity.items()) {
-    const nlohmann::json then = detail::identity_then(json["run"], key);
-    if (then != now)
-      throw io_error(shown + ": the run had " + key + " " +
-                     one_line(then.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)) +
-                     ", now it is " + now.dump() +
-                     "; resume with the same data and options, or start afresh");
-  }
+  detail::require_identity(json["run"], detail::run_identity(trainer), shown);
   TrainingState state;
   state.step = json_field<index_t>(json, "global_step", shown);
   state.updates = json_field<index_t>(json, "updates", shown);
@@ -252,6 +312,7 @@ void load_training(const std::filesystem::path& checkpoint, Trainer<Model, O>& t
   };
   trainer.optimizer().visit_state(parameters, load);
   trainer.set_state(state);
+  return detail::option_differences(json["run"], detail::run_options(trainer));
 }
 
 }  // namespace srformer

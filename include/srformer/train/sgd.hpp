@@ -31,6 +31,11 @@ struct SgdOptions {
   std::vector<Role> decayed{Role::weight, Role::embedding};  ///< torch decays all_roles()
   double max_grad_norm = 0;                                  ///< 0: no clipping
 
+  /// Calls f(name, member) for its own numbers; decay and clipping are those of every optimizer.
+  static void visit(auto& o, auto&& f) {
+    f("momentum", o.momentum), f("dampening", o.dampening), f("nesterov", o.nesterov);
+  }
+
   /// Throws shape_error for options that make no sense, as torch does.
   void check() const {
     require(momentum >= 0, "Sgd", "momentum must not be negative");
