@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <srformer/io/folder_lock.hpp>
 
+#include <sched.h>
 #include <sys/wait.h>
 
 #include <fstream>
@@ -154,17 +155,17 @@ TEST_CASE("of processes that start together one at a time has the lock") {
     // Each counts its holdings, and returns 100 where another was inside at the same time.
     const auto body = [&] {
       int held = 0;
-      for (int i = 0; i < 200 && held < 3; ++i) {
+      for (int i = 0; i < 1500; ++i) {
         try {
           const FolderLock lock(folder);
           const int file = ::open(counter.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
           if (file < 0) return 100;
           ::close(file);
-          ::usleep(200);
+          ::sched_yield();
           ::unlink(counter.c_str());
           ++held;
         } catch (const io_error&) {
-          ::usleep(300);
+          ::sched_yield();
         }
       }
       return held > 0 ? 1 : 0;
