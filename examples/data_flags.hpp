@@ -83,7 +83,15 @@ inline std::string prefix_notice(const nlohmann::json& config, bool given, std::
   nlohmann::json prefix = config;  // any part of the path may be absent or null
   for (const char* name : {"task_specific_params", "summarization", "prefix"})
     prefix = prefix.is_object() && prefix.contains(name) ? prefix[name] : nlohmann::json();
-  if (given || !prefix.is_string()) return "";
+  if (given) return "";
+  if (!prefix.is_string()) {
+    if (first.starts_with("summarize:")) return "";
+    const bool t5 = plain_model_type(config.value("model_type", "")) == "t5";
+    return t5 ? "notice: T5's own checkpoints expect a prefix, as --source_prefix \"summarize: \"; "
+                "this one "
+                "names none, and none is given"
+              : "";
+  }
   const auto text = prefix.get<std::string>();
   if (text.find_first_not_of(' ') == std::string::npos || first.starts_with(text)) return "";
   return "notice: this checkpoint expects --source_prefix " + prefix.dump();

@@ -7,11 +7,11 @@
 // docs/training.md says what it writes and how a run is stopped and resumed.
 #include <algorithm>
 #include <chrono>
-#include <csignal>
 #include <filesystem>
 #include <memory>
 #include <optional>
 #include <srformer/io/dataset.hpp>
+#include <srformer/io/folder_lock.hpp>
 #include <srformer/models/checkpoint.hpp>
 #include <srformer/text/rouge.hpp>
 #include <srformer/text/tokenizer.hpp>
@@ -22,6 +22,7 @@
 #include "curves.hpp"
 #include "device/device.hpp"
 #include "finetune_options.hpp"
+#include "interruption.hpp"
 #include "rouge_notice.hpp"
 #include "training_log.hpp"
 
@@ -32,23 +33,6 @@ using namespace srformer;
 using namespace srformer::program;
 using nlohmann::ordered_json;
 using Clock = std::chrono::steady_clock;
-
-volatile std::sig_atomic_t interrupted = 0;
-
-/// The first SIGINT requests a stop, the second ends the program at once. The handler has a stack of its own: without
-/// one, an interrupt now and then ended in an abort of malloc under the sgemm of oneDNN 2.6.
-void catch_interrupts() {
-  alignas(64) static char memory[1 << 16];
-  stack_t stack{};
-  stack.ss_sp = memory, stack.ss_size = sizeof(memory);
-  ::sigaltstack(&stack, nullptr);
-  struct sigaction action {};
-  action.sa_handler = [](int) { interrupted = 1; };
-  action.sa_flags = static_cast<int>(SA_RESETHAND) | SA_RESTART | SA_ONSTACK;
-  ::sigaction(SIGINT, &action, nullptr);
-}
-
-bool keep_going() { return interrupted == 0; }
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -130,7 +114,7 @@ TextSet read_set(const SetFlags& flags, const FinetuneOptions& options, index_t 
   for (Pair& pair : read.rows) {
     set.examples.push_back({source(prefix + pair.text), target(pair.summary)});
     set.summaries.push_back(std::move(pair.summary));
-    if (!keep_going()) throw Exit{130};
+    if (!keep_going()) throw interrupted_exit();
   }
   const bool lacking = std::ranges::find(set.summaries, "") != set.summaries.end();
   for (std::size_t i = 0; lacking && i < set.examples.size(); ++i)
@@ -181,10 +165,41 @@ void set_defaults_of_paper(const ModelConfig& config, nlohmann::json& json) {
   std::visit(set, config);
 }
 
+/// Throws io_error where --model_name_or_path is not the model or has not the tokenizer that a run began with.
+void check_resumed(const fs::path& folder, const HfCheckpoint& checkpoint,
+                   const ModelConfig& config) {
+  const HfCheckpoint given(folder);
+  const auto fields = [](const ModelConfig& any) {
+    return std::visit(
+        [](auto c) {
+          c.cross_attention = CrossAttentionConfig(), c.source = nlohmann::json::object();
+          c.set_dropout(0);
+          return to_json(c);
+        },
+        any);
+  };
+  const nlohmann::json now = fields(ProgramArchitectures::read(given)), then = fields(config);
+  const auto refuse = [&](const std::string& what) {
+    throw io_error("--model_name_or_path " + folder.string() + ": " + what + " of " +
+                   checkpoint.folder().string() + "; resume with the model the run began with");
+  };
+  const auto compare = [&](const std::string& key) {
+    const nlohmann::json is = now.value(key, nlohmann::json());
+    if (is != then.at(key))
+      refuse("is another model: its \"" + key + "\" is " + one_line(is.dump()) + ", not the " +
+             one_line(then.at(key).dump()));
+  };
+  compare("model_type");
+  for (const auto& item : then.items()) compare(item.key());
+  const std::string file = differing_tokenizer_file(folder, checkpoint.folder());
+  if (!file.empty()) refuse("has another tokenizer: its " + file + " is not that");
+}
+
 /// The configuration to train with: that of the checkpoint under the flags.
 ModelConfig trained_config(const HfCheckpoint& checkpoint, const FinetuneOptions& options,
                            bool resumed) {
   const ModelConfig before = ProgramArchitectures::read(checkpoint);
+  if (resumed) check_resumed(options.model, checkpoint, before);
   nlohmann::json json = checkpoint.config();
   set_defaults_of_paper(before, json);
   options.cross_attention.apply(json);
@@ -195,10 +210,11 @@ ModelConfig trained_config(const HfCheckpoint& checkpoint, const FinetuneOptions
     auto cross =
         cross_attention_options<List>(cross_attention_from_json(json, checkpoint.config_path()));
     options.check_variant(cross.name());
-    if (resumed) {
+    if (resumed || !options.train) {
       if (to_json(CrossAttentionConfig(cross)) != to_json(stored))
         throw usage_error("the flags of the cross-attention differ from those in " +
-                          checkpoint.config_path() + "; leave them out to resume");
+                          checkpoint.config_path() + "; leave them out to " +
+                          (resumed ? "resume" : "evaluate"));
     } else {
       for (const char* name : {"horizon", "generation_horizon"})
         if (!options.cross_attention.given(name)) cross.set(name, options.max_target_length);
@@ -358,11 +374,10 @@ void write_predictions(const fs::path& path, const std::vector<std::string>& pre
 // ---- where things go ----------------------------------------------------------------------------
 
 /// Says why the output folder must not be used, or gives the checkpoint to resume from.
-std::optional<fs::path> check_output(const FinetuneOptions& options, Console& console) {
-  const fs::path output = options.output_dir;
-  const bool in_use = fs::exists(output) && (!fs::is_directory(output) || !fs::is_empty(output));
-  if (in_use && !fs::is_directory(output))
-    throw io_error(output.string() + ": is not a folder; choose another name");
+std::optional<fs::path> check_output(const FolderLock& lock, const FinetuneOptions& options,
+                                     Console& console) {
+  for (const std::string& notice : lock.notices()) console.line(notice);
+  const fs::path& output = lock.folder();
   std::optional<fs::path> resume;
   if (options.resume == "auto") {
     const auto checkpoints = training_checkpoints(output);
@@ -377,19 +392,11 @@ std::optional<fs::path> check_output(const FinetuneOptions& options, Console& co
       throw io_error(resume->string() +
                      ": holds no trainer_state.json; give a folder checkpoint-STEP");
   }
-  if (in_use && options.resume.empty() && !options.overwrite)
+  if (options.train && lock.in_use() && options.resume.empty() && !options.overwrite)
     throw io_error(output.string() +
                    ": is not empty; give --resume_from_checkpoint auto to go on, "
                    "--overwrite_output_dir to start afresh, or another folder");
   return resume;
-}
-
-void make_folder(const fs::path& output) {
-  std::error_code error;
-  fs::create_directories(output, error);
-  if (error)
-    throw_system_error(output.string(), "cannot create the folder", error.value(),
-                       "choose another folder");
 }
 
 /// What a run that is to be overwritten has left.
@@ -406,8 +413,9 @@ class Finetuning {
  public:
   Finetuning(Device& device, const FinetuneOptions& options)
       : options_(options),
+        lock_(options.output_dir),
         output_(options.output_dir),
-        resume_(check_output(options, console_)),
+        resume_(check_output(lock_, options, console_)),
         checkpoint_(resume_ ? *resume_ : fs::path(options.model)),
         config_(trained_config(checkpoint_, options, resume_.has_value())),
         generation_options_(generation_of(checkpoint_, options, common(config_))),
@@ -430,15 +438,21 @@ class Finetuning {
                         " positions; give a lower --max_length");
     model_ = device.model(config_);
     load(*model_, checkpoint_, options, console_);
+    if (!options.train) return;
     trainer_ = model_->train(train_->examples, options.training());
-    if (resume_) trainer_->resume(*resume_);
-    make_folder(output_);
+    if (resume_) resume_training();
     if (options.overwrite) remove_old_run(output_);
-    metrics_ = std::make_unique<MetricsFile>(output_ / "metrics.jsonl", trainer_->state().step);
+    // A run that was stopped after its last step makes its last evaluations again.
+    const auto made = [&](const ordered_json& entry) {
+      const auto step = entry.value("step", index_t{0}), now = trainer_->state().step;
+      return step < now || (step == now && (!trainer_->done() || entry.contains("loss")));
+    };
+    metrics_ = std::make_unique<MetricsFile>(output_ / "metrics.jsonl", made);
   }
 
   void run() {
     introduce();
+    if (!options_.train) return evaluate_alone();
     const index_t first = trainer_->state().step;
     train();
     const double seconds = seconds_since(start_);
@@ -470,6 +484,25 @@ class Finetuning {
     return set;
   }
 
+  /// Says what differs from the run so far.
+  void resume_training() {
+    const std::vector<std::string> differences = trainer_->resume(*resume_);
+    for (const std::string& difference : differences) console_.line("notice: " + difference);
+    if (!differences.empty())
+      console_.line("notice: so the run will not give the numbers of one that was never stopped");
+  }
+
+  /// Scores and predicts as --do_eval and --do_predict say; what an earlier run has put into all_results.json stays.
+  void evaluate_alone() {
+    const fs::path file = output_ / "all_results.json";
+    ordered_json results = ordered_json::object();
+    if (fs::exists(file)) results.update(ordered_json(read_json_file(file)));
+    last_evaluation(results, "eval", validation_);
+    last_evaluation(results, "predict", test_);
+    write_json_file(file, results);
+    console_.line("the results are in " + output_.string());
+  }
+
   double epoch() const {
     return static_cast<double>(trainer_->state().step) /
            static_cast<double>(trainer_->steps_per_epoch());
@@ -484,8 +517,9 @@ class Finetuning {
     if (const auto L = cross.value_or<index_t>("segment_size", 0); L > 0)
       variant += " (segments of " + std::to_string(L) + ", horizon " +
                  std::to_string(cross.value_or<index_t>("horizon", 0)) + ")";
-    console_.line(std::to_string(model_->size()) + " parameters, " + variant + ", " +
-                  std::to_string(train_->examples.size()) + " examples, " +
+    const std::string model = std::to_string(model_->size()) + " parameters, " + variant;
+    if (!trainer_) return console_.line(model);
+    console_.line(model + ", " + std::to_string(train_->examples.size()) + " examples, " +
                   std::to_string(trainer_->total_steps()) + " steps of up to " +
                   std::to_string(options_.train_batch * options_.accumulation));
     if (resume_)
@@ -496,6 +530,7 @@ class Finetuning {
   void train() {
     start_ = Clock::now();
     const index_t first = trainer_->state().step;
+    if (evaluation_is_due() && !has_evaluation(first)) evaluate_between(first, epoch());
     while (!trainer_->done()) {
       const StepReport report = trainer_->step();
       loss_of_run_ += std::isfinite(report.loss) ? report.loss : 0;
@@ -508,9 +543,7 @@ class Finetuning {
                       " is skipped: its gradient is not finite");
       show(report, left);
       if (report.step % options_.logging_steps == 0 || trainer_->done()) log(report, left);
-      const bool evaluates = options_.eval_steps > 0 && !trainer_->done() && keep_going() &&
-                             report.step % options_.eval_steps == 0;
-      if (evaluates) evaluate_between(report);
+      if (evaluation_is_due()) evaluate_between(report.step, report.epoch);
       if (options_.save_steps > 0 && report.step % options_.save_steps == 0) save_checkpoint();
       if (!keep_going() && !trainer_->done()) stop();
     }
@@ -549,15 +582,26 @@ class Finetuning {
     tokens_ = 0, step_seconds_ = 0;
   }
 
-  void evaluate_between(const StepReport& report) {
+  bool evaluation_is_due() const {
+    const index_t step = trainer_->state().step;
+    return options_.eval_steps > 0 && step > 0 && !trainer_->done() && keep_going() &&
+           step % options_.eval_steps == 0;
+  }
+  /// Whether the evaluation after a step was made, before which a run may have been stopped.
+  bool has_evaluation(index_t step) const {
+    return std::ranges::any_of(metrics_->entries(), [&](const ordered_json& entry) {
+      return entry.value("step", index_t{0}) == step && entry.contains("eval_loss");
+    });
+  }
+
+  void evaluate_between(index_t step, double epoch) {
     const auto evaluation = evaluate(*model_, *validation_, options_.generate.value_or(false),
                                      generation_, options_, tokenizer_, console_);
     if (!evaluation) return;
-    ordered_json entry{{"step", report.step}, {"epoch", report.epoch}};
+    ordered_json entry{{"step", step}, {"epoch", epoch}};
     evaluation->add_to(entry, "eval");
     metrics_->add(entry);
-    console_.line("evaluation after step " + std::to_string(report.step) + "  " +
-                  evaluation->text());
+    console_.line("evaluation after step " + std::to_string(step) + "  " + evaluation->text());
   }
 
   void last_evaluation(ordered_json& results, const std::string& prefix,
@@ -568,15 +612,17 @@ class Finetuning {
         evaluate(*model_, *set, generates, generation_, options_, tokenizer_, console_);
     if (!evaluation) {
       console_.clear();
-      std::fprintf(stderr, "interrupted while evaluating; the trained model is in %s\n",
-                   output_.c_str());
-      throw Exit{130};
+      std::fprintf(stderr, "interrupted while evaluating%s%s\n",
+                   trainer_ ? "; the trained model is in " : "", trainer_ ? output_.c_str() : "");
+      throw interrupted_exit();
     }
-    ordered_json entry{{"step", trainer_->state().step}, {"epoch", epoch()}};
-    evaluation->add_to(entry, prefix);
     evaluation->add_to(results, prefix);
     results[prefix + "_samples"] = set->examples.size();
-    metrics_->add(entry);
+    if (trainer_) {
+      ordered_json entry{{"step", trainer_->state().step}, {"epoch", epoch()}};
+      evaluation->add_to(entry, prefix);
+      metrics_->add(entry);
+    }
     console_.line((prefix == "eval" ? "validation  " : "test  ") + evaluation->text());
     // The test set comes last and takes the place of the validation set.
     if (generates)
@@ -609,11 +655,12 @@ class Finetuning {
                  "interrupted after step %td; to go on, give the same flags and "
                  "--resume_from_checkpoint %s\n",
                  trainer_->state().step, saved_.c_str());
-    throw Exit{130};
+    throw interrupted_exit();
   }
 
   const FinetuneOptions& options_;
   Console console_;
+  FolderLock lock_;  ///< first: nothing in the folder is looked at before it is held
   fs::path output_;
   std::optional<fs::path> resume_;
   HfCheckpoint checkpoint_;
@@ -641,7 +688,7 @@ int main(int argc, char** argv) {
     options.add_to(app);
     parse(app, argc, argv);
     options.check(app);
-    catch_interrupts();
+    catch_interruptions();
     const auto device = open_device(options.device);
     Finetuning(*device, options).run();
   });

@@ -37,10 +37,11 @@ struct FinetuneOptions {
   DeviceFlags device;
   std::uint64_t seed = 42;
   bool overwrite = false, group_by_length = false, skip_nonfinite = false;
-  bool generate_flag = false;
+  bool generate_flag = false, train = true;
   std::optional<bool> generate;  ///< what the flag said, if it was given
   CrossAttentionFlags cross_attention;
   GenerationFlags generation;
+  bool do_train = false, do_eval = false, do_predict = false;
   bool recurrence_scale_given = false, source_length_given = false;
 
   void add_to(CLI::App& app) {
@@ -59,8 +60,11 @@ struct FinetuneOptions {
       for (const char* name : dependent)
         if (app.count(name) > 0 && !has) throw usage_error(std::string(name) + " needs " + what);
     };
-    needs(!validation_file.empty(), "--validation_file", {"--eval_steps", "--max_eval_samples"});
-    needs(!test_file.empty(), "--test_file", {"--max_predict_samples"});
+    decide_training(app);
+    needs(train, "--do_train", training_flags);
+    needs(!validation_file.empty(), "--validation_file",
+          {"--eval_steps", "--max_eval_samples", "--do_eval"});
+    needs(!test_file.empty(), "--test_file", {"--max_predict_samples", "--do_predict"});
     needs(!validation_file.empty() || !test_file.empty(), "--validation_file or --test_file",
           {"--per_device_eval_batch_size", "--predict_with_generate"});
     optimizer.check(app);
@@ -110,6 +114,47 @@ struct FinetuneOptions {
   }
 
  private:
+  /// Those of no effect where nothing is trained.
+  static constexpr std::initializer_list<const char*> training_flags = {
+      "--train_file",
+      "--overwrite_output_dir",
+      "--resume_from_checkpoint",
+      "--per_device_train_batch_size",
+      "--gradient_accumulation_steps",
+      "--num_train_epochs",
+      "--max_steps",
+      "--learning_rate",
+      "--lr_scheduler_type",
+      "--warmup_steps",
+      "--warmup_ratio",
+      "--weight_decay",
+      "--adam_beta1",
+      "--adam_beta2",
+      "--adam_epsilon",
+      "--max_grad_norm",
+      "--dropout_rate",
+      "--group_by_length",
+      "--skip_nonfinite",
+      "--logging_steps",
+      "--eval_steps",
+      "--save_steps",
+      "--save_total_limit",
+      "--max_train_samples"};
+
+  /// As transformers' script where one of its flags is given; what is not to be done is left out.
+  void decide_training(const CLI::App& app) {
+    const bool others = do_eval || do_predict;
+    train = app.count("--do_train") > 0 ? do_train : !others;
+    if (train && train_file.empty()) throw usage_error("--train_file is required to train");
+    if (train) return;
+    if (!others)
+      throw usage_error("there is nothing to do: give --do_train, --do_eval or --do_predict");
+    if (!do_eval && !validation_file.empty())
+      throw usage_error("--validation_file needs --do_eval or --do_train");
+    if (!do_predict && !test_file.empty())
+      throw usage_error("--test_file needs --do_predict or --do_train");
+  }
+
   /// A flag whose default --help shows.
   template <class T>
   static CLI::Option* add(CLI::App& app, const char* name, T& value, const char* what) {
@@ -121,10 +166,13 @@ struct FinetuneOptions {
     app.add_option("--model_name_or_path", model, "Checkpoint folder with its tokenizer")
         ->required();
     app.add_option("--train_file", train_file,
-                   "JSON lines, JSON, CSV or TSV, also .gz: files, folders or patterns")
-        ->required();
+                   "JSON lines, JSON, CSV or TSV, also .gz: files, folders or patterns");
     app.add_option("--validation_file", validation_file, "The same");
     app.add_option("--test_file", test_file, "The same; a summary may be empty");
+    app.add_flag("--do_train", do_train, "Train; the default unless another --do_ flag is given");
+    app.add_flag("--do_eval", do_eval,
+                 "Score validation_file; without --do_train that of the model as it is");
+    app.add_flag("--do_predict", do_predict, "The same of test_file");
     data.add_pairs_to(app);
     app.add_option("--source_prefix", source_prefix, "Put before every source");
     add(app, "--max_source_length", max_source_length, "Tokens")->check(at_least(1));

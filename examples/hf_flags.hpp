@@ -20,7 +20,7 @@ struct HfFlag {
 
 inline constexpr HfFlag hf_flags[] = {
     // What is done.
-    {"do_train", "true", "finetune always trains; summarize and evaluate score a model as it is"},
+    {"do_train", "*", ""},  // finetune has these three
     {"do_eval", "*", ""},
     {"do_predict", "*", ""},
     {"evaluation_strategy", "no|steps",

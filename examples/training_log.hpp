@@ -86,9 +86,10 @@ class Console {
 /// A file of JSON lines, each written at once and for good.
 class MetricsFile {
  public:
-  /// Goes on after the lines of steps up to `step`; those of later steps, which a run that is
-  /// resumed will make again, are dropped.
-  MetricsFile(std::filesystem::path path, std::ptrdiff_t step) : path_(std::move(path)) {
+  /// Goes on after the lines that keep(entry) says yes to; others, which a run that is resumed will make again, are
+  /// dropped.
+  template <class Keep>
+  MetricsFile(std::filesystem::path path, Keep keep) : path_(std::move(path)) {
     if (std::filesystem::exists(path_)) {
       const MappedFile file(path_);
       std::string kept;
@@ -96,7 +97,7 @@ class MetricsFile {
         const std::size_t end = rest.find('\n');
         if (end == std::string_view::npos) break;  // cut off while it was written
         const auto entry = nlohmann::ordered_json::parse(rest.substr(0, end), nullptr, false);
-        if (entry.is_object() && entry.value("step", std::ptrdiff_t{0}) <= step) {
+        if (entry.is_object() && keep(entry)) {
           kept += rest.substr(0, end + 1);
           entries_.push_back(entry);
         }

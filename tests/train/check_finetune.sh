@@ -165,33 +165,110 @@ check "the line says so" grep -q 'loss.svg is not drawn: gnuplot was not found' 
 # ---- interrupted and resumed: as one run --------------------------------------------------------
 long=("${base[@]}" "${recurrent[@]}" "${steps[@]}" --max_steps 120 --save_steps 50)
 run 0 "${long[@]}" --output_dir whole
-"$finetune" --threads 1 "${long[@]}" --output_dir parts >out.txt 2>err.txt &
-process=$!
-for ((i = 0; i < 3000; ++i)); do
-  [ "$(wc -l 2>/dev/null <parts/metrics.jsonl)" -ge 3 ] 2>/dev/null && break
-  sleep 0.01
+check "no lock is left" test ! -e whole/srformer.lock
+# start FOLDER: the long run in the background, until it has logged three steps.
+start() {
+  "$finetune" --threads 1 "${long[@]}" --output_dir "$1" >out.txt 2>err.txt &
+  process=$!
+  for ((i = 0; i < 3000; ++i)); do
+    [ "$(wc -l 2>/dev/null <"$1"/metrics.jsonl)" -ge 3 ] 2>/dev/null && break
+    sleep 0.01
+  done
+}
+# ended CODE: the program of start has ended, with that code.
+ended() {
+  wait $process 2>/dev/null
+  local code=$?
+  check "exit code $1, not $code" test $code -eq "$1"
+}
+for signal in INT:130 TERM:143 HUP:129; do
+  parts=parts_${signal%:*}
+  start $parts
+  kill -${signal%:*} $process
+  ended ${signal#*:}
+  check "a line says how to resume" \
+    grep -Eq "^interrupted after step [0-9]+; .*--resume_from_checkpoint $parts/checkpoint-[0-9]+$" err.txt
+  check "no lock is left after $signal" test ! -e $parts/srformer.lock
+  # Lines of steps after the checkpoint are made again, and one cut off is dropped.
+  printf '{"step":99999,"loss":1}\n{"step":2,"lo' >>$parts/metrics.jsonl
+  run 0 "${long[@]}" --output_dir $parts --resume_from_checkpoint auto
+  check "it was resumed" grep -q "^resumed from $parts/checkpoint-" out.txt
+  check "the same parameters" cmp whole/model.safetensors $parts/model.safetensors
+  check "the same metrics" cmp <(metrics_without_times whole) <(metrics_without_times $parts)
 done
-kill -INT $process
-wait $process
-code=$?
-check "exit code 130 after SIGINT, not $code" test $code -eq 130
-check "a line says how to resume" \
-  grep -Eq '^interrupted after step [0-9]+; .*--resume_from_checkpoint parts/checkpoint-[0-9]+$' \
-  err.txt
-# Lines of steps after the checkpoint are made again, and one cut off is dropped.
-printf '{"step":99999,"loss":1}\n{"step":2,"lo' >>parts/metrics.jsonl
-run 0 "${long[@]}" --output_dir parts --resume_from_checkpoint auto
-check "it was resumed" grep -q '^resumed from parts/checkpoint-' out.txt
-check "the same parameters" cmp whole/model.safetensors parts/model.safetensors
-check "the same metrics" cmp <(metrics_without_times whole) <(metrics_without_times parts)
+trap '' HUP
+start unheard
+trap - HUP
+kill -HUP $process
+ended 0
+check "a SIGHUP that is ignored stays so" cmp whole/model.safetensors unheard/model.safetensors
+
+# ---- whoever reads the output may go -------------------------------------------------------------
+checks=$((checks + 1))
+"$finetune" --threads 1 "${long[@]}" --output_dir unread 2>err.txt | head -n 1 >out.txt
+[ "${PIPESTATUS[0]}" -eq 0 ] || fail "a pipe that is closed ends the run"
+check "the run goes on" cmp whole/model.safetensors unread/model.safetensors
+
+# ---- a folder is one process's ------------------------------------------------------------------
+start held
+kill -STOP $process
+for how in "" "--resume_from_checkpoint auto" --overwrite_output_dir; do
+  # shellcheck disable=SC2086
+  refused 1 "held: is in use by process $process on $(uname -n), which started at 2" "${long[@]}" --output_dir held $how
+done
+check "it still names its process" grep -q "\"process\":$process" held/srformer.lock
+kill -KILL $process
+ended 137
+run 0 "${long[@]}" --output_dir held --resume_from_checkpoint auto
+check "the lock of a process that was killed is taken over" \
+  grep -q "^notice: held was locked by process $process on .*; the lock is taken over$" out.txt
+check "and the run is that of one process" cmp whole/model.safetensors held/model.safetensors
+mkdir away
+echo '{"process": 1, "host": "another.example", "started": "2026-01-31T12:00:00Z"}' >away/srformer.lock
+refused 1 "away: is in use by process 1 on another.example" "${base[@]}" --output_dir away
+check "the lock of another host stays" test -e away/srformer.lock
+# Of two that start at once, one trains.
+for i in 1 2; do
+  "$finetune" --threads 1 "${base[@]}" --max_steps 30 --output_dir raced >out.$i 2>err.$i &
+done
+wait
+check "one of two has trained" test "$(cat out.1 out.2 | grep -c '^the model is in raced')" -eq 1
+check "the other was refused" test "$(cat err.1 err.2 | grep -c 'raced: is \(in use by\|not empty\)')" -eq 1
+
 run 0 "${long[@]}" --output_dir named --resume_from_checkpoint whole/checkpoint-50
 check "the same parameters from a named checkpoint" \
   cmp whole/model.safetensors named/model.safetensors
 run 0 "${base[@]}" --output_dir none --max_steps 1 --resume_from_checkpoint auto
 check "auto without a checkpoint starts afresh" grep -q 'training starts afresh' out.txt
-refused 1 "the run had seed 3, now it is 4" "${long[@]}" --output_dir parts --seed 4 \
-  --resume_from_checkpoint auto
-refused 2 "leave them out to resume" "${long[@]}" --output_dir parts --sigma true \
+check "nothing differs, nothing is told" eval '! grep -q "in the run so far" out.txt'
+# What differs from the run so far is told, a line each, and the run goes on.
+other=(--seed 4 --learning_rate 0.02 --weight_decay 0.5 --label_smoothing_factor 0.2 --lr_scheduler_type cosine
+  --warmup_steps 3 --gradient_accumulation_steps 1 --max_grad_norm 2 --per_device_train_batch_size 5 --max_steps 52
+  --dropout_rate 0.3)
+run 0 "${long[@]}" "${other[@]}" --output_dir differs --resume_from_checkpoint whole/checkpoint-50
+for line in 'seed was 3 in the run so far, now it is 4' 'learning_rate was 0.01 in .* 0.02' 'weight_decay was 0.0 .* 0.5' \
+  'label_smoothing was 0.1 .* 0.2' 'schedule was "linear" .* "cosine"' 'warmup_steps was 2 .* 3' \
+  'gradient_accumulation was 2 .* 1' 'max_grad_norm was 1.0 .* 2.0' 'batch_size was 4 .* 5' 'total_steps was 120 .* 52' \
+  'dropout was 0.1 .* 0.3'; do
+  check "told: $line" grep -q "^notice: $line\$" out.txt
+done
+check "no more than those, and two rates of dropout" test "$(grep -c 'in the run so far' out.txt)" -eq 13
+check "and what comes of it" grep -q '^notice: so the run will not give the numbers of one that was never stopped$' out.txt
+head -n 50 train.jsonl >fewer.jsonl
+refused 1 "the run had other data (examples 60, now 50)" "${long[@]}" --output_dir x --train_file fewer.jsonl \
+  --resume_from_checkpoint whole/checkpoint-50
+refused 1 "the run had other texts or other tokens" "${long[@]}" --output_dir x --source_prefix "segment " \
+  --resume_from_checkpoint whole/checkpoint-50
+refused 1 "is another model: its \"model_type\" is \"bart\", not the \"t5\"" "${long[@]}" --output_dir x \
+  --model_name_or_path "$(dirname "$model")/bart_full" --resume_from_checkpoint whole/checkpoint-50
+mkdir wider && cp "$model"/* wider
+sed -i 's/"relative_attention_max_distance": [0-9]*/"relative_attention_max_distance": 99/' wider/config.json
+refused 1 'is another model: its "relative_attention_max_distance" is 99' "${long[@]}" --output_dir x \
+  --model_name_or_path wider --resume_from_checkpoint whole/checkpoint-50
+cp "$model"/* wider && echo '{}' >wider/added_tokens.json
+refused 1 "has another tokenizer: its added_tokens.json" "${long[@]}" --output_dir x --model_name_or_path wider \
+  --resume_from_checkpoint whole/checkpoint-50
+refused 2 "leave them out to resume" "${long[@]}" --output_dir parts_INT --sigma true \
   --resume_from_checkpoint auto
 refused 1 "holds no trainer_state.json" "${long[@]}" --output_dir x --resume_from_checkpoint whole
 
@@ -319,12 +396,53 @@ refused 1 'column "summary" is empty' "${base[@]}" --output_dir x --validation_f
 refused 2 "min_length 40 is above max_length 13" "${base[@]}" --output_dir x --min_length 40
 
 # ---- the command line of run_summarization.py ---------------------------------------------------
-run 0 "${base[@]}" --output_dir hf --max_steps 2 --do_train --do_eval --eval_strategy no --optim adamw_torch_fused --fp16 False \
+run 0 "${base[@]}" --output_dir hf --max_steps 2 --do_train --eval_strategy no --optim adamw_torch_fused --fp16 False \
   --group_by_length true --overwrite_output_dir True
-check "flags without effect are told" grep -q 'without effect here: --do_train, --do_eval, --eval_strategy, --fp16$' err.txt
+check "flags without effect are told" grep -q 'without effect here: --eval_strategy, --fp16$' err.txt
 refused 2 "--eval_strategy epoch: give --eval_steps" "${base[@]}" --output_dir x --do_train --eval_strategy epoch --bf16 --push_to_hub
 refused 2 "--bf16: training is in float32" "${base[@]}" --output_dir x --do_train --eval_strategy epoch --bf16 --push_to_hub
 run 0 "${base[@]}" --output_dir hf --max_steps 4 --resume_from_checkpoint True
-refused 2 "--do_train false" "${base[@]}" --output_dir x --do_train false
+
+# ---- evaluation and prediction without training -------------------------------------------------
+alone=(--model_name_or_path all --max_target_length 12 --source_prefix "summarize: ")
+files=(--validation_file validation.jsonl --max_eval_samples 6 --test_file test.jsonl)
+run 0 "${alone[@]}" "${files[@]}" --output_dir alone --do_eval --do_predict true
+check "the validation set is scored" grep -q '^validation  loss .* rouge1' out.txt
+results() { grep -E "$1" "$2"/all_results.json | tr -d ' ,' | sort; }
+# The same numbers as after training, but for the label smoothing, which was in its loss.
+check "ROUGE is that of the run that trained it" cmp <(results '(eval|predict)_(rouge|gen_len|samples)' all) \
+  <(results '(eval|predict)_(rouge|gen_len|samples)' alone)
+check "so are the predictions" cmp all/generated_predictions.txt alone/generated_predictions.txt
+check "no model and no metrics are written" test ! -e alone/config.json -a ! -e alone/metrics.jsonl
+run 0 "${alone[@]}" "${files[@]}" --output_dir smoothed --do_eval --do_predict --label_smoothing_factor 0.1
+check "with its label smoothing all is" cmp <(results 'eval|predict' all) <(results 'eval|predict' smoothed)
+run 0 "${alone[@]}" --test_file test.jsonl --output_dir predicted --do_predict
+check "the test set alone" cmp all/generated_predictions.txt predicted/generated_predictions.txt
+check "has no validation" eval '! grep -q eval_ predicted/all_results.json'
+run 0 "${alone[@]}" --validation_file validation.jsonl --output_dir predicted --do_eval --predict_with_generate=false
+check "what is there stays" test "$(grep -c 'eval_loss\|predict_loss' predicted/all_results.json)" -eq 2
+cp all/config.json all/model.safetensors .
+run 0 "${alone[@]}" --validation_file validation.jsonl --output_dir all --do_eval
+check "a model in its own folder stays" eval 'cmp config.json all/config.json && cmp model.safetensors all/model.safetensors'
+check "so do the results of its training" grep -q train_loss all/all_results.json
+refused 2 "there is nothing to do: give --do_train, --do_eval or --do_predict" "${alone[@]}" --output_dir x --do_train false
+refused 2 "--do_eval needs --validation_file" "${alone[@]}" --output_dir x --do_eval
+refused 2 "--do_predict needs --test_file" "${alone[@]}" --output_dir x --do_predict
+refused 2 "--train_file needs --do_train" "${base[@]}" --output_dir x --do_eval --validation_file validation.jsonl
+refused 2 "--test_file needs --do_predict" "${alone[@]}" "${files[@]}" --output_dir x --do_eval
+refused 2 "--learning_rate needs --do_train" "${alone[@]}" --validation_file validation.jsonl --output_dir x --do_eval \
+  --learning_rate 1
+refused 2 "--train_file is required to train" "${alone[@]}" --output_dir x --do_train
+refused 2 "leave them out to evaluate" "${alone[@]}" --validation_file validation.jsonl --output_dir x --do_eval --segment_size 4
+
+# ---- a T5 without a prefix -----------------------------------------------------------------------
+run 0 "${base[@]}" --output_dir prefix --max_steps 1
+check "a T5 without a prefix is told" test "$(grep -c '^notice: T5.s own checkpoints expect a prefix' out.txt)" -eq 1
+checks=$((checks + 1))
+"$finetune" --threads 1 "${base[@]}" --output_dir prefix --overwrite_output_dir --max_steps 1 --source_prefix "" >out.txt 2>err.txt ||
+  fail "an empty prefix"
+check "none that is said to be none is not" eval '! grep -q "expect a prefix" out.txt'
+run 0 "${base[@]}" --model_name_or_path "$bart" --max_source_length 100 --output_dir prefix --overwrite_output_dir --max_steps 1
+check "nor is a BART" eval '! grep -q "expect a prefix" out.txt'
 
 echo "all $checks checks passed"

@@ -42,6 +42,17 @@ inline void copy_tokenizer_files(const std::filesystem::path& from,
   }
 }
 
+/// The first file of a tokenizer that two folders do not both have with the same bytes; empty where there is none.
+inline std::string differing_tokenizer_file(const std::filesystem::path& a,
+                                            const std::filesystem::path& b) {
+  for (const char* name : tokenizer_file_names) {
+    const bool here = std::filesystem::exists(a / name), there = std::filesystem::exists(b / name);
+    if (here != there) return name;
+    if (here && MappedFile(a / name).text() != MappedFile(b / name).text()) return name;
+  }
+  return "";
+}
+
 struct TokenizerOptions {
   index_t max_length = 0;          ///< tokens, with the special ones; 0 is no limit
   bool truncation = false;         ///< cut what exceeds max_length; otherwise that is an error
