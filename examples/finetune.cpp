@@ -19,11 +19,15 @@
 #include <string>
 #include <vector>
 
+#include "best_model.hpp"
 #include "curves.hpp"
 #include "device/device.hpp"
+#include "evaluation.hpp"
 #include "finetune_options.hpp"
 #include "interruption.hpp"
 #include "rouge_notice.hpp"
+#include "tensorboard.hpp"
+#include "text_set.hpp"
 #include "training_log.hpp"
 
 namespace {
@@ -36,107 +40,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-// ---- data -------------------------------------------------------------------------------------
-
-/// Examples as ids, and the summaries as they stand in the file.
-struct TextSet {
-  std::vector<Example> examples;
-  std::vector<std::string> summaries;
-  std::vector<Example> scored;  ///< those with a summary, where some have none
-
-  std::span<const Example> with_summaries() const {
-    return scored.empty() ? std::span(examples) : std::span(scored);
-  }
-  bool has_summaries() const {
-    return std::ranges::any_of(summaries, [](const std::string& s) { return !s.empty(); });
-  }
-};
-
-/// What the flag --`name` names, as texts.
-struct SetFlags {
-  std::string name;
-  const std::vector<std::string>& files;
-  index_t most;  ///< 0: all
-};
-
-DataRows<Pair> read_rows(const SetFlags& flags, const FinetuneOptions& options, Console& console) {
-  DataRows<Pair> read = read_pairs(
-      flags.files, options.data.options(flags.name == "test_file" ? SummaryColumn::may_be_empty
-                                                                  : SummaryColumn::required));
-  for (const std::string& notice : read.notices) console.line(notice);
-  if (flags.most > 0 && std::ssize(read.rows) > flags.most) {
-    console.line("--" + flags.name + ": the first " + std::to_string(flags.most) + " of " +
-                 std::to_string(read.rows.size()) + " pairs are used");
-    read.rows.resize(static_cast<std::size_t>(flags.most));
-  }
-  const auto lacking =
-      std::ranges::count_if(read.rows, [](const Pair& pair) { return pair.summary.empty(); });
-  if (lacking > 0)
-    console.line("--" + flags.name + ": " + std::to_string(lacking) + " of " +
-                 std::to_string(read.rows.size()) +
-                 " texts have no summary; they are summarized but not scored");
-  return read;
-}
-
-/// Counts what is cut to a greatest length.
-class CutIds {
- public:
-  CutIds(const Tokenizer& tokenizer, index_t longest) : tokenizer_(tokenizer), longest_(longest) {}
-
-  std::vector<std::int32_t> operator()(const std::string& text) {
-    std::vector<std::int32_t> ids = tokenizer_.encode(text);
-    if (std::ssize(ids) <= longest_) return ids;
-    ++cut_;
-    return tokenizer_.encode(text, {.max_length = longest_, .truncation = true});
-  }
-
-  /// "3 of 7 sources to 20 tokens", or nothing.
-  std::string text(const std::string& what, std::size_t all) const {
-    if (cut_ == 0) return "";
-    return std::to_string(cut_) + " of " + std::to_string(all) + " " + what + " to " +
-           std::to_string(longest_) + " tokens";
-  }
-
- private:
-  const Tokenizer& tokenizer_;
-  index_t longest_;
-  std::size_t cut_ = 0;
-};
-
-TextSet read_set(const SetFlags& flags, const FinetuneOptions& options, index_t longest_source,
-                 const Tokenizer& tokenizer, Console& console) {
-  DataRows<Pair> read = read_rows(flags, options, console);
-  CutIds source(tokenizer, longest_source), target(tokenizer, options.max_target_length);
-  const std::string prefix = options.source_prefix.value_or("");
-  TextSet set;
-  for (Pair& pair : read.rows) {
-    set.examples.push_back({source(prefix + pair.text), target(pair.summary)});
-    set.summaries.push_back(std::move(pair.summary));
-    if (!keep_going()) throw interrupted_exit();
-  }
-  const bool lacking = std::ranges::find(set.summaries, "") != set.summaries.end();
-  for (std::size_t i = 0; lacking && i < set.examples.size(); ++i)
-    if (!set.summaries[i].empty()) set.scored.push_back(set.examples[i]);
-  const std::string sources = source.text("sources", set.examples.size()),
-                    targets = target.text("summaries", set.examples.size());
-  if (!(sources + targets).empty())
-    console.line("--" + flags.name + ": cut are " + sources +
-                 (sources.empty() || targets.empty() ? "" : " and ") + targets);
-  return set;
-}
-
-/// Throws io_error for a token that the model has no embedding of: a tokenizer may have more, as bart-large-cnn's has.
-void check_tokens(const std::string& file, const std::vector<Example>& examples,
-                  index_t vocabulary) {
-  for (std::size_t i = 0; i < examples.size(); ++i)
-    for (const auto* ids : {&examples[i].source, &examples[i].target})
-      for (const std::int32_t id : *ids)
-        if (id < 0 || id >= vocabulary)
-          throw io_error(file + ": example " + std::to_string(i + 1) + " has the token id " +
-                         std::to_string(id) + ", outside the model's vocabulary of " +
-                         std::to_string(vocabulary) + "; take the model's own tokenizer");
 }
 
 // ---- model ------------------------------------------------------------------------------------
@@ -285,92 +188,6 @@ nlohmann::json generation_of(const HfCheckpoint& checkpoint, const FinetuneOptio
   return json;
 }
 
-// ---- evaluation -------------------------------------------------------------------------------
-
-struct Evaluation {
-  std::optional<double> loss;  ///< nothing where no text has a summary
-  std::optional<RougeScores> rouge;
-  double generated_length = 0;  ///< tokens without padding, as eval_gen_len of transformers
-  std::vector<std::string> predictions;
-
-  /// Adds PREFIX_loss, PREFIX_rouge1, ... with ROUGE in percent.
-  void add_to(ordered_json& entry, const std::string& prefix) const {
-    const auto percent = [](const RougeScore& score) {
-      return std::round(score.fmeasure * 1e6) / 1e4;
-    };
-    if (loss) entry[prefix + "_loss"] = *loss;
-    if (!rouge) return;
-    entry[prefix + "_rouge1"] = percent(rouge->rouge1);
-    entry[prefix + "_rouge2"] = percent(rouge->rouge2);
-    entry[prefix + "_rougeL"] = percent(rouge->rougeL);
-    entry[prefix + "_rougeLsum"] = percent(rouge->rougeLsum);
-    entry[prefix + "_gen_len"] = generated_length;
-  }
-
-  std::string text() const {
-    std::string text = loss ? "loss " + format("%.4f", *loss) : "summarized";
-    if (rouge)
-      text += "  rouge1 " + format("%.2f", 100 * rouge->rouge1.fmeasure) + "  rouge2 " +
-              format("%.2f", 100 * rouge->rouge2.fmeasure) + "  rougeL " +
-              format("%.2f", 100 * rouge->rougeL.fmeasure) + "  rougeLsum " +
-              format("%.2f", 100 * rouge->rougeLsum.fmeasure);
-    return text;
-  }
-};
-
-/// Nothing when it was interrupted.
-std::optional<Evaluation> evaluate(AnyModel& model, const TextSet& set, bool generate,
-                                   const GenerationConfig& generation,
-                                   const FinetuneOptions& options, const Tokenizer& tokenizer,
-                                   Console& console) {
-  const std::span<const Example> examples = set.examples;
-  const std::int32_t pad = model.config().pad_token_id;
-  Evaluation evaluation;
-  if (set.has_summaries())
-    evaluation.loss = model.mean_loss(set.with_summaries(), options.eval_batch,
-                                      options.label_smoothing, keep_going);
-  if (!keep_going()) return std::nullopt;
-  if (!generate) return evaluation;
-
-  evaluation.predictions.resize(examples.size());
-  const EpochOrder order(
-      example_lengths(examples),
-      {.batch_size = options.eval_batch, .shuffle = false, .group_by_length = true});
-  index_t tokens = 0;
-  for (index_t i = 0; i < order.steps(); ++i) {
-    const auto indices = order.batch(i);
-    const Batch batch = make_batch(examples, indices, pad);
-    const auto first = static_cast<std::uint64_t>(i * options.eval_batch);
-    const auto outputs =
-        model.generate(batch.source_ids, batch.source_lengths, generation, first).sequences;
-    for (std::size_t row = 0; row < outputs.size(); ++row) {
-      evaluation.predictions[static_cast<std::size_t>(indices[row])] =
-          tokenizer.decode(outputs[row]);
-      tokens += std::ranges::count_if(outputs[row], [&](std::int32_t id) { return id != pad; });
-    }
-    if (!keep_going()) return std::nullopt;
-    console.progress(static_cast<double>(i + 1) / static_cast<double>(order.steps()),
-                     "generating " + std::to_string(i + 1) + "/" + std::to_string(order.steps()));
-  }
-  std::vector<RougeScores> scores;
-  for (std::size_t i = 0; i < examples.size(); ++i)
-    if (!set.summaries[i].empty())
-      scores.push_back(rouge(set.summaries[i], evaluation.predictions[i],
-                             {.stemmer = true, .split_sentences = true}));
-  if (!scores.empty()) evaluation.rouge = mean(scores);
-  evaluation.generated_length = static_cast<double>(tokens) / static_cast<double>(examples.size());
-  return evaluation;
-}
-
-void write_predictions(const fs::path& path, const std::vector<std::string>& predictions) {
-  ReplacementFile file(path);
-  for (std::string text : predictions) {
-    std::ranges::replace(text, '\n', ' ');
-    file.write(text + "\n");
-  }
-  file.commit();
-}
-
 // ---- where things go ----------------------------------------------------------------------------
 
 /// Says why the output folder must not be used, or gives the checkpoint to resume from.
@@ -403,7 +220,8 @@ std::optional<fs::path> check_output(const FolderLock& lock, const FinetuneOptio
 void remove_old_run(const fs::path& output) {
   for (const auto& checkpoint : training_checkpoints(output)) remove_checkpoint(checkpoint.path);
   for (const char* name :
-       {"metrics.jsonl", "loss.svg", "all_results.json", "generated_predictions.txt"})
+       {"metrics.jsonl", "loss.svg", "all_results.json", "train_results.json", "eval_results.json",
+        "predict_results.json", "trainer_state.json", "generated_predictions.txt"})
     fs::remove(output / name);
 }
 
@@ -423,7 +241,6 @@ class Finetuning {
             options.generation.read(generation_options_, generation_options_path(checkpoint_))),
         tokenizer_folder_(options.model),
         tokenizer_(tokenizer_folder_),
-        train_(set({"train_file", options.train_file, options.max_train_samples})),
         validation_(set({"validation_file", options.validation_file, options.max_eval_samples})),
         test_(set({"test_file", options.test_file, options.max_predict_samples})) {
     const CommonConfig config = common(config_);
@@ -439,7 +256,10 @@ class Finetuning {
     model_ = device.model(config_);
     load(*model_, checkpoint_, options, console_);
     if (!options.train) return;
-    trainer_ = model_->train(train_->examples, options.training());
+    train_.emplace(SetFlags{"train_file", options.train_file, options.max_train_samples}, options,
+                   longest_source(options, config), tokenizer_, tokenizer_folder_,
+                   config.vocab_size, console_);
+    trainer_ = model_->train(train_->examples(), options.training());
     if (resume_) resume_training();
     if (options.overwrite) remove_old_run(output_);
     // A run that was stopped after its last step makes its last evaluations again.
@@ -448,6 +268,11 @@ class Finetuning {
       return step < now || (step == now && (!trainer_->done() || entry.contains("loss")));
     };
     metrics_ = std::make_unique<MetricsFile>(output_ / "metrics.jsonl", made);
+    restore_best();
+    if (options.to_tensorboard())
+      events_.emplace(
+          options.logging_dir.empty() ? output_ / "runs" : fs::path(options.logging_dir),
+          trainer_->state().step);
   }
 
   void run() {
@@ -456,18 +281,24 @@ class Finetuning {
     const index_t first = trainer_->state().step;
     train();
     const double seconds = seconds_since(start_);
+    load_best();
     save_whole(output_);
-    ordered_json results;
-    results["epoch"] = epoch();
+    results_["epoch"] = epoch();
+    ordered_json trained;
     if (const index_t steps = trainer_->state().step - first; steps > 0) {
-      results["train_loss"] = loss_of_run_ / static_cast<double>(steps);
-      results["train_runtime"] = seconds;
-      results["train_steps_per_second"] = static_cast<double>(steps) / seconds;
+      trained["train_loss"] = loss_of_run_ / static_cast<double>(steps);
+      trained["train_runtime"] = seconds;
+      trained["train_samples_per_second"] = static_cast<double>(examples_) / seconds;
+      trained["train_steps_per_second"] = static_cast<double>(steps) / seconds;
     }
-    results["train_samples"] = train_->examples.size();
-    last_evaluation(results, "eval", validation_);
-    last_evaluation(results, "predict", test_);
-    write_json_file(output_ / "all_results.json", results);
+    trained["train_samples"] = train_->examples().size();
+    write_results("train", trained);
+    last_evaluation("eval", validation_);
+    last_evaluation("predict", test_);
+    nlohmann::json state = run_state();
+    state["global_step"] = trainer_->state().step, state["epoch"] = epoch();
+    state["max_steps"] = trainer_->total_steps();
+    write_json_file(output_ / "trainer_state.json", state);
     draw();
     console_.line("the model is in " + output_.string());
   }
@@ -478,7 +309,7 @@ class Finetuning {
     const CommonConfig config = common(config_);
     TextSet set = read_set(flags, options_, longest_source(options_, config), tokenizer_, console_);
     check_tokens("--" + flags.name, set.examples, config.vocab_size);
-    const bool scores = flags.name != "train_file" && options_.generate.value_or(true);
+    const bool scores = options_.generate.value_or(true);
     if (const std::string notice = scores ? rouge_notice(set.summaries) : ""; !notice.empty())
       console_.line(notice);
     return set;
@@ -495,11 +326,9 @@ class Finetuning {
   /// Scores and predicts as --do_eval and --do_predict say; what an earlier run has put into all_results.json stays.
   void evaluate_alone() {
     const fs::path file = output_ / "all_results.json";
-    ordered_json results = ordered_json::object();
-    if (fs::exists(file)) results.update(ordered_json(read_json_file(file)));
-    last_evaluation(results, "eval", validation_);
-    last_evaluation(results, "predict", test_);
-    write_json_file(file, results);
+    if (fs::exists(file)) results_.update(ordered_json(read_json_file(file)));
+    last_evaluation("eval", validation_);
+    last_evaluation("predict", test_);
     console_.line("the results are in " + output_.string());
   }
 
@@ -519,9 +348,12 @@ class Finetuning {
                  std::to_string(cross.value_or<index_t>("horizon", 0)) + ")";
     const std::string model = std::to_string(model_->size()) + " parameters, " + variant;
     if (!trainer_) return console_.line(model);
-    console_.line(model + ", " + std::to_string(train_->examples.size()) + " examples, " +
-                  std::to_string(trainer_->total_steps()) + " steps of up to " +
-                  std::to_string(options_.train_batch * options_.accumulation));
+    const std::string size =
+        options_.max_tokens_per_batch > 0
+            ? std::to_string(options_.max_tokens_per_batch * options_.accumulation) + " tokens"
+            : std::to_string(options_.train_batch * options_.accumulation);
+    console_.line(model + ", " + std::to_string(train_->examples().size()) + " examples, " +
+                  std::to_string(trainer_->total_steps()) + " steps of up to " + size);
     if (resume_)
       console_.line("resumed from " + resume_->string() + " after step " +
                     std::to_string(trainer_->state().step));
@@ -531,10 +363,10 @@ class Finetuning {
     start_ = Clock::now();
     const index_t first = trainer_->state().step;
     if (evaluation_is_due() && !has_evaluation(first)) evaluate_between(first, epoch());
-    while (!trainer_->done()) {
+    while (!trainer_->done() && !best_.exhausted()) {
       const StepReport report = trainer_->step();
       loss_of_run_ += std::isfinite(report.loss) ? report.loss : 0;
-      tokens_ += report.tokens, step_seconds_ += report.seconds;
+      tokens_ += report.tokens, step_seconds_ += report.seconds, examples_ += report.examples;
       const double steps = static_cast<double>(report.step - first);
       const double left = seconds_since(start_) / steps *
                           static_cast<double>(trainer_->total_steps() - report.step);
@@ -543,11 +375,24 @@ class Finetuning {
                       " is skipped: its gradient is not finite");
       show(report, left);
       if (report.step % options_.logging_steps == 0 || trainer_->done()) log(report, left);
-      if (evaluation_is_due()) evaluate_between(report.step, report.epoch);
-      if (options_.save_steps > 0 && report.step % options_.save_steps == 0) save_checkpoint();
+      const bool best = evaluation_is_due() && evaluate_between(report.step, report.epoch);
+      if (flags_.save_strategy == "best" ? best : is_due(flags_.save_strategy, flags_.save_steps))
+        save_checkpoint();
       if (!keep_going() && !trainer_->done()) stop();
     }
     console_.clear();
+    if (best_.exhausted() && !trainer_->done())
+      console_.line("stopped after step " + std::to_string(trainer_->state().step) +
+                    ": no better " + flags_.metric + " in " + std::to_string(flags_.patience) +
+                    " evaluations");
+  }
+
+  /// Whether it is time for what happens with every so many steps or at the end of every epoch.
+  bool is_due(const std::string& strategy, index_t every) const {
+    const index_t step = trainer_->state().step, of_epoch = trainer_->steps_per_epoch();
+    if (step == 0) return false;
+    if (strategy == "steps") return every > 0 && step % every == 0;
+    return strategy == "epoch" && (step % of_epoch == 0 || trainer_->done());
   }
 
   std::string step_text(const StepReport& report) const {
@@ -574,7 +419,7 @@ class Finetuning {
                        {"tokens_per_second", rate},
                        {"seconds", seconds_since(start_)}};
     add_recurrence(entry, *model_);
-    metrics_->add(entry);
+    add_metrics(entry);
     console_.line("step " + step_text(report) + "  loss " + format("%.4f", loss) + "  lr " +
                   format("%.2e", report.learning_rate) + "  norm " +
                   format("%.3f", report.gradient_norm) + "  " + format("%.0f", rate) +
@@ -582,10 +427,12 @@ class Finetuning {
     tokens_ = 0, step_seconds_ = 0;
   }
 
+  /// The last step is followed by the last evaluation, but has one before where it may be the best.
   bool evaluation_is_due() const {
-    const index_t step = trainer_->state().step;
-    return options_.eval_steps > 0 && step > 0 && !trainer_->done() && keep_going() &&
-           step % options_.eval_steps == 0;
+    const bool last = trainer_->done() && !flags_.tracks_best();
+    if (last || !keep_going()) return false;
+    return (trainer_->state().step == 0 && flags_.on_start) ||
+           is_due(flags_.eval_strategy, flags_.eval_steps);
   }
   /// Whether the evaluation after a step was made, before which a run may have been stopped.
   bool has_evaluation(index_t step) const {
@@ -594,19 +441,84 @@ class Finetuning {
     });
   }
 
-  void evaluate_between(index_t step, double epoch) {
+  /// Whether it is the best so far.
+  bool evaluate_between(index_t step, double epoch) {
     const auto evaluation = evaluate(*model_, *validation_, options_.generate.value_or(false),
                                      generation_, options_, tokenizer_, console_);
-    if (!evaluation) return;
+    if (!evaluation) return false;
     ordered_json entry{{"step", step}, {"epoch", epoch}};
     evaluation->add_to(entry, "eval");
-    metrics_->add(entry);
-    console_.line("evaluation after step " + std::to_string(step) + "  " + evaluation->text());
+    add_metrics(entry);
+    const bool best = best_.add(entry, step);
+    console_.line("evaluation after step " + std::to_string(step) + "  " + evaluation->text() +
+                  (best ? "  the best so far" : ""));
+    return best;
   }
 
-  void last_evaluation(ordered_json& results, const std::string& prefix,
-                       const std::optional<TextSet>& set) {
+  void add_metrics(const ordered_json& entry) {
+    metrics_->add(entry);
+    if (events_) events_->add(entry);
+  }
+
+  /// The best evaluation of the run so far: those that are logged, or, where it goes on in another folder, what its
+  /// checkpoint says.
+  void restore_best() {
+    if (!resume_) return;
+    const fs::path file = *resume_ / "trainer_state.json";
+    if (metrics_->entries().empty()) return best_.restore(read_json_file(file), file.string());
+    for (const ordered_json& entry : metrics_->entries())
+      if (entry.contains("eval_loss")) best_.add(entry, entry.value("step", index_t{0}));
+  }
+
+  fs::path best_checkpoint() const {
+    return best_.value() ? output_ / ("checkpoint-" + std::to_string(best_.step())) : fs::path();
+  }
+
+  /// Takes the parameters of the checkpoint whose evaluation was best.
+  void load_best() {
+    if (!flags_.load_best) return;
+    const fs::path folder = best_checkpoint();
+    if (folder.empty() || !fs::exists(folder))
+      return console_.line(
+          "notice: there is no checkpoint of a best evaluation; the model is that of the last "
+          "step");
+    model_->load(HfCheckpoint(folder), false);
+    console_.line("the model is that of " + folder.string() + ", " + flags_.metric + " " +
+                  format("%.4f", *best_.value()));
+  }
+
+  /// What trainer_state.json has beside the state of the trainer, by the names of transformers.
+  nlohmann::json run_state() const {
+    nlohmann::json state = best_.state();
+    const fs::path best = best_checkpoint();
+    const bool saved =
+        !best.empty() && (fs::exists(best) || best_.step() == trainer_->state().step);
+    state["best_model_checkpoint"] = saved ? nlohmann::json(best.string()) : nlohmann::json();
+    state["eval_steps"] = flags_.eval_steps, state["save_steps"] = flags_.save_steps;
+    state["logging_steps"] = options_.logging_steps, state["num_train_epochs"] = options_.epochs;
+    state["train_batch_size"] = options_.train_batch;
+    state["log_history"] = nlohmann::json::array();
+    for (const ordered_json& entry : metrics_->entries()) {
+      nlohmann::json& logged = state["log_history"].emplace_back(nlohmann::json::object());
+      for (const auto& [name, value] : entry.items())
+        if (value.is_number()) logged[name == "lr" ? "learning_rate" : name] = value;
+    }
+    return state;
+  }
+
+  /// Writes PREFIX_results.json and adds to all_results.json.
+  void write_results(const std::string& prefix, const ordered_json& part) {
+    results_.update(part);
+    ordered_json alone;
+    if (trainer_) alone["epoch"] = epoch();
+    alone.update(part);
+    write_json_file(output_ / (prefix + "_results.json"), alone);
+    write_json_file(output_ / "all_results.json", results_);
+  }
+
+  void last_evaluation(const std::string& prefix, const std::optional<TextSet>& set) {
     if (!set) return;
+    const auto start = Clock::now();
     const bool generates = options_.generate.value_or(true);
     const auto evaluation =
         evaluate(*model_, *set, generates, generation_, options_, tokenizer_, console_);
@@ -616,12 +528,19 @@ class Finetuning {
                    trainer_ ? "; the trained model is in " : "", trainer_ ? output_.c_str() : "");
       throw interrupted_exit();
     }
-    evaluation->add_to(results, prefix);
-    results[prefix + "_samples"] = set->examples.size();
+    const double seconds = seconds_since(start), count = static_cast<double>(set->examples.size());
+    ordered_json part;
+    evaluation->add_to(part, prefix);
+    part[prefix + "_runtime"] = seconds;
+    part[prefix + "_samples"] = set->examples.size();
+    part[prefix + "_samples_per_second"] = count / seconds;
+    part[prefix + "_steps_per_second"] =
+        std::ceil(count / static_cast<double>(options_.eval_batch)) / seconds;
+    write_results(prefix, part);
     if (trainer_) {
       ordered_json entry{{"step", trainer_->state().step}, {"epoch", epoch()}};
       evaluation->add_to(entry, prefix);
-      metrics_->add(entry);
+      add_metrics(entry);
     }
     console_.line((prefix == "eval" ? "validation  " : "test  ") + evaluation->text());
     // The test set comes last and takes the place of the validation set.
@@ -637,7 +556,8 @@ class Finetuning {
 
   void save_checkpoint() {
     saved_ = trainer_->save(
-        output_, [&](const fs::path& folder) { save_whole(folder); }, options_.save_total_limit);
+        output_, [&](const fs::path& folder) { save_whole(folder); }, flags_.save_total_limit,
+        run_state(), flags_.load_best ? best_checkpoint() : fs::path());
     saved_step_ = trainer_->state().step;
   }
 
@@ -659,6 +579,7 @@ class Finetuning {
   }
 
   const FinetuneOptions& options_;
+  const EvaluationFlags& flags_ = options_.evaluation;
   Console console_;
   FolderLock lock_;  ///< first: nothing in the folder is looked at before it is held
   fs::path output_;
@@ -669,13 +590,17 @@ class Finetuning {
   GenerationConfig generation_;
   fs::path tokenizer_folder_;
   Tokenizer tokenizer_;
-  std::optional<TextSet> train_, validation_, test_;
+  std::optional<TrainingData> train_;
+  std::optional<TextSet> validation_, test_;
   std::unique_ptr<AnyModel> model_;
   std::unique_ptr<AnyTraining> trainer_;
   std::unique_ptr<MetricsFile> metrics_;
+  std::optional<TensorBoardFile> events_;
+  BestModel best_{options_.evaluation};
+  ordered_json results_ = ordered_json::object();
   Clock::time_point start_;
   double loss_of_run_ = 0, step_seconds_ = 0;
-  index_t tokens_ = 0, saved_step_ = -1;
+  index_t tokens_ = 0, examples_ = 0, saved_step_ = -1;
   fs::path saved_;
 };
 

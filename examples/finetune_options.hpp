@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "best_model.hpp"
 #include "cross_attention_flags.hpp"
 #include "data_flags.hpp"
 #include "device/device.hpp"
@@ -28,7 +29,7 @@ struct FinetuneOptions {
   index_t max_source_length = 1024, max_target_length = 128;
   index_t train_batch = 8, eval_batch = 8, accumulation = 1;
   index_t max_steps = 0, warmup_steps = 0;
-  index_t logging_steps = 10, eval_steps = 0, save_steps = 500, save_total_limit = 0;
+  index_t logging_steps = 10, max_tokens_per_batch = 0;
   index_t max_train_samples = 0, max_eval_samples = 0, max_predict_samples = 0;
   double epochs = 3, learning_rate = 5e-5, warmup_ratio = 0, label_smoothing = 0;
   std::optional<double> dropout_rate;
@@ -37,7 +38,11 @@ struct FinetuneOptions {
   DeviceFlags device;
   std::uint64_t seed = 42;
   bool overwrite = false, group_by_length = false, skip_nonfinite = false;
-  bool generate_flag = false, train = true;
+  bool generate_flag = false, train = true, overwrite_cache = false;
+  std::string data_cache;
+  EvaluationFlags evaluation;
+  std::vector<std::string> report_to;
+  std::string logging_dir;
   std::optional<bool> generate;  ///< what the flag said, if it was given
   CrossAttentionFlags cross_attention;
   GenerationFlags generation;
@@ -63,7 +68,8 @@ struct FinetuneOptions {
     decide_training(app);
     needs(train, "--do_train", training_flags);
     needs(!validation_file.empty(), "--validation_file",
-          {"--eval_steps", "--max_eval_samples", "--do_eval"});
+          {"--eval_steps", "--eval_on_start", "--load_best_model_at_end",
+           "--early_stopping_patience", "--max_eval_samples", "--do_eval"});
     needs(!test_file.empty(), "--test_file", {"--max_predict_samples", "--do_predict"});
     needs(!validation_file.empty() || !test_file.empty(), "--validation_file or --test_file",
           {"--per_device_eval_batch_size", "--predict_with_generate"});
@@ -71,7 +77,11 @@ struct FinetuneOptions {
     schedule.check(learning_rate);
     needs(schedule.name != "constant", "another --lr_scheduler_type than constant",
           {"--warmup_steps", "--warmup_ratio"});
-    needs(save_steps > 0, "--save_steps above 0", {"--save_total_limit"});
+    needs(!data_cache.empty(), "--data_cache", {"--overwrite_cache"});
+    needs(to_tensorboard(), "--report_to tensorboard", {"--logging_dir"});
+    if (max_tokens_per_batch > 0 && group_by_length)
+      throw usage_error(
+          "--max_tokens_per_batch groups by length itself; leave out --group_by_length");
     if (app.count("--warmup_steps") > 0 && app.count("--warmup_ratio") > 0)
       throw usage_error("--warmup_steps and --warmup_ratio exclude each other");
     if (app.count("--max_steps") > 0 && app.count("--num_train_epochs") > 0 && max_steps > 0)
@@ -83,6 +93,18 @@ struct FinetuneOptions {
     source_length_given = app.count("--max_source_length") > 0;
     recurrence_scale_given = app.count("--recurrence_init_scale") > 0;
     if (app.count("--predict_with_generate") > 0) generate = generate_flag;
+    evaluation.check(app, logging_steps, generate.value_or(false));
+    for (const std::string& name : report_to)
+      if (name != "tensorboard" && name != "none" && name != "all")
+        std::fprintf(stderr, "notice: without effect here: --report_to %s\n",
+                     one_line(name).c_str());
+    needs(!validation_file.empty() || evaluation.eval_strategy == "no", "--validation_file",
+          {"--eval_strategy"});
+  }
+
+  bool to_tensorboard() const {
+    return std::ranges::any_of(
+        report_to, [](const std::string& name) { return name == "tensorboard" || name == "all"; });
   }
 
   /// Throws usage_error for flags that the variant has no use for.
@@ -103,6 +125,7 @@ struct FinetuneOptions {
   TrainingOptions training() const {
     TrainingOptions o;
     o.batch_size = train_batch, o.accumulation = accumulation;
+    o.max_tokens_per_batch = max_tokens_per_batch;
     o.epochs = epochs, o.max_steps = max_steps;
     o.learning_rate = learning_rate, o.schedule = schedule.type();
     o.schedule_arguments = schedule.arguments();
@@ -136,9 +159,18 @@ struct FinetuneOptions {
       "--group_by_length",
       "--skip_nonfinite",
       "--logging_steps",
+      "--eval_strategy",
       "--eval_steps",
+      "--eval_on_start",
+      "--save_strategy",
       "--save_steps",
       "--save_total_limit",
+      "--load_best_model_at_end",
+      "--metric_for_best_model",
+      "--early_stopping_patience",
+      "--max_tokens_per_batch",
+      "--data_cache",
+      "--report_to",
       "--max_train_samples"};
 
   /// As transformers' script where one of its flags is given; what is not to be done is left out.
@@ -174,6 +206,10 @@ struct FinetuneOptions {
                  "Score validation_file; without --do_train that of the model as it is");
     app.add_flag("--do_predict", do_predict, "The same of test_file");
     data.add_pairs_to(app);
+    app.add_option(
+        "--data_cache", data_cache,
+        "Folder for the ids of train_file: made once, then mapped, for data larger than memory");
+    app.add_flag("--overwrite_cache", overwrite_cache, "Make the cache again");
     app.add_option("--source_prefix", source_prefix, "Put before every source");
     add(app, "--max_source_length", max_source_length, "Tokens")->check(at_least(1));
     add(app, "--max_target_length", max_target_length, "Tokens")->check(at_least(2));
@@ -202,6 +238,9 @@ struct FinetuneOptions {
     optimizer.add_to(app);
     app.add_option("--dropout_rate", dropout_rate, "In place of config.json's")->check(below_one());
     app.add_flag("--group_by_length", group_by_length, "Batches of similar source length");
+    add(app, "--max_tokens_per_batch", max_tokens_per_batch,
+        "Tokens of a micro-batch at most, padding included; 0: batches by examples")
+        ->check(at_least(0));
     app.add_flag("--skip_nonfinite", skip_nonfinite, "Leave out steps with NaN or infinity");
     add(app, "--seed", seed, "Of data order, dropout, new parameters and sampling");
   }
@@ -209,14 +248,12 @@ struct FinetuneOptions {
   /// Logs, evaluations and checkpoints on the way.
   void add_reports_to(CLI::App& app) {
     add(app, "--logging_steps", logging_steps, "Steps between two logs")->check(at_least(1));
-    add(app, "--eval_steps", eval_steps, "Steps between two evaluations; 0: at the end alone")
-        ->check(at_least(0));
+    evaluation.add_to(app);
     app.add_flag("--predict_with_generate", generate_flag,
                  "Generate and score in every evaluation; =false: in none; else: in the last");
-    add(app, "--save_steps", save_steps, "Steps between two checkpoints; 0: none")
-        ->check(at_least(0));
-    add(app, "--save_total_limit", save_total_limit, "Checkpoints to keep; 0: all")
-        ->check(at_least(0));
+    app.add_option("--report_to", report_to, "tensorboard, none or all; others are passed over")
+        ->delimiter(',');
+    app.add_option("--logging_dir", logging_dir, "Folder for TensorBoard; else runs in output_dir");
     add(app, "--max_train_samples", max_train_samples, "The first so many; 0: all")
         ->check(at_least(0));
     add(app, "--max_eval_samples", max_eval_samples, "Of validation_file; 0: all")

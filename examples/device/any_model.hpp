@@ -30,7 +30,8 @@ class AnyTraining {
   /// As srformer::save_training.
   virtual std::filesystem::path save(
       const std::filesystem::path& output,
-      const std::function<void(const std::filesystem::path&)>& save_model, index_t total_limit) = 0;
+      const std::function<void(const std::filesystem::path&)>& save_model, index_t total_limit,
+      const nlohmann::json& others, const std::filesystem::path& keep) = 0;
   /// As srformer::load_training.
   virtual std::vector<std::string> resume(const std::filesystem::path& checkpoint) = 0;
 

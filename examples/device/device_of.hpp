@@ -28,8 +28,9 @@ class TrainingOf final : public AnyTraining {
   double take_mean_loss() override { return trainer_.take_mean_loss(); }
   std::filesystem::path save(const std::filesystem::path& output,
                              const std::function<void(const std::filesystem::path&)>& save_model,
-                             index_t total_limit) override {
-    return save_training(output, trainer_, save_model, total_limit);
+                             index_t total_limit, const nlohmann::json& others,
+                             const std::filesystem::path& keep) override {
+    return save_training(output, trainer_, save_model, total_limit, others, keep);
   }
   std::vector<std::string> resume(const std::filesystem::path& checkpoint) override {
     return load_training(checkpoint, trainer_);

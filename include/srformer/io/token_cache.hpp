@@ -17,6 +17,7 @@
 #include <span>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -25,6 +26,13 @@
 #include <srformer/io/safetensors.hpp>
 
 namespace srformer {
+
+/// Sums up a text, to tell it from others (FNV-1a).
+inline std::uint64_t text_hash(std::string_view text) {
+  std::uint64_t hash = 0xcbf29ce484222325ULL;
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
+  return hash;
+}
 
 /// What tells that a file is the one it was: its path, size and time of change. Throws io_error for what is no file.
 inline nlohmann::json file_identity(const std::filesystem::path& path) {
@@ -208,11 +216,9 @@ template <class Fill>
 OpenedCache open_token_cache(const std::filesystem::path& folder, const nlohmann::json& key,
                              bool renew, Fill fill) {
   const std::string text = key.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-  std::uint64_t hash = 0xcbf29ce484222325ULL;  // FNV-1a
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
   char name[40];
   std::snprintf(name, sizeof name, "tokens-%016llx.safetensors",
-                static_cast<unsigned long long>(hash));
+                static_cast<unsigned long long>(text_hash(text)));
   const std::filesystem::path path = folder / name;
   std::string why = "made";
   if (!renew && std::filesystem::exists(path)) {

@@ -223,10 +223,14 @@ inline void remove_checkpoint(const std::filesystem::path& path) {
 
 /// Saves a run as `output`/checkpoint-STEP and removes the oldest beyond `total_limit` (0: none).
 ///   save_model(folder)   writes the model's files into the folder
+///   others   what else trainer_state.json is to hold
+///   keep     a checkpoint that is not removed
 /// Throws io_error and leaves older checkpoints as they were. Returns the path.
 template <class Model, class O, class SaveModel>
 std::filesystem::path save_training(const std::filesystem::path& output, Trainer<Model, O>& trainer,
-                                    SaveModel save_model, index_t total_limit = 0) {
+                                    SaveModel save_model, index_t total_limit = 0,
+                                    const nlohmann::json& others = nlohmann::json::object(),
+                                    const std::filesystem::path& keep = {}) {
   using C = compute_t<typename Model::scalar>;
   const TrainingState& state = trainer.state();
   const std::filesystem::path path = output / ("checkpoint-" + std::to_string(state.step));
@@ -248,21 +252,25 @@ std::filesystem::path save_training(const std::filesystem::path& output, Trainer
 
     nlohmann::json run = detail::run_options(trainer);
     run.update(detail::run_identity(trainer));
-    write_json_file(folder.aside() / "trainer_state.json",
-                    {{"global_step", state.step},
-                     {"updates", state.updates},
-                     {"epoch", state.step / trainer.steps_per_epoch()},
-                     {"step_in_epoch", state.step % trainer.steps_per_epoch()},
-                     {"max_steps", trainer.total_steps()},
-                     {"loss_sum", state.loss_sum},
-                     {"loss_steps", state.loss_steps},
-                     {"run", std::move(run)}});
+    nlohmann::json json = others;
+    json.update({{"global_step", state.step},
+                 {"updates", state.updates},
+                 {"epoch",
+                  static_cast<double>(state.step) / static_cast<double>(trainer.steps_per_epoch())},
+                 {"step_in_epoch", state.step % trainer.steps_per_epoch()},
+                 {"max_steps", trainer.total_steps()},
+                 {"loss_sum", state.loss_sum},
+                 {"loss_steps", state.loss_steps},
+                 {"run", std::move(run)}});
+    write_json_file(folder.aside() / "trainer_state.json", json);
     folder.commit();
   }
   if (total_limit > 0) {
     const auto all = training_checkpoints(output);
-    for (std::size_t i = 0; i + static_cast<std::size_t>(total_limit) < all.size(); ++i)
-      if (all[i].path != path) remove_checkpoint(all[i].path);
+    index_t beyond = std::ssize(all) - total_limit;
+    for (const TrainingCheckpoint& checkpoint : all)
+      if (beyond > 0 && checkpoint.path != path && checkpoint.path != keep)
+        remove_checkpoint(checkpoint.path), --beyond;
   }
   return path;
 }

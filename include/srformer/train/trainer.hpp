@@ -78,6 +78,7 @@ struct StepReport {
   double learning_rate = 0;  ///< of this step: the schedule's, or the optimizer's own
   double gradient_norm = 0;  ///< before clipping
   index_t tokens = 0;        ///< of source and target, without padding
+  index_t examples = 0;
   double seconds = 0;
   bool skipped = false;  ///< the parameters stayed as they were, as something was not finite
 };
@@ -238,6 +239,7 @@ class Trainer {
     report.loss = read_number(be, loss_.data()) / static_cast<double>(labels);
     report.gradient_norm = optimizer_.gradient_norm(be);
     report.tokens = tokens + labels;
+    for (const Batch& batch : batches) report.examples += batch.rows;
     report.skipped = !std::isfinite(report.gradient_norm);
     if ((report.skipped || !std::isfinite(report.loss)) && !options_.skip_nonfinite)
       throw nonfinite_error(nonfinite_text(report));
