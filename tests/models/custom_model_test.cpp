@@ -123,6 +123,11 @@ TEST_CASE(
   }
   CHECK_THROWS_WITH(load_model<double>(be, pegasus_folder),
                     ContainsSubstring("\"model_type\" is \"pegasus\", expected one of t5, bart"));
+  // With a variant it is not transformers' Pegasus, and no Python goes with it.
+  const nlohmann::json variant = to_json(tiny_pegasus(cross_options(Variant::segmented)));
+  CHECK(variant.at("model_type") == "srformer_pegasus");
+  CHECK_FALSE(variant.contains("auto_map"));
+  CHECK(std::holds_alternative<PegasusConfig>(Known::read(variant, "config.json")));
   CrossAttentionOptions upstream = cross_options(Variant::segmented);
   upstream.padding = Padding::upstream;
   CHECK_THROWS_WITH(PegasusModel(be, tiny_pegasus(upstream)),

@@ -137,6 +137,7 @@ TEST_CASE("a model with a variant says so in config.json and has its Python file
             json{{"AutoConfig", "modeling_srformer." + name + "Config"},
                  {"AutoModelForSeq2SeqLM",
                   "modeling_srformer." + name + "ForConditionalGeneration"}});
+      CHECK(saved.at("tokenizer_class") == name.substr(8) + "Tokenizer");
       CHECK(text_of_file(folder.path / "modeling_srformer.py") == modeling_text());
       const auto again = PaperArchitectures::read(HfCheckpoint(folder.path));
       REQUIRE(std::holds_alternative<Config>(again));
@@ -146,6 +147,7 @@ TEST_CASE("a model with a variant says so in config.json and has its Python file
     const json saved = saved_config(plain, folder.path);
     CHECK(saved.at("model_type") == type);
     CHECK_FALSE(saved.contains("auto_map"));
+    CHECK_FALSE(saved.contains("tokenizer_class"));
     CHECK_FALSE(fs::exists(folder.path / "modeling_srformer.py"));
   };
   check(tiny_config(), "t5", "SrformerT5");

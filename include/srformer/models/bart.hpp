@@ -25,8 +25,10 @@ class Bart;
 /// The sizes and choices of a BART. Letters in docs/notation.md.
 struct BartConfig : ConfigBase {
   static constexpr std::string_view model_type = "bart",
-                                    class_name = "BartForConditionalGeneration",
-                                    modeling_name = "SrformerBart";  ///< in modeling_srformer.py
+                                    class_name = "BartForConditionalGeneration";
+  /// With a variant: its classes in modeling_srformer.py, and the tokenizer of transformers.
+  static constexpr std::string_view modeling_name = "SrformerBart",
+                                    tokenizer_class = "BartTokenizer";
   template <class B, class T, class List>
   using Model = Bart<B, T, List>;
   static constexpr Conventions conventions{

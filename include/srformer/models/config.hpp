@@ -272,6 +272,9 @@ void write_class(nlohmann::json& json, const std::string& variant) {
     json["auto_map"]["AutoConfig"] = path + "Config";
     json["auto_map"]["AutoModelForSeq2SeqLM"] = path + "ForConditionalGeneration";
     json["architectures"] = {name + "ForConditionalGeneration"};
+    // Where nothing else names the tokenizer, transformers takes that of a model_type that it knows.
+    if (!json.contains("tokenizer_class") || json["tokenizer_class"].is_null())
+      json["tokenizer_class"] = Config::tokenizer_class;
   }
 }
 

@@ -59,8 +59,9 @@ struct FeedForwardProjection {
 
 /// The sizes and choices of a T5. Letters in docs/notation.md.
 struct T5Config : ConfigBase {
-  static constexpr std::string_view model_type = "t5", class_name = "T5ForConditionalGeneration",
-                                    modeling_name = "SrformerT5";  ///< in modeling_srformer.py
+  static constexpr std::string_view model_type = "t5", class_name = "T5ForConditionalGeneration";
+  /// With a variant: its classes in modeling_srformer.py, and the tokenizer of transformers.
+  static constexpr std::string_view modeling_name = "SrformerT5", tokenizer_class = "T5Tokenizer";
   template <class B, class T, class List>
   using Model = T5<B, T, List>;
 
