@@ -207,7 +207,7 @@ TEST_CASE("a tokenizer that cannot be read is named") {
   write_file(config, R"({"extra_ids": "many"})");
   fails(folder.path, "tokenizer_config.json");
   write_file(config, R"({"extra_ids": -1})");
-  fails(folder.path, "extra_ids is negative");
+  fails(folder.path, "extra_ids is -1, expected 0 to 10000");
   write_file(config, R"({"eos_token": "<end>"})");
   fails(folder.path, "<end>");
   write_file(config, R"({"added_tokens_decoder": {"7": {"content": "<sep>"}}})");

@@ -64,7 +64,7 @@ class TokenFinder {
   /// Calls text(part without tokens, where it begins) and token(id) in the order of the text.
   template <class Text, class Token>
   void split(std::string_view whole, Text text, Token token) const {
-    std::size_t begin = 0;
+    std::size_t begin = 0, spaces_end = 0;
     for (std::size_t i = 0; i < whole.size() && !tokens_.empty();) {
       const Found* match = trie_.begins(whole[i]) ? longest(whole.substr(i)) : nullptr;
       if (match == nullptr) {
@@ -80,8 +80,7 @@ class TokenFinder {
       while (match->lstrip && start > begin && ends_with_space(whole.substr(0, start)))
         start = last_character(whole.substr(0, start));
       if (match->lstrip) start = std::max(start, begin);
-      while (match->rstrip && begins_with_space(whole.substr(stop)))
-        stop += utf8_step(whole.substr(stop)).bytes;
+      if (match->rstrip) stop = spaces_end = end_of_spaces(whole, stop, spaces_end);
       if (start > begin) text(whole.substr(begin, start - begin), begin);
       if (start < stop) token(match->id);  // or the token before took all its white space
       begin = stop;
@@ -95,6 +94,13 @@ class TokenFinder {
     std::size_t bytes;
     bool lstrip, rstrip, single_word, as_text;
   };
+
+  /// Where the white space that begins at `at` ends; `known` is the last such end, or a place before `at`.
+  static std::size_t end_of_spaces(std::string_view whole, std::size_t at, std::size_t known) {
+    if (at < known) return known;  // within the same white space
+    while (begins_with_space(whole.substr(at))) at += utf8_step(whole.substr(at)).bytes;
+    return at;
+  }
 
   const Found* longest(std::string_view text) const {
     const Found* found = nullptr;
@@ -122,10 +128,11 @@ class Vocabulary {
   /// naming `path`, when it gets another id.
   std::int32_t add(const AddedToken& token, index_t expected, const std::filesystem::path& path) {
     const auto fault = [&](const std::string& why) {
-      throw io_error(path.string() + ": added token \"" + token.text + "\" has " + why +
+      throw io_error(path.string() + ": added token \"" + one_line(token.text) + "\" has " + why +
                      "; take all tokenizer files from one checkpoint");
     };
     if (token.text.empty()) fault("no text");
+    require_token_length(token.text, path);
     const auto known = id(token.text);
     if (expected >= 0 && expected != known.value_or(std::int32_t(size())))
       fault("id " + std::to_string(expected) + ", expected " +
@@ -156,11 +163,12 @@ class Vocabulary {
       if (!added.once_normalized) continue;
       std::string pattern = token.text;
       normalize(pattern);
+      require_token_length(pattern, path);
       const std::int32_t other =
           token.normalized && !pattern.empty() ? normalized_.add(pattern, token, id, as_text) : -1;
       if (other >= 0)
-        throw io_error(path.string() + ": added token \"" + token.text + "\" is the same as \"" +
-                       tokens_[std::size_t(other)].text +
+        throw io_error(path.string() + ": added token \"" + one_line(token.text) +
+                       "\" is the same as \"" + one_line(tokens_[std::size_t(other)].text) +
                        "\" once it is normalised; give it \"normalized\": false");
       if (pattern != token.text) decoded_.emplace(id, std::move(pattern));
     }

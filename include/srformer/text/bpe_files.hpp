@@ -21,7 +21,7 @@ namespace srformer::detail {
 inline void append_vocabulary(const nlohmann::json& json, const std::filesystem::path& path,
                               Vocabulary& vocabulary) {
   const auto fault = [&](const std::string& token, const std::string& why) {
-    throw io_error(path.string() + ": token \"" + token + "\"" + why +
+    throw io_error(path.string() + ": token \"" + one_line(token) + "\"" + why +
                    "; take all tokenizer files from one checkpoint");
   };
   if (!json.is_object())
@@ -29,13 +29,13 @@ inline void append_vocabulary(const nlohmann::json& json, const std::filesystem:
                    ": the vocabulary is no object of tokens and ids; fetch the file again");
   std::vector<std::string> tokens(json.size());
   for (const auto& [token, number] : json.items()) {
-    const auto id = number.get<index_t>();
+    const auto id = integer<index_t>(number);
     if (token.empty()) fault(token, " has no text");
     if (id < 0 || id >= std::ssize(tokens))
       fault(token, " has id " + std::to_string(id) + ", expected 0 to " +
                        std::to_string(std::ssize(tokens) - 1));
     std::string& place = tokens[std::size_t(id)];
-    if (!place.empty()) fault(token, " has the id of \"" + place + "\"");
+    if (!place.empty()) fault(token, " has the id of \"" + one_line(place) + "\"");
     place = token;
   }
   for (std::string& token : tokens) vocabulary.append(std::move(token));
@@ -59,13 +59,14 @@ inline void add_merge(const MergedPair& pair, std::string_view prefix, std::int3
   const auto find = [&](const std::string& token) {
     const auto found = vocabulary.id(token);
     if (!found)
-      throw io_error(where + ": \"" + token +
+      throw io_error(where + ": \"" + one_line(token) +
                      "\" is not in the vocabulary; take all tokenizer files from one checkpoint");
     return *found;
   };
   const auto& [left, right] = pair;
   if (right.size() < prefix.size())
-    throw io_error(where + ": \"" + right + "\" is shorter than continuing_subword_prefix");
+    throw io_error(where + ": \"" + one_line(right) +
+                   "\" is shorter than continuing_subword_prefix");
   const std::int32_t first = find(left), second = find(right);
   merges.add(first, second, rank, find(left + right.substr(prefix.size())));
 }

@@ -153,7 +153,7 @@ class ByteBpeTokenizer {
   }
 
   void load_merges_file(const std::filesystem::path& path) {
-    const MappedFile file(path);
+    const MappedFile file(path, true);
     std::int32_t rank = 0, number = 0;
     for (std::string_view rest = file.text(); !rest.empty();) {
       const std::size_t end = std::min(rest.find('\n'), rest.size());

@@ -10,6 +10,7 @@
 
 #include <array>
 #include <cstdint>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 
@@ -78,6 +79,13 @@ inline bool begins_with_word(std::string_view text) {
 }
 inline bool ends_with_word(std::string_view text) {
   return !text.empty() && begins_with_word(text.substr(last_character(text)));
+}
+
+/// Throws std::invalid_argument, naming the field, unless UTF-8 is one character.
+inline void require_one_character(std::string_view text, const std::string& name) {
+  if (text.empty() || utf8_step(text).bytes != text.size())
+    throw std::invalid_argument(name + ", expected one character, which \"" + std::string(text) +
+                                "\"");
 }
 
 /// Bytes of a character in UTF-8.

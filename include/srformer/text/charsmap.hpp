@@ -63,7 +63,7 @@ void for_each_grapheme(std::string_view text, Grapheme grapheme) {
 class Charsmap {
  public:
   /// Nothing when `bytes` is no table: the size of a double-array trie (Aoe, 1989, as Darts-clone lays it out), the trie,
-  /// and texts that end with NUL.
+  /// and texts in UTF-8 that end with NUL.
   static std::optional<Charsmap> read(std::string_view bytes) {
     Charsmap map;
     const auto number = [&](std::size_t at) {
@@ -77,6 +77,7 @@ class Charsmap {
       return std::nullopt;
     for (std::size_t at = 4; at < 4 + trie; at += 4) map.units_.push_back(number(at));
     map.texts_ = bytes.substr(4 + trie);
+    if (valid_utf8_prefix(map.texts_) != map.texts_.size()) return std::nullopt;
     for (std::size_t c = 0; c < map.ascii_.size(); ++c) {
       const char character = char(c);
       map.ascii_[c] = map.find({&character, 1});
@@ -85,14 +86,16 @@ class Charsmap {
   }
 
   /// Replaces what the table has. A grapheme of less than 6 bytes that begins with an entry becomes that entry's text,
-  /// what else is in it included.
-  void operator()(std::string& text) const {
+  /// what else is in it included. Throws shape_error for more than `most` bytes.
+  void operator()(std::string& text, std::size_t most) const {
     std::string normalised;
     normalised.reserve(text.size() + 16);
     const auto replace = [&](std::string_view part) {
       const std::int64_t at = part.size() == 1 ? ascii_[std::uint8_t(part[0])] : find(part);
-      if (at >= 0) normalised += texts_.data() + at;
-      return at >= 0;
+      if (at < 0) return false;
+      normalised += texts_.data() + at;
+      require_grown(normalised.size(), most);
+      return true;
     };
     for_each_grapheme(text, [&](std::string_view grapheme) {
       if (grapheme.size() < 6 && replace(grapheme)) return;
@@ -120,7 +123,8 @@ class Charsmap {
       if ((unit >> 8 & 1) == 0) continue;
       if (node >= units_.size()) return -1;
       const std::size_t at = units_[node] & ~(1u << 31);
-      return at < texts_.size() ? std::int64_t(at) : -1;
+      const bool begins = at < texts_.size() && (std::uint8_t(texts_[at]) & 0xc0) != 0x80;
+      return begins ? std::int64_t(at) : -1;
     }
     return -1;
   }

@@ -11,9 +11,11 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -111,7 +113,7 @@ inline std::string model_type(const TokenizerFiles& files) {
     const nlohmann::json& model = files.whole.at("model");
     type = given_or<std::string>(model, "type", model.contains("merges") ? "BPE" : "Unigram");
     if (type != "BPE" && type != "Unigram")
-      throw io_error(files.whole_path().string() + ": holds a " + type +
+      throw io_error(files.whole_path().string() + ": holds a " + one_line(type) +
                      " model, expected Unigram (T5) or BPE (BART); name the folder of one");
   });
   return type;
@@ -129,7 +131,8 @@ void refuse_steps(const TokenizerFiles& files, const char* key, const char* list
   for (const auto& step : sequence ? all->at(list) : nlohmann::json::array({*all}))
     if (!is_made(step))
       throw io_error(files.whole_path().string() + ": " + key + " " +
-                     given_or<std::string>(step, "type", "without a type") + " is not " + maker +
+                     one_line(given_or<std::string>(step, "type", "without a type")) + " is not " +
+                     maker +
                      "'s, as whose it would be read; set tokenizer_class to "
                      "PreTrainedTokenizerFast in tokenizer_config.json to have it followed");
 }
@@ -182,10 +185,7 @@ class SpecialTokens {
     return std::ranges::any_of(named_, [&](const auto& t) { return t && t->text == text; });
   }
   /// Whether a token has a name or is in the list of the config.
-  bool lists(std::string_view text) const {
-    const auto listed = std::span(more_).first(listed_);
-    return names(text) || std::ranges::find(listed, text, &AddedToken::text) != listed.end();
-  }
+  bool lists(std::string_view text) const { return names(text) || listed_.contains(text); }
 
  private:
   /// The list of the config, with what the map adds to it; or else that of the class, with the map's.
@@ -202,18 +202,19 @@ class SpecialTokens {
     bool listed = take(files.config_path(), files.config, extra);
     if (more_.empty()) listed = take(files.config_path(), files.config, additional) || listed;
     listed = take(files.map_path(), files.map, extra) || listed;
-    listed_ = more_.size();
+    for (const AddedToken& token : more_) listed_.insert(token.text);
     if (listed) return;
     if (!unnamed.over_map) take(files.map_path(), files.map, additional);
-    const bool some = std::ranges::any_of(unnamed.more, [&](const AddedToken& token) {
-      return std::ranges::find(more_, token.text, &AddedToken::text) != more_.end();
-    });
+    std::set<std::string_view> of_map;
+    for (const AddedToken& token : more_) of_map.insert(token.text);
+    const bool some = std::ranges::any_of(
+        unnamed.more, [&](const AddedToken& token) { return of_map.contains(token.text); });
     if (!some) more_.insert(more_.end(), unnamed.more.begin(), unnamed.more.end());
   }
 
   std::array<std::optional<AddedToken>, 7> named_;
   std::vector<AddedToken> more_;
-  std::size_t listed_ = 0;  // the first of them, from lists of the config
+  std::set<std::string, std::less<>> listed_;  // texts of those from lists of the config
 };
 
 /// The tokens that files other than a tokenizer.json that is taken as it is written give an id.
@@ -235,14 +236,14 @@ inline std::map<index_t, AddedToken> declared_tokens(const TokenizerFiles& files
           std::ranges::all_of(text, [](char c) { return is_space(char32_t(std::uint8_t(c))); });
       const bool is_special = special.lists(text);
       declared.emplace(
-          id.get<index_t>(),
+          integer<index_t>(id),
           AddedToken{.text = text, .special = is_special, .normalized = !is_special && !space});
     }
   });
   if (const nlohmann::json* tokens = given(files.whole, "added_tokens"))
     interpret_json(files.whole_path(), [&] {
       for (const auto& token : *tokens)
-        declared.insert_or_assign(token.at("id").get<index_t>(), read_added_token(token, false));
+        declared.insert_or_assign(integer<index_t>(token.at("id")), read_added_token(token, false));
     });
   return declared;
 }
@@ -258,7 +259,7 @@ inline NamedIds add_tokens(Vocabulary& vocabulary, const TokenizerFiles& files,
     interpret_json(files.whole_path(), [&] {
       for (const auto& json : *tokens) {
         const AddedToken token = read_added_token(json, false);
-        vocabulary.add(token, json.at("id").get<index_t>(), files.whole_path());
+        vocabulary.add(token, integer<index_t>(json.at("id")), files.whole_path());
         written.insert_or_assign(token.text, token);
       }
     });

@@ -136,10 +136,10 @@ struct StripAccents {
 struct Replace {
   Pattern pattern;
   std::string content;
-  bool operator()(std::string& text) const {
+  bool operator()(std::string& text, std::size_t most) const {
     const std::vector<Part> parts = pattern.parts(text);
     const bool begins = parts.empty() || !parts[0].match || !content.empty();
-    text = pattern.replace(text, content);
+    text = pattern.replace(text, content, most);
     return begins;
   }
 };
@@ -199,11 +199,15 @@ class Normalizer {
 
   void add(Charsmap map) { steps_.emplace_back(std::move(map)); }
 
-  /// Returns whether the text begins where it did, that is, whether what it began with was not removed.
+  /// Returns whether the text begins where it did, that is, whether what it began with was not removed. Throws shape_error
+  /// where the steps make more of it than any text needs.
   bool operator()(std::string& text) const {
     bool begins = true;
-    for (const Step& step : steps_)
-      begins = std::visit([&](const auto& s) { return run(s, text); }, step) && begins;
+    const std::size_t most = grown(text.size());
+    for (const Step& step : steps_) {
+      begins = std::visit([&](const auto& s) { return run(s, text, most); }, step) && begins;
+      require_grown(text.size(), most);
+    }
     return begins;
   }
 
@@ -211,16 +215,20 @@ class Normalizer {
   using Step = std::variant<Charsmap, UnicodeForm, Nmt, Lowercase, Strip, StripAccents, Replace,
                             Prepend, BertNormalizer>;
 
-  static bool run(const Charsmap& map, std::string& text) {
-    map(text);
+  static bool run(const Charsmap& map, std::string& text, std::size_t most) {
+    map(text, most);
     return true;
   }
+  static bool run(const Replace& step, std::string& text, std::size_t most) {
+    return step(text, most);
+  }
   template <class S>
-  static bool run(const S& step, std::string& text) {
+  static bool run(const S& step, std::string& text, std::size_t) {
     return step(text);
   }
 
   void add(const nlohmann::json& json, const std::filesystem::path& path) {
+    require_few_steps(steps_.size() + 1, path);
     if (json.is_null()) return;
     const auto type = json.at("type").get<std::string>();
     if (type == "Sequence") {
@@ -247,7 +255,7 @@ class Normalizer {
       steps_.emplace_back(BertNormalizer{json.at("clean_text"), json.at("handle_chinese_chars"),
                                          given_or(json, "strip_accents", lowercase), lowercase});
     } else {
-      throw io_error(path.string() + ": normalizer " + type +
+      throw io_error(path.string() + ": normalizer " + one_line(type) +
                      " is not known here; take a tokenizer without it");
     }
   }

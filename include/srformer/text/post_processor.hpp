@@ -13,11 +13,19 @@
 
 namespace srformer::detail {
 
+/// Throws io_error, naming `path`, for more ids around a text than these many.
+inline void require_few_ids(const EncodingEnds& ends, const std::filesystem::path& path) {
+  constexpr std::size_t most = 1000;
+  if (ends.before.size() + ends.after.size() > most)
+    throw io_error(path.string() + ": post_processor puts more than " + std::to_string(most) +
+                   " ids around a text; take another tokenizer");
+}
+
 /// What a TemplateProcessing puts before and after the text.
 inline void read_template(const nlohmann::json& step, const std::filesystem::path& path,
                           EncodingEnds& ends) {
-  std::vector<std::int32_t> before;
-  std::vector<std::int32_t> after;
+  EncodingEnds found;
+  auto& [before, after, left] = found;
   int texts = 0;
   for (const auto& part : step.at("single")) {
     if (part.contains("Sequence")) {
@@ -26,7 +34,8 @@ inline void read_template(const nlohmann::json& step, const std::filesystem::pat
     }
     const auto name = part.at("SpecialToken").at("id").get<std::string>();
     for (const auto& id : step.at("special_tokens").at(name).at("ids"))
-      (texts > 0 ? after : before).push_back(id.get<std::int32_t>());
+      (texts > 0 ? after : before).push_back(integer<std::int32_t>(id));
+    require_few_ids(found, path);
   }
   if (texts != 1)
     throw io_error(path.string() + ": post_processor has the text " + std::to_string(texts) +
@@ -41,12 +50,13 @@ inline void add_post_processor(const nlohmann::json& step, const std::filesystem
   if (type == "Sequence") {
     for (const auto& processor : step.at("processors")) add_post_processor(processor, path, ends);
   } else if (type == "RobertaProcessing" || type == "BertProcessing") {
-    ends.before.insert(ends.before.begin(), step.at("cls").at(1).get<std::int32_t>());
-    ends.after.push_back(step.at("sep").at(1).get<std::int32_t>());
+    ends.before.insert(ends.before.begin(), integer<std::int32_t>(step.at("cls").at(1)));
+    ends.after.push_back(integer<std::int32_t>(step.at("sep").at(1)));
+    require_few_ids(ends, path);
   } else if (type == "TemplateProcessing") {
     read_template(step, path, ends);
   } else if (type != "ByteLevel") {  // which changes offsets only
-    throw io_error(path.string() + ": post_processor " + type +
+    throw io_error(path.string() + ": post_processor " + one_line(type) +
                    " is not known here; take a tokenizer without it");
   }
 }
@@ -57,6 +67,7 @@ inline void read_post_processor(const nlohmann::json& json, index_t size,
   const nlohmann::json* step = given(json, "post_processor");
   if (step == nullptr) return;
   add_post_processor(*step, path, ends);
+  require_few_ids(ends, path);
   for (const auto* ids : {&ends.before, &ends.after})
     for (const std::int32_t id : *ids)
       if (id < 0 || id >= size)

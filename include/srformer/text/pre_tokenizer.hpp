@@ -33,6 +33,7 @@ struct Metaspace {
     const bool prefix = given_or(json, "add_prefix_space", true);  // of tokenizers before 0.15
     if (scheme != "always" && scheme != "first" && scheme != "never")
       throw std::invalid_argument("prepend_scheme \"" + scheme + "\"");
+    require_one_character(replacement, "replacement");
     prepend = scheme == "never" || !prefix ? Prepend::never
               : scheme == "first"          ? Prepend::first
                                            : Prepend::always;
@@ -172,10 +173,9 @@ class PreTokenizer {
   /// Throws io_error, naming `path`, for a step that is not among those above.
   PreTokenizer(const nlohmann::json& json, const std::filesystem::path& path) { add(json, path); }
 
-  /// Whether the last step is ByteLevel, and none before it.
+  /// Whether the last step is ByteLevel.
   bool ends_with_bytes() const {
-    const auto spells = [](const Step& step) { return std::holds_alternative<ByteLevel>(step); };
-    return !steps_.empty() && spells(steps_.back()) && std::ranges::count_if(steps_, spells) == 1;
+    return !steps_.empty() && std::holds_alternative<ByteLevel>(steps_.back());
   }
   /// Lets that step leave bytes as they are.
   void leave_bytes() { std::get<ByteLevel>(steps_.back()).raw = true; }
@@ -189,6 +189,11 @@ class PreTokenizer {
  private:
   using Step = std::variant<Metaspace, WhitespaceSplit, Whitespace, CharacterSplit<is_punctuation>,
                             CharacterSplit<is_number>, Split, ByteLevel>;
+
+  std::ptrdiff_t spells_bytes() const {
+    return std::ranges::count_if(
+        steps_, [](const Step& step) { return std::holds_alternative<ByteLevel>(step); });
+  }
 
   template <class Word>
   void run(std::size_t step, std::string_view text, bool begins, const Word& word) const {
@@ -204,6 +209,7 @@ class PreTokenizer {
   }
 
   void add(const nlohmann::json& json, const std::filesystem::path& path) {
+    require_few_steps(steps_.size() + 1, path);
     if (json.is_null()) return;
     const auto type = json.at("type").get<std::string>();
     using Punctuation = CharacterSplit<is_punctuation>;
@@ -231,10 +237,12 @@ class PreTokenizer {
                                 read_split_behavior(json.at("behavior")),
                                 given_or(json, "invert", false)});
     } else if (type == "ByteLevel") {
+      if (spells_bytes() > 0)  // each of them doubles a text
+        throw io_error(path.string() + ": pre_tokenizer ByteLevel stands twice; remove one");
       steps_.emplace_back(
           ByteLevel{json.at("add_prefix_space"), given_or(json, "use_regex", true)});
     } else {
-      throw io_error(path.string() + ": pre_tokenizer " + type +
+      throw io_error(path.string() + ": pre_tokenizer " + one_line(type) +
                      " is not known here; take a tokenizer without it");
     }
   }

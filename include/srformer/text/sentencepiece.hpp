@@ -41,8 +41,8 @@ struct SentencePieceOptions {
 
 namespace detail {
 
-/// Calls field(number, varint, bytes) for every field of a message in the wire format of protocol buffers, with 0 or nothing
-/// where it is of another kind. Returns whether the message is whole.
+/// Calls field(number, varint, bytes) for every field of a message in the wire format of protocol buffers, with 0 or a view
+/// without data where it is of another kind. Returns whether the message is whole.
 template <class Field>
 bool for_each_field(std::string_view message, Field field) {
   std::size_t at = 0;
@@ -70,38 +70,59 @@ bool for_each_field(std::string_view message, Field field) {
     else
       return false;
     if (length > message.size() - at) return false;
-    if (whole) field(tag >> 3, value, message.substr(at, length));
+    if (tag >> 32 != 0) return false;
+    if (whole) field(tag >> 3, value, kind == 2 ? message.substr(at, length) : std::string_view());
     at += length;
   }
   return whole;
 }
 
-/// What SentencePieceProcessor does not tell of a serialized sentencepiece_model.proto.
+/// What SentencePieceProcessor does not tell of a serialized sentencepiece_model.proto, and what of it is left to
+/// SentencePieceProcessor: it builds tries of what it reads, follows the offsets in precompiled_charsmap, and runs
+/// self_test_data through both, all unchecked.
 struct ModelDetails {
   enum Kind : std::uint8_t { normal = 1, unknown = 2, control = 3, user_defined = 4, byte = 6 };
   std::vector<Kind> kinds;    ///< of the pieces
   std::string_view charsmap;  ///< empty where it has none
+  std::string pieces;         ///< a model of the pieces and of trainer_spec alone
 
-  /// Nothing when the message is not whole: a file cut off between two pieces still parses, but lacks the normalizer_spec
-  /// that follows them.
+  /// Nothing when the message is not whole or a piece is not text: a file cut off between two pieces still parses, but
+  /// lacks the normalizer_spec that follows them.
   static std::optional<ModelDetails> read(std::string_view model) {
     ModelDetails details;
-    bool specified = false;
+    bool specified = false, sound = true;
     const bool whole =
         for_each_field(model, [&](std::uint64_t number, std::uint64_t, std::string_view bytes) {
-          if (number == 1) {  // pieces
-            details.kinds.push_back(normal);
-            for_each_field(bytes, [&](std::uint64_t part, std::uint64_t value, std::string_view) {
-              if (part == 3) details.kinds.back() = Kind(value);  // type
-            });
-          } else if (number == 3) {  // normalizer_spec
-            specified =
-                for_each_field(bytes, [&](std::uint64_t part, std::uint64_t, std::string_view map) {
-                  if (part == 2) details.charsmap = map;  // precompiled_charsmap
-                });
-          }
+          if (number > 3 || bytes.data() == nullptr) return;
+          if (number == 1) sound = details.read_piece(bytes) && sound;
+          if (number < 3) append_field(details.pieces, number, bytes);
+          if (number != 3) return;  // normalizer_spec
+          specified =
+              for_each_field(bytes, [&](std::uint64_t part, std::uint64_t, std::string_view map) {
+                if (part == 2) details.charsmap = map;  // precompiled_charsmap
+              });
         });
-    return whole && specified ? std::optional(std::move(details)) : std::nullopt;
+    append_field(details.pieces, 3, "");
+    return whole && specified && sound ? std::optional(std::move(details)) : std::nullopt;
+  }
+
+ private:
+  /// Whether it is whole and its text is one that a trie of strings that end with NUL can hold.
+  bool read_piece(std::string_view bytes) {
+    kinds.push_back(normal);
+    std::string_view text;
+    const bool whole = for_each_field(
+        bytes, [&](std::uint64_t part, std::uint64_t value, std::string_view string) {
+          if (part == 1 && string.data() != nullptr) text = string;
+          if (part == 3 && value >= 1 && value <= 6) kinds.back() = Kind(value);  // type
+        });
+    return whole && valid_utf8_prefix(text) == text.size() && text.find('\0') == text.npos;
+  }
+  static void append_field(std::string& message, std::uint64_t number, std::string_view bytes) {
+    message += char(number << 3 | 2);
+    std::size_t size = bytes.size();
+    for (; size >= 0x80; size >>= 7) message += char((size & 0x7f) | 0x80);
+    (message += char(size)) += bytes;
   }
 };
 
@@ -127,8 +148,10 @@ class SentencePieceTokenizer {
       clean_up_ = detail::given_or(files.config, "clean_up_tokenization_spaces", false);
       sentinels = detail::given_or(files.config, "extra_ids", 100);
     });
-    if (sentinels < 0)
-      throw io_error(files.config_path().string() + ": extra_ids is negative; correct it");
+    constexpr int most_sentinels = 10'000;
+    if (sentinels < 0 || sentinels > most_sentinels)
+      throw io_error(files.config_path().string() + ": extra_ids is " + std::to_string(sentinels) +
+                     ", expected 0 to " + std::to_string(most_sentinels) + "; correct it");
     if (files.has_whole)
       detail::interpret_json(files.whole_path(), [&] { load_tokenizer_json(files); });
     else if (!fs::is_directory(files.folder) || fs::exists(model))
@@ -206,19 +229,19 @@ class SentencePieceTokenizer {
     return token.text.find("<extra_id_") != std::string::npos;
   }
 
-  void append(std::string_view piece, double score) {
+  void append(std::string_view piece, double score, const std::filesystem::path& path) {
     vocabulary_.append(std::string(piece));
-    pieces_.add(piece, score);
+    pieces_.add(piece, score, path);
   }
 
   /// spiece.model and the sentinels; its control and user-defined pieces go to `unnamed`.
   void load_model(const std::filesystem::path& path, int sentinels,
                   detail::UnnamedTokens& unnamed) {
-    const MappedFile file(path);
+    const MappedFile file(path, true);
     if (file.text().empty()) throw io_error(path.string() + ": is empty; fetch the file again");
     const auto details = detail::ModelDetails::read(file.text());
     sentencepiece::SentencePieceProcessor model;
-    if (!details || !model.LoadFromSerializedProto(file.text()).ok())
+    if (!details || !model.LoadFromSerializedProto(details->pieces).ok())
       throw io_error(path.string() + ": is not a whole SentencePiece model; fetch the file again");
     if (!details->charsmap.empty()) {
       auto map = detail::Charsmap::read(details->charsmap);
@@ -231,7 +254,7 @@ class SentencePieceTokenizer {
     for (int id = 0, byte = 0; id < model.GetPieceSize(); ++id) {
       using Details = detail::ModelDetails;
       const auto kind = details->kinds[std::size_t(id)];
-      append(model.IdToPiece(id), double(model.GetScore(id)));
+      append(model.IdToPiece(id), double(model.GetScore(id)), path);
       if (kind == Details::byte && byte < 256) bytes[std::size_t(byte++)] = id;
       if (kind == Details::control || kind == Details::user_defined)
         unnamed.more.push_back({.text = model.IdToPiece(id), .special = kind == Details::control});
@@ -239,7 +262,7 @@ class SentencePieceTokenizer {
     unnamed.over_map = true;
     unk_piece_ = model.unk_id();
     if (bytes[255] >= 0) pieces_.spell_unknown(bytes, model.IdToPiece(unk_piece_));
-    for (int i = sentinels - 1; i >= 0; --i) append(sentinel(i), 0);
+    for (int i = sentinels - 1; i >= 0; --i) append(sentinel(i), 0, path);
   }
 
   /// The vocabulary of tokenizer.json; the rest is the class's.
@@ -253,7 +276,8 @@ class SentencePieceTokenizer {
     if (const auto* normalizer = detail::given(json, "normalizer"))
       normalizer_ = detail::Normalizer(charsmap_step(*normalizer), files.whole_path());
     for (const auto& entry : model.at("vocab"))
-      append(entry.at(0).get_ref<const std::string&>(), entry.at(1).get<double>());
+      append(entry.at(0).get_ref<const std::string&>(), entry.at(1).get<double>(),
+             files.whole_path());
     unk_piece_ = detail::given_or<std::int32_t>(model, "unk_id", 2);
     if (unk_piece_ < 0 || unk_piece_ >= size())
       throw io_error(files.whole_path().string() + ": unk_id is " + std::to_string(unk_piece_) +
@@ -296,7 +320,7 @@ class SentencePieceTokenizer {
       const auto found = named >= 0 ? std::optional(named) : id(otherwise);
       if (!found || *found >= pieces)
         throw io_error(path.string() + ": the model has no piece " +
-                       (found ? std::string(piece(*found)) : otherwise) +
+                       (found ? one_line(piece(*found)) : otherwise) +
                        "; train it with pad, eos and unk, as train_sentencepiece does");
       named = *found;
     };

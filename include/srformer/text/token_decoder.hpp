@@ -89,8 +89,12 @@ struct DecodeByteLevel {
 struct DecodeReplace {
   Pattern pattern;
   std::string content;
-  void operator()(Tokens& tokens) const {
-    for (std::string& token : tokens) token = pattern.replace(token, content);
+  /// Throws shape_error where the tokens become more than `most` bytes.
+  void operator()(Tokens& tokens, std::size_t most) const {
+    for (std::string& token : tokens) {
+      token = pattern.replace(token, content, most);
+      most -= token.size();
+    }
   }
 };
 
@@ -170,7 +174,10 @@ class TokenDecoder {
 
   std::string operator()(Tokens tokens) const {
     if (tokens.empty()) return {};
-    for (const Step& step : steps_) std::visit([&](const auto& s) { s(tokens); }, step);
+    std::size_t bytes = 0;
+    for (const std::string& token : tokens) bytes += token.size();
+    for (const Step& step : steps_)
+      std::visit([&](const auto& s) { run(s, tokens, grown(bytes)); }, step);
     std::string text;
     for (std::size_t i = 0; i < tokens.size(); ++i)
       (text += i > 0 ? joined_by_ : std::string_view()) += tokens[i];
@@ -192,7 +199,16 @@ class TokenDecoder {
   using Step = std::variant<DecodeMetaspace, DecodeByteLevel, DecodeReplace, DecodeFuse,
                             DecodeStrip, DecodeByteFallback, DecodeBpe>;
 
+  static void run(const DecodeReplace& step, Tokens& tokens, std::size_t most) {
+    step(tokens, most);
+  }
+  template <class S>
+  static void run(const S& step, Tokens& tokens, std::size_t) {
+    step(tokens);
+  }
+
   void add(const nlohmann::json& json, const std::filesystem::path& path) {
+    require_few_steps(steps_.size() + 1, path);
     if (json.is_null()) return;
     const auto type = json.at("type").get<std::string>();
     if (type == "Sequence") {
@@ -207,13 +223,15 @@ class TokenDecoder {
     } else if (type == "Fuse") {
       steps_.emplace_back(DecodeFuse{});
     } else if (type == "Strip") {
-      steps_.emplace_back(DecodeStrip{json.at("content"), json.at("start"), json.at("stop")});
+      steps_.emplace_back(DecodeStrip{json.at("content"), integer<std::size_t>(json.at("start")),
+                                      integer<std::size_t>(json.at("stop"))});
+      require_one_character(std::get<DecodeStrip>(steps_.back()).content, "content");
     } else if (type == "ByteFallback") {
       steps_.emplace_back(DecodeByteFallback{});
     } else if (type == "BPEDecoder") {
       steps_.emplace_back(DecodeBpe{json.at("suffix")});
     } else {
-      throw io_error(path.string() + ": decoder " + type +
+      throw io_error(path.string() + ": decoder " + one_line(type) +
                      " is not known here; take a tokenizer without it");
     }
   }

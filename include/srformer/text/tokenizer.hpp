@@ -35,7 +35,7 @@ inline void copy_tokenizer_files(const std::filesystem::path& from,
                                  const std::filesystem::path& to) {
   for (const char* name : tokenizer_file_names) {
     if (!std::filesystem::exists(from / name)) continue;
-    const MappedFile file(from / name);
+    const MappedFile file(from / name, true);
     ReplacementFile copy(to / name);
     copy.write(file.bytes());
     copy.commit();
@@ -143,7 +143,7 @@ class Tokenizer {
                pairs = fs::exists(folder / "vocab.json") && fs::exists(folder / "merges.txt");
     if (!files.has_whole && !spiece && !pairs) refuse_without_files(folder);
     if (files.kind == TokenizerClass::other)
-      throw io_error(folder.string() + ": tokenizer_class is " + files.class_name +
+      throw io_error(folder.string() + ": tokenizer_class is " + one_line(files.class_name) +
                      ", which is not known here; T5Tokenizer, BartTokenizer, RobertaTokenizer and "
                      "GPT2Tokenizer are, and PreTrainedTokenizerFast, which follows a "
                      "tokenizer.json as it is written");

@@ -5,6 +5,7 @@
 //   replace_invalid_utf8                       any bytes -> UTF-8
 //   read_tokenizer_json, interpret_json        JSON whose faults are io_errors that name the file
 //   given, given_or                            a value of it; null is none
+//   require_token_length, require_grown        what bounds the time and memory that files of others can ask for
 #pragma once
 
 #include <algorithm>
@@ -14,6 +15,8 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 
 #include <srformer/core/error.hpp>
 #include <srformer/core/utf8.hpp>
@@ -55,6 +58,18 @@ inline std::string token_text(const nlohmann::json& token) {
   return token.is_object() ? token.at("content").get<std::string>() : token.get<std::string>();
 }
 
+/// An integer; throws std::invalid_argument for anything else and for what T cannot hold.
+template <class T>
+T integer(const nlohmann::json& json) {
+  const bool fits = json.is_number_unsigned()
+                        ? std::in_range<T>(json.get<std::uint64_t>())
+                        : json.is_number_integer() && std::in_range<T>(json.get<std::int64_t>());
+  if (!fits)
+    throw std::invalid_argument(
+        json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  return json.get<T>();
+}
+
 /// The value of a key; null where it is absent or null, which says the same in these files.
 inline const nlohmann::json* given(const nlohmann::json& json, const char* key) {
   if (!json.is_object()) return nullptr;
@@ -66,14 +81,17 @@ inline const nlohmann::json* given(const nlohmann::json& json, const char* key) 
 template <class T>
 T given_or(const nlohmann::json& json, const char* key, T otherwise) {
   const nlohmann::json* value = given(json, key);
-  return value ? value->get<T>() : otherwise;
+  if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>)
+    return value ? integer<T>(*value) : otherwise;
+  else
+    return value ? value->get<T>() : otherwise;
 }
 
 /// The JSON of a file; an empty object when an optional file is missing.
 inline nlohmann::json read_tokenizer_json(const std::filesystem::path& path,
                                           bool optional = false) {
   if (optional && !std::filesystem::exists(path)) return nlohmann::json::object();
-  const MappedFile file(path);
+  const MappedFile file(path, true);
   return parse_json(file.text(), path.string());
 }
 
@@ -83,11 +101,40 @@ void interpret_json(const std::filesystem::path& path, Read read) {
   try {
     read();
   } catch (const nlohmann::json::exception& error) {
-    throw io_error(path.string() + ": " + error.what() + "; correct it or fetch the file again");
+    throw io_error(path.string() + ": " + one_line(error.what(), 200) +
+                   "; correct it or fetch the file again");
   } catch (const std::logic_error& error) {
-    throw io_error(path.string() + ": " + error.what() +
+    throw io_error(path.string() + ": " + one_line(error.what(), 200) +
                    " is not the number of a token; correct it");
   }
+}
+
+/// Throws io_error, naming `path`, for a token that is too long to be looked for at every byte of a text.
+inline void require_token_length(std::string_view token, const std::filesystem::path& path) {
+  constexpr std::size_t most = 1000;
+  if (token.size() > most)
+    throw io_error(path.string() + ": a token, \"" + one_line(token, 40) + "\", has " +
+                   std::to_string(token.size()) + " bytes, expected at most " +
+                   std::to_string(most));
+}
+
+/// To how many bytes the steps of a tokenizer may bring a text of `bytes`. NFKC makes of one byte 11 at most.
+inline std::size_t grown(std::size_t bytes) { return 100 * bytes + 1000; }
+
+/// Throws shape_error for a text of more bytes than `most`.
+inline void require_grown(std::size_t bytes, std::size_t most) {
+  if (bytes > most)
+    throw shape_error(
+        "Tokenizer: the steps of tokenizer.json make a text more than 100 times as long; take "
+        "another tokenizer");
+}
+
+/// Throws io_error, naming `path`, for another step than these many.
+inline void require_few_steps(std::size_t steps, const std::filesystem::path& path) {
+  constexpr std::size_t most = 32;
+  if (steps > most)
+    throw io_error(path.string() + ": has a sequence of more than " + std::to_string(most) +
+                   " steps; take another tokenizer");
 }
 
 }  // namespace srformer::detail

@@ -54,7 +54,7 @@ class UnigramModel {
     for (const auto& entry : model.at("vocab")) {
       const auto& piece = entry.at(0).get_ref<const std::string&>();
       vocabulary.append(piece);
-      pieces_.add(piece, entry.at(1).get<double>());
+      pieces_.add(piece, entry.at(1).get<double>(), path);
     }
     unk_id_ = given_or<std::int32_t>(model, "unk_id", -1);
     if (unk_id_ < 0 || unk_id_ >= vocabulary.size())
@@ -95,7 +95,7 @@ class BpeModel {
     if (unk.empty()) return;
     const auto id = vocabulary.id(unk);
     if (!id)
-      throw io_error(path.string() + ": unk_token \"" + unk +
+      throw io_error(path.string() + ": unk_token \"" + one_line(unk) +
                      "\" is not in the vocabulary; correct it");
     unk_id_ = *id;
   }

@@ -32,8 +32,10 @@ class UnigramPieces {
     std::vector<End> ends;
   };
 
-  /// Adds the piece of the next id; the last of equal ones counts.
-  void add(std::string_view piece, double log_probability) {
+  /// Adds the piece of the next id; the last of equal ones counts. Throws io_error, naming `path`, for one of more than
+  /// 1000 bytes.
+  void add(std::string_view piece, double log_probability, const std::filesystem::path& path = {}) {
+    require_token_length(piece, path);
     if (!piece.empty()) trie_.insert(piece, std::int32_t(scores_.size()));
     scores_.push_back(log_probability);
     lowest_ = std::min(lowest_, log_probability);
