@@ -20,6 +20,7 @@ namespace srformer {
 /// What the stored tensors say of a configuration beyond its config.json.
 template <ModelConfiguration Config>
 void complete_from(const HfCheckpoint& checkpoint, Config& config) {
+  config.stored_numbers = checkpoint.stored_numbers();
   if constexpr (requires { config.complete_from(checkpoint); }) config.complete_from(checkpoint);
 }
 

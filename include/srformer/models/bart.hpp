@@ -99,7 +99,8 @@ struct BartConfig : ConfigBase {
             .dropout = {dropout, attention_dropout, activation_dropout},
             .cross_attention = cross_attention,
             .embedding_padding_id = pad_token_id,
-            .drops_layers = encoder_layerdrop > 0 || decoder_layerdrop > 0};
+            .drops_layers = encoder_layerdrop > 0 || decoder_layerdrop > 0,
+            .stored_numbers = stored_numbers};
   }
   /// That of embeddings and branches; the others stay.
   void set_dropout(double rate) { dropout = rate; }

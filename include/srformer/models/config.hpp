@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <concepts>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,7 @@ struct CommonConfig {
   CrossAttentionConfig cross_attention;
   std::int32_t embedding_padding_id = -1;  ///< the token whose embedding gets no gradient; -1: none
   bool drops_layers = false;               ///< in training, which is not done here
+  std::optional<index_t> stored_numbers{};  ///< in the checkpoint whose weights will be loaded
 };
 
 /// The values that a field of config.json may have.
@@ -70,6 +72,8 @@ struct ConfigBase {
   static constexpr Conventions conventions{};
   CrossAttentionConfig cross_attention{};
   nlohmann::json source = nlohmann::json::object();  ///< config.json as read, kept for saving
+  /// Numbers in the checkpoint that it was read with: a model of far more is refused before it takes memory.
+  std::optional<index_t> stored_numbers{};
 };
 
 namespace detail {

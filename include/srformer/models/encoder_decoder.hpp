@@ -184,8 +184,20 @@ class EncoderDecoder {
     require(upstream != UpstreamPadding::unknown || !pads_upstream(), name_,
             "the authors of the paper have no such model, so its cross-attention cannot have "
             "padding \"upstream\"; take \"masked\"");
+    require_stored();
     parameters_.allocate();
     initialize_constants();
+  }
+
+  /// Throws io_error where config.json asks for a model that is far larger than the checkpoint beside it.
+  void require_stored() const {
+    constexpr index_t always = index_t{1} << 24;  // and what a variant adds
+    const index_t size = parameters_.size();
+    if (config_.stored_numbers && size / 4 > *config_.stored_numbers && size > always)
+      throw io_error(name_ + ": config.json asks for a model of " + std::to_string(size) +
+                     " numbers, and the weights beside it have " +
+                     std::to_string(*config_.stored_numbers) +
+                     "; check that config.json belongs to these weights");
   }
 
   // ---- registering parameters ----------------------------------------------------------------

@@ -153,7 +153,8 @@ struct T5Config : ConfigBase {
             .eos_token_id = eos_token_id,
             .decoder_start_token_id = decoder_start_token_id,
             .dropout = {dropout_rate, dropout_rate, dropout_rate},
-            .cross_attention = cross_attention};
+            .cross_attention = cross_attention,
+            .stored_numbers = stored_numbers};
   }
   /// One rate for every place.
   void set_dropout(double rate) { dropout_rate = rate; }
