@@ -33,12 +33,12 @@ struct ScoreMask {
   index_t query_offset = 0;  ///< the decoder step of query 0, for decoding with a cache
 
   /// Keys that exist for source b, out of `keys`.
-  SRF_HD index_t keys(index_t b, index_t keys) const {
+  SRF_IN_LOOP index_t keys(index_t b, index_t keys) const {
     return lengths == nullptr || lengths[b] > keys ? keys : lengths[b];
   }
 
   /// Keys that query i of source b may see, out of `existing`.
-  SRF_HD index_t visible(index_t i, index_t existing) const {
+  SRF_IN_LOOP index_t visible(index_t i, index_t existing) const {
     if (!causal) return existing;
     const index_t last = i + query_offset + 1;
     return last < existing ? last : existing;
@@ -59,6 +59,8 @@ struct ScoreMask {
     }
   }
 };
+
+inline namespace SRF_TARGET {
 
 /// The rows of a matrix in memory, `stride` elements apart.
 template <class T>
@@ -93,6 +95,8 @@ struct ScoreBlock {
   SRF_HD index_t stride() const { return key_count + gap; }
 };
 
+}  // namespace SRF_TARGET
+
 /// What shapes the weights beyond the scores. A Mask other than ScoreMask offers its visible() and
 /// add().
 template <class C, class Space, class Mask = ScoreMask<C, Space>>
@@ -125,7 +129,7 @@ struct AttendScratch {
   C *weights, *d_weights;
 };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// row [key_count], scores, becomes the softmax of query first_query + r, before dropout.
 template <class Team, class C, class Space, class Mask>
@@ -177,7 +181,7 @@ SRF_HD C weigh_row_backward(const Team& team, const AttendContext<C, Space, Mask
   return dot;
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// out = alpha a for the queries of a block.
 ///   out [query_count, D], weights scratch [query_count, key_count] in rows that are block.stride() apart

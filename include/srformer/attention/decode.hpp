@@ -18,7 +18,7 @@
 
 namespace srformer {
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// places[r, s] for every step s up to this one.
 struct FollowParents {
@@ -176,7 +176,7 @@ struct GatherHeads {
   }
 };
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// A copy of x [B,H,N,D] in which the rows of a head follow each other, as every step reads them.
 template <class B, class T>

@@ -12,7 +12,7 @@
 
 namespace srformer {
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// Queries taken at a time: their scores fill about a quarter of a megabyte.
 inline constexpr index_t query_block(index_t keys) {
@@ -168,7 +168,7 @@ void check_attention_gradients(const char* function, const AttentionInputs<B, T>
           "the last axis of d_q, d_k and d_v must be contiguous");
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// Throws shape_error where q, k, v and out do not fit each other; `function` is named in the message.
 template <class B, class T>

@@ -15,7 +15,7 @@
 
 namespace srformer {
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// The bias of a segment's keys, followed by that of the first key of every segment.
 template <class C, class Space>
@@ -332,7 +332,7 @@ StagedAttention<T, Space, GlobalTokensInputs<T, Space>> global_tokens_in_stages(
           in.most_segments()};
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// Segmented attention with the means of all segments behind each (paper, section 4: "LongT5").
 ///   out [B,H,M,D], last axis contiguous

@@ -29,7 +29,7 @@ struct KvProductOptions {
   double clamp = 0;  ///< symmetric bound on P and every P_j; 0: none
 };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 template <class V, class C>
 SRF_HD V bounded(const V& x, const C& bound) {
@@ -208,7 +208,7 @@ struct KvProductBackward {
   }
 };
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// What the products are of.
 ///   k, y [B,H,N,D], last axes contiguous; of the mask, lengths alone count

@@ -19,7 +19,7 @@
 
 namespace srformer {
 
-namespace detail {
+namespace SRF_DETAIL {
 
 inline constexpr double linear_epsilon = 1e-6;
 inline constexpr index_t linear_rows = 64;  // rows whose features are in memory at a time
@@ -460,7 +460,7 @@ void linear_backward_in_stages(B& be, const LinearInputs<T, typename B::space>& 
   });
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// out_i = f(q_i) KV / (f(q_i) . z + 1e-6).
 ///   out [B,H,M,D], last axis contiguous; of the context, the mask's lengths alone count

@@ -42,7 +42,7 @@ struct RelativeBuckets {
   }
 };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 template <class T>
 struct GatherBias {
@@ -79,7 +79,7 @@ inline void check_buckets(const char* function, const RelativeBuckets& buckets) 
               " buckets and a larger max_distance");
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// The bucket of every distance key - query between M queries and N keys, on the backend. A batch needs one for each
 /// stack; forward and backward share it.

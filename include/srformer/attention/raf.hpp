@@ -31,7 +31,7 @@ struct RafOptions {
   bool binary_firing = false;
 };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 // Of one cell. V is C, or a pack of neighbouring cells.
 
@@ -273,7 +273,7 @@ void check_threshold(const char* function, const T* threshold) {
   }
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// The learned scalars, [1] each.
 template <class B, class T>

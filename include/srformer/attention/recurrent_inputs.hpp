@@ -72,7 +72,7 @@ struct RecurrentParameters {
   }
 };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// Everything a lane reads.
 template <class T, class Space>
@@ -165,6 +165,6 @@ void check_recurrent(const char* function, const RecurrentInputs<T, Space>& in) 
   check_threshold<Space>(function, in.parameters.threshold);
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 }  // namespace srformer

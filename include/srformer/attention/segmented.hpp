@@ -12,7 +12,7 @@
 
 namespace srformer {
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// out = alpha a.
 template <class T, class Space>
@@ -115,7 +115,7 @@ struct SegmentedStep {
   }
 };
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// out_i = softmax(q_i K_j^T + bias) V_j with j = seg(i) (paper, section 3.1).
 ///   out [B,H,M,D], last axis contiguous

@@ -32,7 +32,7 @@
 
 namespace srformer {
 
-namespace detail {
+namespace SRF_DETAIL {
 
 // ------------------------------------------------------------------------------- what programs work on
 
@@ -550,7 +550,7 @@ struct RecurrentStep {
   }
 };
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// The cross-attention of SRformer (paper, Algorithm 1).
 ///   parameters  weight [D,D] and so on, on the backend

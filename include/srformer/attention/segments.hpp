@@ -103,7 +103,7 @@ SRF_HD SegmentRule segment_rule(const SegmentedOptions& options, const ScoreMask
   return {length, options.segment_size, options.horizon > 0 ? options.horizon : queries};
 }
 
-namespace detail {
+namespace SRF_DETAIL {
 
 inline void check_segments(const char* function, const SegmentedOptions& options) {
   require(options.segment_size >= 1, function, "segment size must be at least 1");
@@ -196,6 +196,6 @@ SegmentRows<compute_t<T>, Space> segment_rows(const View<const T, 4, Space>& q,
   return {context, options, q.extent(1), M, N, q.extent(3), most_visited(options, M, N)};
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 }  // namespace srformer

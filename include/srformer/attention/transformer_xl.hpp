@@ -47,7 +47,7 @@ struct XlParameters {
   }
 };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 inline constexpr index_t rnn_rows = 64;  // rows whose features are gathered at a time
 
@@ -614,7 +614,7 @@ void check_rnns(const char* function, const XlParameters<T>& parameters) {
           "the RNN needs weight_ih, weight_hh, bias_ih and bias_hh");
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// Rows of memory per source of N keys.
 inline index_t memory_rows(const SegmentedOptions& options, index_t keys) {
@@ -622,7 +622,7 @@ inline index_t memory_rows(const SegmentedOptions& options, index_t keys) {
   return options.padding == Padding::upstream ? S * options.segment_size : keys;
 }
 
-namespace detail {
+namespace SRF_DETAIL {
 
 void check_memory(const char* function, const auto& memory, const auto& k,
                   const SegmentedOptions& options) {
@@ -661,7 +661,7 @@ struct XlStep {
   }
 };
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// memory = the outputs of the RNNs over keys and values, which depend on no query: q may be left empty, and of the
 /// context the mask's lengths alone count.

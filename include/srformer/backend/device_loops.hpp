@@ -7,7 +7,7 @@
 
 #include <srformer/backend/tensor.hpp>
 
-namespace srformer::detail {
+namespace srformer::SRF_DETAIL {
 
 /// Elements that a member of a team reads before it uses the first of them: loads that wait for each other
 /// leave a device's memory idle.
@@ -142,4 +142,4 @@ void sum_products(B& be, index_t lanes, const RowParts& rows, index_t size, cons
   be.for_each(lanes * cells, SumParts<C>{partial.data(), to.data, rows.parts, cells, to.size});
 }
 
-}  // namespace srformer::detail
+}  // namespace srformer::SRF_DETAIL

@@ -18,7 +18,7 @@
 
 namespace srformer {
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// While it lives, its thread takes numbers below the least normal one for zero, where the processor is an x86. A
 /// state that leaks away would else end in such numbers, each of which takes some processors a hundred times as
@@ -61,7 +61,9 @@ void stream_fill(T* x, index_t n, const T& value) {
   std::fill(x + done, x + n, value);
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
+
+inline namespace SRF_TARGET {
 
 /// Runs on the host with `threads` threads; 0 asks for as many as the machine has. Built without
 /// OpenMP it has one thread. Results do not depend on the number of threads, but for the rounding
@@ -209,6 +211,8 @@ class EigenBackend {
   int threads_;
   MemoryPool<AlignedSource> pool_;
 };
+
+}  // namespace SRF_TARGET
 
 static_assert(BackendFor<EigenBackend, float>);
 

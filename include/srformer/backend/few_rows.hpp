@@ -19,7 +19,7 @@
 #include <omp.h>
 #endif
 
-namespace srformer::detail {
+namespace srformer::SRF_DETAIL {
 
 #if defined(__CUDACC__)
 #pragma nv_diagnostic push
@@ -255,4 +255,4 @@ void few_rows_gemm([[maybe_unused]] int threads, index_t m, index_t n, index_t k
 #pragma nv_diagnostic pop
 #endif
 
-}  // namespace srformer::detail
+}  // namespace srformer::SRF_DETAIL

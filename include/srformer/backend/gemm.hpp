@@ -33,7 +33,7 @@
 
 namespace srformer {
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// Whether a product is computed in float while some of its operands are stored narrower.
 template <class TA, class TB, class TC>
@@ -104,7 +104,9 @@ template <class TA, class TB, class TC>
   }
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
+
+inline namespace SRF_TARGET {
 
 /// One product on one thread; A, B and C may be of different scalars, C in the compute type.
 template <class TA, class TB, class TC>
@@ -141,7 +143,9 @@ void small_gemm(Op transpose_a, Op transpose_b, index_t m, index_t n, index_t k,
   }
 }
 
-namespace detail {
+}  // namespace SRF_TARGET
+
+namespace SRF_DETAIL {
 
 /// Sets the threads that oneDNN's and Eigen's own regions use, and puts them back.
 class ThreadScope {
@@ -161,15 +165,20 @@ class ThreadScope {
   ThreadScope& operator=(const ThreadScope&) = delete;
 };
 
+/// Strides in a type of this target, which comes into the names of what Eigen makes of its maps.
+struct RowStride : Eigen::OuterStride<> {
+  using Eigen::OuterStride<>::OuterStride;
+};
+
 template <class T>
 void eigen_gemm(Op transpose_a, Op transpose_b, index_t m, index_t n, index_t k, T alpha,
                 const T* a, index_t lda, const T* b, index_t ldb, T beta, T* c, index_t ldc) {
   using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-  using Map = Eigen::Map<const Matrix, 0, Eigen::OuterStride<>>;
+  using Map = Eigen::Map<const Matrix, 0, RowStride>;
   const bool ta = transpose_a == Op::transpose, tb = transpose_b == Op::transpose;
-  const Map left(a, ta ? k : m, ta ? m : k, Eigen::OuterStride<>(lda));
-  const Map right(b, tb ? n : k, tb ? k : n, Eigen::OuterStride<>(ldb));
-  Eigen::Map<Matrix, 0, Eigen::OuterStride<>> out(c, m, n, Eigen::OuterStride<>(ldc));
+  const Map left(a, ta ? k : m, ta ? m : k, RowStride(lda));
+  const Map right(b, tb ? n : k, tb ? k : n, RowStride(ldb));
+  Eigen::Map<Matrix, 0, RowStride> out(c, m, n, RowStride(ldc));
   if (beta == T(0)) {
     out.setZero();
   } else if (beta != T(1)) {
@@ -186,15 +195,19 @@ void eigen_gemm(Op transpose_a, Op transpose_b, index_t m, index_t n, index_t k,
   }
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
+
+inline namespace SRF_TARGET {
 
 template <class TA, class TB, class TC>
 void large_gemm(int threads, Op transpose_a, Op transpose_b, index_t m, index_t n, index_t k,
                 std::type_identity_t<compute_t<TC>> alpha, const TA* a, index_t lda, const TB* b,
                 index_t ldb, std::type_identity_t<compute_t<TC>> beta, TC* c, index_t ldc);
 
+}  // namespace SRF_TARGET
+
 #if defined(SRF_HAS_ONEDNN)
-namespace detail {
+namespace SRF_DETAIL {
 
 /// x [rows,columns] as float, on `threads` threads.
 template <class T>
@@ -246,8 +259,10 @@ void widened_large_gemm(int threads, Op transpose_b, index_t m, index_t n, index
   }
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 #endif
+
+inline namespace SRF_TARGET {
 
 /// One product on `threads` threads. Deterministic for a given number of threads.
 template <class TA, class TB, class TC>
@@ -301,5 +316,7 @@ void large_gemm(int threads, Op transpose_a, Op transpose_b, index_t m, index_t 
                a + i * (transpose_a == Op::none ? lda : 1), lda, b, ldb, beta, c + i * ldc, ldc);
   }
 }
+
+}  // namespace SRF_TARGET
 
 }  // namespace srformer

@@ -16,6 +16,8 @@
 
 namespace srformer {
 
+inline namespace SRF_TARGET {
+
 /// Keeps freed blocks by size class. Not for use by several threads at once: a backend allocates
 /// between its parallel loops, never inside them.
 ///   Source  has void* acquire(bytes) and void release(void*, bytes)
@@ -91,5 +93,7 @@ struct AlignedSource {
   }
   void release(void* block, std::size_t bytes) { ::operator delete(block, alignment(bytes)); }
 };
+
+}  // namespace SRF_TARGET
 
 }  // namespace srformer

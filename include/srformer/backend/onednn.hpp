@@ -17,7 +17,7 @@
 #include <srformer/core/error.hpp>
 #include <srformer/core/view.hpp>
 
-namespace srformer::detail {
+namespace srformer::SRF_DETAIL {
 
 inline void check_onednn(dnnl_status_t status) {
   if (status == dnnl_success) return;
@@ -117,5 +117,5 @@ inline void onednn_gemm(bool transpose_a, bool transpose_b, index_t m, index_t n
                           b, ldb, beta, c, ldc));
 }
 
-}  // namespace srformer::detail
+}  // namespace srformer::SRF_DETAIL
 #endif

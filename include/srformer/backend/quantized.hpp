@@ -40,7 +40,7 @@ struct QuantizedView {
   }
 };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// 1 / scale and scale of a row x [n]: 0 and 0 for zeros, 0 and NaN where x is not finite.
 inline std::pair<float, float> quantization_scale(index_t n, const float* x) {
@@ -279,7 +279,9 @@ inline void quantized_columns(const QuantizedRows& x, const QuantizedView& w, in
   for (; j < last; ++j) quantized_columns<1>(x, w, j);
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
+
+inline namespace SRF_TARGET {
 
 /// Stores a matrix [rows,columns] in eight bits; `name` is for messages.
 ///   values [rows,columns], scales [rows], totals [rows] are written
@@ -357,5 +359,7 @@ inline void quantized_gemm([[maybe_unused]] int threads, index_t m, float alpha,
   for (index_t i = 0; i < m; i += 128)
     detail::quantized_block(rows_from(i, std::min<index_t>(128, m - i)), w, 0, n);
 }
+
+}  // namespace SRF_TARGET
 
 }  // namespace srformer

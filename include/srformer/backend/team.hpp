@@ -18,6 +18,8 @@
 
 namespace srformer {
 
+inline namespace SRF_TARGET {
+
 /// Two sums at once: what f gives to team.sum<SumPair<A>>(n, f).
 template <class A>
 struct SumPair {
@@ -30,12 +32,16 @@ struct SumPair {
   }
 };
 
-namespace detail {
+}  // namespace SRF_TARGET
+
+namespace SRF_DETAIL {
 template <class A>
 inline constexpr bool is_pair_of_floats = false;
 template <class A>
 inline constexpr bool is_pair_of_floats<SumPair<A>> = std::is_floating_point_v<A>;
-}  // namespace detail
+}  // namespace SRF_DETAIL
+
+inline namespace SRF_TARGET {
 
 /// A team of one: a CPU core.
 struct SerialTeam {
@@ -128,6 +134,8 @@ struct SerialTeam {
   SRF_HD void sync() const {}
 };
 
+}  // namespace SRF_TARGET
+
 /// Asks for x[0..n), which will be read soon, where memory can be asked.
 template <class Team, class T>
 SRF_HD void ask_for([[maybe_unused]] const Team& team, [[maybe_unused]] const T* x,
@@ -140,7 +148,7 @@ SRF_HD void ask_for([[maybe_unused]] const Team& team, [[maybe_unused]] const T*
 #endif
 }
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// Where the matrices of a batch are that follow each other, `size` elements apart.
 template <class T>
@@ -264,6 +272,6 @@ struct TiledGemm {
   }
 };
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 }  // namespace srformer

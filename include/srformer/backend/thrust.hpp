@@ -45,7 +45,7 @@ using thrust_omp = thrust::omp::tag;
 using thrust_tbb = thrust::tbb::tag;
 #endif
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// The threads of a system: how many, and a call within them.
 template <class System>
@@ -186,7 +186,9 @@ struct GemmPart {
   }
 };
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
+
+inline namespace SRF_TARGET {
 
 /// Runs on the host through one of Thrust's systems with `threads` threads; 0 asks for as many as
 /// the machine has. Results do not depend on the number of threads, but for the rounding of large
@@ -289,6 +291,8 @@ class ThrustBackend {
   detail::SystemThreads<System> threads_;
   MemoryPool<detail::ThrustSource<System>> pool_;
 };
+
+}  // namespace SRF_TARGET
 
 static_assert(BackendFor<ThrustBackend<thrust_cpp>, float>);
 

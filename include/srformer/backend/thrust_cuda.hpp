@@ -19,6 +19,8 @@ namespace srformer {
 
 using thrust_cuda = thrust::cuda::tag;
 
+inline namespace SRF_TARGET {
+
 /// A block of threads. Its functions do something on the device alone: on the host they only have to
 /// exist, as row functors are compiled for both.
 struct BlockTeam {
@@ -103,7 +105,9 @@ struct BlockTeam {
 #endif
 };
 
-namespace detail {
+}  // namespace SRF_TARGET
+
+namespace SRF_DETAIL {
 
 inline void check_cuda(cudaError_t status, const std::string& what) {
   if (status == cudaSuccess) return;
@@ -230,12 +234,14 @@ struct cublas_scalar<Eigen::bfloat16> : std::true_type {
   static constexpr cudaDataType_t type = CUDA_R_16BF;
 };
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 struct CudaOptions {
   int device = 0;
   bool tf32 = false;  ///< float products of 10 bits of mantissa, several times as fast
 };
+
+inline namespace SRF_TARGET {
 
 /// Runs on one CUDA device. Errors: backend_error where there is no driver or device, memory is
 /// exhausted, or a kernel failed (which may be found at a later call).
@@ -465,6 +471,8 @@ class ThrustBackend<thrust_cuda> {
   index_t most_blocks_ = 1;
   MemoryPool<detail::CudaSource> pool_;
 };
+
+}  // namespace SRF_TARGET
 
 static_assert(BackendFor<ThrustBackend<thrust_cuda>, float>);
 

@@ -22,7 +22,7 @@
 #include <immintrin.h>
 #endif
 
-namespace srformer::detail {
+namespace srformer::SRF_DETAIL {
 
 #if defined(__CUDACC__)
 #pragma nv_diagnostic push
@@ -199,4 +199,4 @@ template <class V>
 #pragma nv_diagnostic pop
 #endif
 
-}  // namespace srformer::detail
+}  // namespace srformer::SRF_DETAIL

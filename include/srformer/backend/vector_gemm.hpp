@@ -24,7 +24,7 @@ namespace srformer {
 /// Whether an operand is used as it lies or transposed.
 enum class Op : bool { none = false, transpose = true };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 #if defined(__CUDACC__)
 #pragma nv_diagnostic push
@@ -517,6 +517,6 @@ template <class T>
 #pragma nv_diagnostic pop
 #endif
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 }  // namespace srformer

@@ -11,6 +11,8 @@
 
 #include <cstddef>
 
+#include <srformer/core/target.hpp>
+
 #define SRFORMER_VERSION_MAJOR 0
 #define SRFORMER_VERSION_MINOR 1
 #define SRFORMER_VERSION_PATCH 0

@@ -11,6 +11,8 @@
 
 namespace srformer {
 
+inline namespace SRF_TARGET {
+
 /// value + slope e with e^2 = 0.
 template <class T>
 struct Dual {
@@ -63,6 +65,8 @@ struct Dual {
     return {math::erf(x.value), bell * x.slope};
   }
 };
+
+}  // namespace SRF_TARGET
 
 template <class T>
 struct scalar_traits<Dual<T>> {

@@ -17,7 +17,7 @@ struct RandomStream {
   std::uint64_t stream = 0;
 
   /// Another, independent sequence of the same run.
-  SRF_HD constexpr RandomStream substream(std::uint64_t use) const {
+  SRF_IN_LOOP constexpr RandomStream substream(std::uint64_t use) const {
     // splitmix64: neighbouring uses lead to unrelated streams.
     std::uint64_t z = stream * 0x9E3779B97F4A7C15ULL + use + 0x632BE59BD9B4E019ULL;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
@@ -30,6 +30,8 @@ struct RandomStream {
 struct RandomWords {
   std::uint32_t word[4];
 };
+
+inline namespace SRF_TARGET {
 
 /// The four words at `index` of a stream.
 SRF_HD constexpr RandomWords philox(const RandomStream& random, std::uint64_t index) {
@@ -81,5 +83,7 @@ SRF_HD constexpr std::uint64_t random_below(const RandomStream& random, std::uin
   const std::uint64_t high = x >> 32, low = x & 0xFFFFFFFFu;
   return bound <= 0xFFFFFFFFu ? (high * bound + ((low * bound) >> 32)) >> 32 : x % bound;
 }
+
+}  // namespace SRF_TARGET
 
 }  // namespace srformer

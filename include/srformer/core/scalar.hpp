@@ -62,19 +62,23 @@ using compute_t = typename scalar_traits<std::remove_cv_t<T>>::compute;
 template <class T>
 using accumulate_t = typename scalar_traits<std::remove_cv_t<T>>::accumulate;
 
-namespace detail {
+namespace SRF_DETAIL {
 template <class T>
 concept Ordered = requires(const T x) {
   { x < x } -> std::convertible_to<bool>;
 };
-}  // namespace detail
+}  // namespace SRF_DETAIL
+
+inline namespace SRF_TARGET {
 
 /// The ordered value of a scalar: itself where it is ordered. A scalar that is more than its value has
 /// a `primal` of its own, found by argument-dependent lookup.
 template <class T>
 requires detail::Ordered<T> SRF_HD constexpr T primal(T x) { return x; }
 
-namespace detail {
+}  // namespace SRF_TARGET
+
+namespace SRF_DETAIL {
 // What the compiler says of a type that is no scalar: it quotes the line that is not met.
 
 template <class T>
@@ -126,9 +130,9 @@ constexpr bool has_double() {
   }
   return false;
 }
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// A stored scalar as float. half and bfloat16 without branches, so that loops vectorise.
 template <class T>
@@ -167,7 +171,7 @@ SRF_IN_LOOP T narrowed(float x) {
   }
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// What an element type must offer (see the head of this file).
 template <class T>
@@ -178,6 +182,8 @@ concept Scalar = detail::HasFractions<T> && detail::Copied<T> && detail::MadeFro
 
 /// Elementary functions of any scalar; float has forms of exp, tanh and erf that compilers vectorise.
 namespace math {
+
+inline namespace SRF_TARGET {
 
 /// condition ? yes : no, where both are computed. Without AVX-512's masks compilers compute a side of `?:` only where it
 /// is wanted, as it might trap, and a loop with such a branch is not vectorised.
@@ -337,21 +343,27 @@ double to_double(const T& x) {
   }
 }
 
+}  // namespace SRF_TARGET
+
 }  // namespace math
 
-namespace detail {
+namespace SRF_DETAIL {
 /// yes where x > bound, otherwise no. Packs of scalars have an overload of their own.
 template <class V, class C>
 SRF_IN_LOOP V where_above(const V& x, const C& bound, const V& yes, const V& no) {
   return math::select(math::above(x, bound), yes, no);
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
+
+inline namespace SRF_TARGET {
 
 /// Below every score: the start of a running maximum.
 template <class T>
 SRF_HD constexpr T lowest_score() {
   return T(-1e30);
 }
+
+}  // namespace SRF_TARGET
 
 }  // namespace srformer

@@ -121,7 +121,7 @@ struct Candidates {
   std::vector<double> log_totals;
 };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 inline constexpr double no_score = -std::numeric_limits<double>::infinity();
 
@@ -335,7 +335,7 @@ void add_sorted(std::span<const C> row, Candidates& all) {
   }
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// Processes the scores of every row and finds the best tokens.
 ///   logits       [R,V], contiguous; they stay as they are

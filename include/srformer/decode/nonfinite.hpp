@@ -9,7 +9,7 @@
 
 #include <srformer/backend/tensor.hpp>
 
-namespace srformer::detail {
+namespace srformer::SRF_DETAIL {
 
 /// Whether any of `count` numbers on the backend is NaN or infinite; they are copied to the host in pieces.
 template <class B, class T>
@@ -65,4 +65,4 @@ void check_totals(const std::vector<double>& log_totals, Model& model, const Sta
                         "; generate in a wider type, as float32 or float64");
 }
 
-}  // namespace srformer::detail
+}  // namespace srformer::SRF_DETAIL

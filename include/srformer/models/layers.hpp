@@ -55,7 +55,7 @@ std::optional<Out<B, T, 1>> d_stacked_bias(const Parameter<B, T>* first, index_t
   return Out<B, T, 1>(first->gradient, {count});
 }
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// The first `columns` of every row, times a factor.
 template <class T>
@@ -80,7 +80,7 @@ void scale_columns(B& be, View<T, 2, typename B::space> x, index_t columns, doub
                   ScaleColumns<T>{x.data, x.stride(0), columns, compute_t<T>(factor)});
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// Layer norm of rows, or RMS norm where there is no bias.
 template <class B, class T>

@@ -71,7 +71,7 @@ inline std::string_view activation_name(Activation kind) {
   return "";
 }
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// f(x) and f'(x).
 template <class C>
@@ -170,7 +170,7 @@ void check_elementwise(const char* function, const char* argument, const V& got,
   require(got.contiguous() && like.contiguous(), function, "the views must be contiguous");
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// y = f(x).  x, y [R,C] contiguous; backward needs x. y may be x where x is not needed again.
 template <class B, class T>

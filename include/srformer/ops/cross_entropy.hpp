@@ -15,7 +15,7 @@
 
 namespace srformer {
 
-namespace detail {
+namespace SRF_DETAIL {
 
 template <class T>
 struct CrossEntropyForward {
@@ -109,7 +109,7 @@ void check_cross_entropy(const char* function, const auto& logits,
   }
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// loss_sum[0] += the sum of the rows' losses, not divided.
 ///   logits [R,V] contiguous, labels [R] below V (negative: ignored), lse [R] saved for backward

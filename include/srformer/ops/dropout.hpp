@@ -15,11 +15,11 @@ struct Dropout {
   double rate = 0;
   RandomStream random{};
 
-  SRF_HD bool active() const { return rate > 0; }
+  SRF_IN_LOOP bool active() const { return rate > 0; }
 
   /// Four neighbours at a time: the factors of elements 4 i to 4 i + 3.
   template <class C>
-  SRF_HD void factors(std::uint64_t block, C out[4]) const {
+  SRF_IN_LOOP void factors(std::uint64_t block, C out[4]) const {
     const RandomWords words = philox(random, block);
     const auto bound = static_cast<std::uint32_t>(rate * 4294967296.0);
     const C kept = C(1 / (1 - rate));
@@ -28,13 +28,13 @@ struct Dropout {
 
   /// The factor of one element: 0 or 1 / (1 - rate).
   template <class C>
-  SRF_HD C factor(std::uint64_t index) const {
+  SRF_IN_LOOP C factor(std::uint64_t index) const {
     const auto bound = static_cast<std::uint32_t>(rate * 4294967296.0);
     return random_word(random, index) >= bound ? C(1 / (1 - rate)) : C(0);
   }
 
   /// The same rate on another stream of the run.
-  SRF_HD Dropout at(std::uint64_t use) const { return {rate, random.substream(use)}; }
+  SRF_IN_LOOP Dropout at(std::uint64_t use) const { return {rate, random.substream(use)}; }
 };
 
 /// Rates of dropout, each in [0,1), by place.
@@ -51,7 +51,7 @@ inline void check_dropout(const char* function, const Dropout& dropout) {
   require(dropout.rate >= 0 && dropout.rate < 1, function, "dropout rate must be in [0,1)");
 }
 
-namespace detail {
+namespace SRF_DETAIL {
 template <class T>
 struct AddDropped {
   const T* x;
@@ -82,7 +82,7 @@ struct ScaleDropped {
     for (index_t i = 0; i < count; ++i) x[first + i] = T(keep[i] * C(x[first + i]));
   }
 };
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// y += dropout(x), as for a residual stream.  x, y [R,C] contiguous.
 template <class B, class T>

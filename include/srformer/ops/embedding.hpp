@@ -20,7 +20,7 @@
 
 namespace srformer {
 
-namespace detail {
+namespace SRF_DETAIL {
 
 template <class T>
 struct GatherRows {
@@ -68,7 +68,7 @@ inline void check_ids(std::string_view function, std::span<const std::int32_t> i
   }
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// The ids of R tokens on the backend: checked and uploaded once, read by every embedding of them and by its
 /// backward.
@@ -128,7 +128,7 @@ class DeviceTokens {
   Tensor<B, std::int32_t, 1> memory_;  // ids, and then order and starts
 };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 struct GatherQuantizedRows {
   QuantizedView table;
@@ -144,7 +144,7 @@ struct GatherQuantizedRows {
   }
 };
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// y = table[ids].
 ///   table [V,E], which may be stored in eight bits, y [R,E], contiguous
@@ -206,7 +206,7 @@ void embedding_backward(B& be, std::span<const std::int32_t> ids, In<B, T, 2> d_
       d_y, d_table);
 }
 
-namespace detail {
+namespace SRF_DETAIL {
 
 template <class T>
 struct AddPositions {
@@ -254,7 +254,7 @@ void check_positions(const char* function, const View<T, 2, Space>& y, index_t l
               std::to_string(positions.extent(0)));
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// y = scale y + positions, for sequences of `length` rows that begin at row `first` of the table.
 ///   y [B*length,E], positions [P,E], contiguous

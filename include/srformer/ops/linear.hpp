@@ -13,7 +13,7 @@
 
 namespace srformer {
 
-namespace detail {
+namespace SRF_DETAIL {
 
 template <class T>
 struct AddRowVector {
@@ -105,7 +105,7 @@ void add_partials(B& be, std::type_identity_t<compute_t<T>>* partial, T* total, 
   be.for_each(columns, AddPartials<T>{partial, total, parts, columns, step});
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// total [C] += the sum over the rows of x [R,C] (row stride free). Order fixed by R.
 template <class B, class T>
@@ -138,7 +138,7 @@ struct WeightView {
   QuantizedView quantized{};
 };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// y = alpha x W^T + beta y, whichever way W is stored; y is not read where beta is 0.
 template <class B, class T>
@@ -158,7 +158,7 @@ void multiply_by_weight(B& be, std::type_identity_t<compute_t<T>> alpha, In<B, T
           weight.numbers.stride(0), beta, y.data, y.stride(0));
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 struct LinearOptions {
   bool add_to_output = false;  ///< y += instead of y =, as for a residual stream

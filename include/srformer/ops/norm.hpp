@@ -24,7 +24,7 @@ struct RmsNormOptions {
   bool transformers_statistics = false;  ///< only matters for double
 };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// (mean of squares + eps)^-1/2 in float32 and in the order of torch's sum: 8 lanes, 4 vectors.
 template <class T>
@@ -123,7 +123,7 @@ struct RmsNormBackward {
   }
 };
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// RMS norm of every row (T5; Zhang and Sennrich 2019).
 ///   x, y [R,E] contiguous, weight [E]; backward needs x
@@ -159,7 +159,7 @@ void rms_norm_backward(B& be, In<B, T, 2> x, In<B, T, 1> weight, In<B, T, 2> d_y
   detail::add_partials(be, partial.data(), d_weight.data, parts, columns);
 }
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// m and r of one row; the mean is taken off before squares are summed.
 template <class Team, class T, class C>
@@ -230,7 +230,7 @@ struct LayerNormBackward {
   }
 };
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// Layer norm of every row (Ba et al. 2016).
 ///   x, y [R,E] contiguous, weight, bias [E]; backward needs x

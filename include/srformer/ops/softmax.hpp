@@ -28,7 +28,7 @@ SRF_HD C softmax_row(const Team& team, index_t n, C* scores, index_t zero_scores
   return top + math::log(total);
 }
 
-namespace detail {
+namespace SRF_DETAIL {
 
 template <class T>
 struct SoftmaxForward {
@@ -63,7 +63,7 @@ struct SoftmaxBackward {
   }
 };
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// y = softmax(x) over the last axis.
 ///   x, y  [R,C], contiguous; y is what backward needs

@@ -16,6 +16,8 @@
 
 namespace srformer {
 
+inline namespace SRF_TARGET {
+
 /// One of `width` threads that work on a row together.
 class ThreadTeam {
  public:
@@ -139,6 +141,8 @@ class ThreadTeamBackend : public EigenBackend {
     if (bytes > 0) std::memset(p, 0xFF, static_cast<std::size_t>(bytes));
   }
 };
+
+}  // namespace SRF_TARGET
 
 static_assert(BackendFor<ThreadTeamBackend, float> && HasBatchedGemm<ThreadTeamBackend>);
 

@@ -70,7 +70,7 @@ struct AdafactorOptions {
   }
 };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// One parameter. Where `factored` it is [matrices, rows, columns], else [1, count, 1].
 struct AdafactorItem {
@@ -364,7 +364,7 @@ Tensor<B, X, 1> on_backend(B& be, const std::vector<X>& values) {
   return from_host<X, 1>(be, {std::ssize(values)}, values);
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// The second moments of Adafactor for the parameters of one model, which keep their order: of a matrix [R,C] the R + C
 /// sums of its rows and columns, of other parameters one number for each element, and with beta1 one number for each

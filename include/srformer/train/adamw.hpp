@@ -46,7 +46,7 @@ struct AdamWOptions {
   }
 };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// One row of up to `row_size` elements. Leaves everything as it is when the factor is NaN.
 template <class T>
@@ -81,7 +81,7 @@ struct AdamWUpdate {
   }
 };
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// The moments of AdamW for the parameters of one model, which keep their order; both [size] in
 /// compute_t<T>, 8 bytes per float32 parameter.

@@ -57,7 +57,7 @@ concept Optimizer = BackendFor<B, T> &&
   optimizer.visit_state(parameters, visitor);
 };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// Square root of x >= 0 to 1 ulp or so. std::sqrt may set errno, which keeps loops from being
 /// vectorised: float starts from the bits of 1/sqrt(x) and takes Newton's steps.
@@ -155,7 +155,7 @@ inline void check_update(const char* function, index_t size, index_t expected, i
   require(number >= 1, function, "updates are counted from 1");
 }
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// One number from the backend, as double; waits for it.
 template <class B, class A>

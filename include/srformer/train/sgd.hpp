@@ -46,7 +46,7 @@ struct SgdOptions {
   }
 };
 
-namespace detail {
+namespace SRF_DETAIL {
 
 /// One row of up to `row_size` elements. Leaves everything as it is when the factor is NaN.
 template <class T>
@@ -87,7 +87,7 @@ struct SgdUpdate {
   }
 };
 
-}  // namespace detail
+}  // namespace SRF_DETAIL
 
 /// The velocities of SGD for the parameters of one model, which keep their order: [size] in compute_t<T>, 4 bytes per
 /// float32 parameter, and nothing without momentum.

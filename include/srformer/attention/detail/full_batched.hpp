@@ -15,7 +15,7 @@
 
 #include <srformer/attention/variant.hpp>
 
-namespace srformer::detail {
+namespace srformer::SRF_DETAIL {
 
 /// How many scores exist together, at most; those of one query where it has more keys. The same of rows that other
 /// variants gather.
@@ -246,4 +246,4 @@ void full_attention_batched_backward(B& be, const AttentionInputs<B, T>& in,
   });
 }
 
-}  // namespace srformer::detail
+}  // namespace srformer::SRF_DETAIL

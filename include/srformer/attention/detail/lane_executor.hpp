@@ -23,7 +23,7 @@
 
 #include <srformer/attention/segments.hpp>
 
-namespace srformer::detail {
+namespace srformer::SRF_DETAIL {
 
 // ------------------------------------------------------------------------------- 1  lanes and families
 
@@ -730,4 +730,4 @@ void run_lanes(B& be, index_t count, const LaneLimits& limits, Lanes lanes, Meas
                   RunLane<C, Lanes, Program>{limits, lanes, program, table});
 }
 
-}  // namespace srformer::detail
+}  // namespace srformer::SRF_DETAIL

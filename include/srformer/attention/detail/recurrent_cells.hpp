@@ -11,7 +11,7 @@
 #include <srformer/attention/recurrent_inputs.hpp>
 #include <srformer/backend/device_loops.hpp>
 
-namespace srformer::detail {
+namespace srformer::SRF_DETAIL {
 
 /// How many cells of segments or steps exist together in one tensor, at most; those of one lane where it has more.
 template <class B>
@@ -298,4 +298,4 @@ struct RunCellsBackward {
   }
 };
 
-}  // namespace srformer::detail
+}  // namespace srformer::SRF_DETAIL

@@ -16,7 +16,7 @@
 #include <srformer/attention/detail/lane_executor.hpp>
 #include <srformer/attention/recurrent_inputs.hpp>
 
-namespace srformer::detail {
+namespace srformer::SRF_DETAIL {
 
 #if !defined(__CUDACC__)
 
@@ -238,4 +238,4 @@ bool read_states_backward_in_strips(On& on, const RecurrentInputs<T, Space>& in,
   return false;
 }
 
-}  // namespace srformer::detail
+}  // namespace srformer::SRF_DETAIL

@@ -19,7 +19,7 @@
 #include <srformer/attention/detail/full_batched.hpp>
 #include <srformer/attention/segments.hpp>
 
-namespace srformer::detail {
+namespace srformer::SRF_DETAIL {
 
 /// Whose keys a query sees: those of its segment; those of the segment before, or of the first where there is none;
 /// one for every segment.
@@ -364,4 +364,4 @@ SegmentRows<compute_t<T>, Space> step_rows(const AttentionStep<T, Space>& in,
           in.head_size(), 1,       in.step,    in.sources};
 }
 
-}  // namespace srformer::detail
+}  // namespace srformer::SRF_DETAIL

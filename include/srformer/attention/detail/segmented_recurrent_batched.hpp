@@ -16,7 +16,7 @@
 #include <srformer/attention/detail/segmented_batched.hpp>
 #include <srformer/attention/variant.hpp>
 
-namespace srformer::detail {
+namespace srformer::SRF_DETAIL {
 
 /// One element of each.
 template <class C>
@@ -454,4 +454,4 @@ void recurrent_batched_backward(B& be, const RecurrentInputs<T, typename B::spac
   });
 }
 
-}  // namespace srformer::detail
+}  // namespace srformer::SRF_DETAIL

@@ -1,0 +1,41 @@
+# Of the functions that several OBJECTS define, of which the linker keeps one, none may be a kernel: what is shared are errors,
+# views and options, whose code depends on no instruction set, and names of others.
+#   cmake -DNM=nm "-DOBJECTS=a.o;b.o" -P check_symbols.cmake
+
+cmake_minimum_required(VERSION 3.22)
+
+# What one name stands for in all files, by its mangled name.
+set(vocabulary "^_Z(T[VISC])?N?K?8srformer(11shape_error|10shape_text|11check_shape|7require|4View)")
+
+set(all)
+set(own 0)
+foreach(object IN LISTS OBJECTS)
+  execute_process(COMMAND "${NM}" --defined-only "${object}" OUTPUT_VARIABLE output RESULT_VARIABLE status)
+  if(NOT status EQUAL 0)
+    message(FATAL_ERROR "${NM} cannot read ${object}")
+  endif()
+  string(REGEX MATCHALL "[WVu] [^\n]*srformer[^\n]*" symbols "${output}")
+  list(TRANSFORM symbols REPLACE "^. " "")
+  list(LENGTH symbols count)
+  if(count LESS 10)
+    message(FATAL_ERROR "${object} defines only ${count} functions of srformer")
+  endif()
+  foreach(symbol IN LISTS symbols)
+    if(symbol IN_LIST all)
+      if(NOT symbol MATCHES "${vocabulary}")
+        list(APPEND shared "${symbol}")
+      endif()
+    else()
+      list(APPEND new "${symbol}")
+    endif()
+  endforeach()
+  list(APPEND all ${new})
+  set(new)
+endforeach()
+if(shared)
+  list(REMOVE_DUPLICATES shared)
+  list(JOIN shared "\n  " shared)
+  message(FATAL_ERROR "Files with different flags share code:\n  ${shared}")
+endif()
+list(LENGTH all count)
+message("${count} functions, each of one file")
