@@ -115,6 +115,26 @@ refused 1 "is not UTF-8" init_model --output_dir new --preset t5-tiny --train_to
 refused 1 "pairs.jsonl:1" init_model --output_dir new --preset t5-tiny --train_tokenizer pairs.jsonl --text_column body
 check "nothing is left of what was refused" eval '! compgen -G "new*"'
 
+# ---- a folder is one process's ----
+mkdir away
+echo '{"process": 1, "host": "another.example", "started": "2026-01-31T12:00:00Z"}' >away/srformer.lock
+cp away/srformer.lock foreign.lock
+refused 1 "away: is in use by process 1 on another.example" init_model --output_dir away --preset t5-tiny
+refused 1 "away: is in use by process 1 on another.example" make_bulletins --output away --train 3
+check "it stays as it was" eval 'cmp foreign.lock away/srformer.lock && test "$(ls -A away)" = srformer.lock'
+bash -c 'echo $$' >ended.txt
+for how in "init_model --output_dir" "make_bulletins --train 3 --validation 3 --test 3 --output"; do
+  echo "{\"process\": $(cat ended.txt), \"host\": \"$(uname -n)\", \"started\": \"2026-01-31T12:00:00Z\"}" >away/srformer.lock
+  [[ $how != init* ]] || how="init_model --preset t5-tiny --output_dir"
+  # shellcheck disable=SC2086
+  run 0 $how away
+  check "the lock of a process that has ended is taken over" grep -q "^notice: away was locked by process $(cat ended.txt) on" err.txt
+  check "and gone afterwards" test ! -e away/srformer.lock
+  rm -rf away/*
+done
+: >under_a_file
+refused 1 "under_a_file/inner: cannot create the folder" make_bulletins --output under_a_file/inner --train 3
+
 # ---- summarize ----
 cp lines.txt input.txt
 run 0 summarize --model_name_or_path "$model" --max_length 12 --dtype float64
@@ -285,5 +305,12 @@ run 0 summarize --model_name_or_path prefixed --max_length 6
 check "a prefix that is missing is told" grep -q 'notice: this checkpoint expects --source_prefix "summarize: "' err.txt
 run 0 summarize --model_name_or_path prefixed --max_length 6 --source_prefix "summarize: "
 check "one that is given is not" eval '! grep -q notice err.txt'
+run 0 summarize --model_name_or_path "$model" --max_length 6
+check "a T5 that names none is told of once" test "$(grep -c "^notice: T5's own checkpoints expect a prefix" err.txt)" -eq 1
+run 0 summarize --model_name_or_path "$model" --max_length 6 --source_prefix ""
+check "unless none is what is given" eval '! grep -q notice err.txt'
+sed 's/^/summarize: /' lines.txt >input.txt
+run 0 summarize --model_name_or_path "$model" --max_length 6
+check "or the texts have one" eval '! grep -q notice err.txt'
 
 echo "$checks checks"
