@@ -42,7 +42,7 @@ TEST_CASE("a value that would have an effect is answered", "[hf_flags]") {
                              {"--bf16", "FALSE"},
                              {"--bf16", "0"},
                              {"--adafactor=no"},
-                             {"--eval_strategy", "no"},
+                             {"--logging_strategy", "steps"},
                              {"--local_rank", "0"},
                              {"--eval_delay=0"},
                              {"--no_push_to_hub"},
@@ -52,7 +52,7 @@ TEST_CASE("a value that would have an effect is answered", "[hf_flags]") {
   CHECK(answer({"--bf16"}) == "--bf16: training is in float32; leave it out");
   CHECK(answer({"--bf16=true"}) == answer({"--bf16"}));
   CHECK(answer({"--adafactor"}) == "--adafactor: give --optim adafactor");
-  CHECK(answer({"--eval_strategy", "epoch"}).starts_with("--eval_strategy epoch: "));
+  CHECK(answer({"--logging_strategy", "epoch"}).starts_with("--logging_strategy epoch: "));
   CHECK(answer({"--dataset_name", "xsum"}).starts_with("--dataset_name xsum: give --train_file"));
   CHECK(answer({"--no_ignore_pad_token_for_loss"})
             .starts_with("--no_ignore_pad_token_for_loss false: "));

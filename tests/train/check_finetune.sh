@@ -395,12 +395,58 @@ check "there is no loss of none" eval '! grep -q "predict_loss\|predict_rouge" u
 refused 1 'column "summary" is empty' "${base[@]}" --output_dir x --validation_file none.jsonl
 refused 2 "min_length 40 is above max_length 13" "${base[@]}" --output_dir x --min_length 40
 
+# ---- the best evaluation, early ends, TensorBoard ----------------------------------------------
+run 0 "${base[@]}" --output_dir best --num_train_epochs 3 --per_device_train_batch_size 16 --validation_file validation.jsonl \
+  --eval_strategy epoch --save_strategy epoch --load_best_model_at_end --save_total_limit 1 --report_to tensorboard --learning_rate 0.05
+best=$(sed -n 's/.*"best_global_step": \([0-9]*\).*/\1/p' best/trainer_state.json)
+check "the best of three evaluations is named" test -n "$best"
+check "and its checkpoint is there" test -s "best/checkpoint-$best/model.safetensors"
+check "and its parameters are the model" cmp "best/checkpoint-$best/model.safetensors" best/model.safetensors
+check "with the last one at most" test "$(ls -d best/checkpoint-* | wc -l)" -le 2
+check "an evaluation after each epoch and one at the end" test "$(grep -c '"eval_loss"' best/metrics.jsonl)" -eq 4
+check "events for TensorBoard" grep -qa 'eval/loss' best/runs/events.out.tfevents.*
+for file in train_results.json eval_results.json; do check "$file" test -s "best/$file"; done
+for key in eval_runtime eval_samples_per_second epoch; do check "$key" grep -q "\"$key\"" best/eval_results.json; done
+check "the history of the run" grep -q '"learning_rate"' best/trainer_state.json
+
+run 0 "${base[@]}" --output_dir early --max_steps 40 --validation_file validation.jsonl --eval_steps 2 --learning_rate 0 \
+  --early_stopping_patience 2 --save_strategy no
+check "a run whose evaluations get no better ends" grep -q 'stopped after step 6: no better eval_loss in 2 evaluations' out.txt
+run 0 "${base[@]}" --output_dir start --max_steps 2 --validation_file validation.jsonl --eval_on_start --save_strategy no
+check "an evaluation before the first step" grep -q '^{"step":0,.*"eval_loss"' start/metrics.jsonl
+
+# ---- the cache of ids, batches by tokens ---------------------------------------------------------
+by_tokens=(--max_tokens_per_batch 200 --per_device_train_batch_size 100 --max_steps 4 --save_strategy no)
+run 0 "${base[@]}" "${by_tokens[@]}" --output_dir listed
+run 0 "${base[@]}" "${by_tokens[@]}" --output_dir cached --data_cache cache
+check "the cache is made" grep -q 'tokens-[0-9a-f]*.safetensors: made, 60 examples' out.txt
+check "it trains alike" cmp <(metrics_without_times listed) <(metrics_without_times cached)
+check "to the same parameters" cmp listed/model.safetensors cached/model.safetensors
+run 0 "${base[@]}" "${by_tokens[@]}" --output_dir cached --overwrite_output_dir --data_cache cache
+check "and read" grep -q 'tokens-[0-9a-f]*.safetensors: read, 60 examples' out.txt
+check "to the same parameters again" cmp listed/model.safetensors cached/model.safetensors
+run 0 "${base[@]}" "${by_tokens[@]}" --output_dir cached --overwrite_output_dir --data_cache cache --max_source_length 9
+check "other lengths are another cache" test "$(ls cache | wc -l)" -eq 2
+check "which says what was cut" grep -q 'cut are [0-9]* of 60 sources to 9 tokens' out.txt
+truncate -s -100 cache/*.safetensors
+run 0 "${base[@]}" "${by_tokens[@]}" --output_dir cached --overwrite_output_dir --data_cache cache
+check "a cache cut short is made again" grep -q 'safetensors: made again, as it was damaged or incomplete' out.txt
+refused 1 "more than the 20 of a batch" "${base[@]}" --output_dir x --max_tokens_per_batch 20
+refused 2 "--overwrite_cache needs --data_cache" "${base[@]}" --output_dir x --overwrite_cache
+refused 2 "groups by length itself" "${base[@]}" --output_dir x --max_tokens_per_batch 200 --group_by_length
+refused 1 "no regular file" "${base[@]}" --output_dir x --train_file - --data_cache cache
+
+# ---- flags from a file ----------------------------------------------------------------------------
+"$finetune" "${base[@]}" --output_dir from_file --max_steps 2 --save_strategy no --threads 1 --dump_config >flags.json
+run 0 --config flags.json
+check "a file of flags trains" test -s from_file/model.safetensors
+
 # ---- the command line of run_summarization.py ---------------------------------------------------
-run 0 "${base[@]}" --output_dir hf --max_steps 2 --do_train --eval_strategy no --optim adamw_torch_fused --fp16 False \
+run 0 "${base[@]}" --output_dir hf --max_steps 2 --do_train --dataloader_num_workers 4 --optim adamw_torch_fused --fp16 False \
   --group_by_length true --overwrite_output_dir True
-check "flags without effect are told" grep -q 'without effect here: --eval_strategy, --fp16$' err.txt
-refused 2 "--eval_strategy epoch: give --eval_steps" "${base[@]}" --output_dir x --do_train --eval_strategy epoch --bf16 --push_to_hub
-refused 2 "--bf16: training is in float32" "${base[@]}" --output_dir x --do_train --eval_strategy epoch --bf16 --push_to_hub
+check "flags without effect are told" grep -q 'without effect here: --dataloader_num_workers, --fp16$' err.txt
+refused 2 "--bf16: training is in float32" "${base[@]}" --output_dir x --do_train --eval_delay 3 --bf16 --push_to_hub
+refused 2 "--eval_delay 3: evaluations begin" "${base[@]}" --output_dir x --do_train --eval_delay 3 --bf16 --push_to_hub
 run 0 "${base[@]}" --output_dir hf --max_steps 4 --resume_from_checkpoint True
 
 # ---- evaluation and prediction without training -------------------------------------------------
