@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string_view>
 #include <vector>
 
@@ -98,11 +99,10 @@ inline void check_generation(const GenerationConfig& c, index_t vocabulary) {
   }
   if (c.forced_bos_token_id) known("forced_bos_token_id", {*c.forced_bos_token_id});
   known("forced_eos_token_id", c.forced_eos_token_id);
+  const std::set<std::int32_t> suppressed(c.suppress_tokens.begin(), c.suppress_tokens.end());
   const auto some_left = [&](const char* name, const GenerationConfig::Ids& forced) {
-    const auto suppressed = [&](std::int32_t id) {
-      return std::ranges::find(c.suppress_tokens, id) != c.suppress_tokens.end();
-    };
-    need(forced.empty() || !std::ranges::all_of(forced, suppressed),
+    const auto is_suppressed = [&](std::int32_t id) { return suppressed.contains(id); };
+    need(forced.empty() || !std::ranges::all_of(forced, is_suppressed),
          std::string("suppress_tokens holds every token of ") + name);
   };
   if (c.forced_bos_token_id) some_left("forced_bos_token_id", {*c.forced_bos_token_id});
