@@ -368,3 +368,51 @@ TEST_CASE("Damaged checkpoints are refused with the file") {
     refused("is not the state of a run");
   }
 }
+
+TEST_CASE("Symbolic links are removed with old checkpoints and what they point to stays") {
+  const TemporaryFolder folder, precious;
+  std::ofstream(precious.path / "trainer_state.json") << "{}";
+  std::ofstream(precious.path / "letter") << "before";
+  BigramRun run;
+  // A folder that is a link, a link within a folder, and what a process that is gone left aside.
+  fs::create_directory_symlink(precious.path, folder.path / "checkpoint-0");
+  fs::create_directory(folder.path / "checkpoint-1");
+  fs::copy(precious.path / "trainer_state.json", folder.path / "checkpoint-1");
+  fs::create_directory_symlink(precious.path, folder.path / "checkpoint-1" / "below");
+  fs::create_directory_symlink(precious.path, folder.path / "checkpoint-7.tmp-999999999");
+  fs::create_directory_symlink(precious.path, folder.path / "checkpoint-2");
+  for (int i = 0; i < 2; ++i) run.trainer.step();
+  run.save(folder.path, 1);
+  CHECK(names_in(folder.path) == std::vector<std::string>{"checkpoint-2"});
+  CHECK_FALSE(fs::is_symlink(folder.path / "checkpoint-2"));
+  CHECK(names_in(precious.path) == std::vector<std::string>{"letter", "trainer_state.json"});
+  for (const char* step : {"checkpoint-3", "checkpoint-4"})
+    fs::create_directory_symlink(precious.path, folder.path / step);
+  remove_checkpoint(folder.path / "checkpoint-3");
+  CHECK(names_in(folder.path) == std::vector<std::string>{"checkpoint-2", "checkpoint-4"});
+  CHECK(names_in(precious.path) == std::vector<std::string>{"letter", "trainer_state.json"});
+}
+
+TEST_CASE("A state of steps that cannot be is refused") {
+  const TemporaryFolder folder;
+  BigramRun run;
+  run.trainer.step();
+  const fs::path path = run.save(folder.path);
+  const nlohmann::json state = read_json_file(path / "trainer_state.json");
+  const index_t most = std::numeric_limits<index_t>::max();
+  for (const auto& [key, value] : {std::pair<const char*, nlohmann::json>{"global_step", -1},
+                                   {"global_step", most},
+                                   {"updates", 2},
+                                   {"updates", -1},
+                                   {"loss_steps", -1},
+                                   {"loss_steps", most},
+                                   {"loss_steps", 2}}) {
+    nlohmann::json changed = state;
+    changed[key] = value;
+    write_json_file(path / "trainer_state.json", changed);
+    CHECK_THROWS_WITH(load_training(path, run.trainer),
+                      ContainsSubstring("its steps contradict each other"));
+  }
+  write_json_file(path / "trainer_state.json", state);
+  load_training(path, run.trainer);
+}

@@ -285,7 +285,7 @@ std::vector<std::string> load_training(const std::filesystem::path& checkpoint,
   using C = compute_t<typename Model::scalar>;
   const std::filesystem::path state_file = checkpoint / "trainer_state.json";
   const std::string shown = state_file.string();
-  const nlohmann::json json = read_json_file(state_file);
+  const nlohmann::json json = read_json_file(state_file, true);
   if (!json.is_object() || !json.contains("run") || !json["run"].is_object())
     throw io_error(shown + ": is not the state of a run; give a folder checkpoint-STEP");
   detail::require_identity(json["run"], detail::run_identity(trainer), shown);
@@ -294,7 +294,9 @@ std::vector<std::string> load_training(const std::filesystem::path& checkpoint,
   state.updates = json_field<index_t>(json, "updates", shown);
   state.loss_sum = json_field<double>(json, "loss_sum", shown);
   state.loss_steps = json_field<index_t>(json, "loss_steps", shown);
-  if (state.step < 0 || state.updates < 0 || state.updates > state.step)
+  const auto possible = [&](index_t steps) { return steps >= 0 && steps <= state.step; };
+  constexpr index_t most = index_t{1} << 60;  // and one more can be counted
+  if (state.step > most || !possible(state.updates) || !possible(state.loss_steps))
     throw io_error(shown + ": its steps contradict each other; take another checkpoint");
 
   const SafetensorsFile saved(checkpoint / "optimizer.safetensors");
