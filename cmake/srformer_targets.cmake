@@ -3,6 +3,8 @@
 #
 #   srformer_include_dir   in: the folder that holds srformer/
 #   srformer_imported      in: true in the installed package
+#   srformer_system        in: SYSTEM where warnings in the headers are not those of who builds, else empty
+#   srformer_absent_<name> out: what srformer::<name> lacks, where it is not defined
 
 option(SRFORMER_OPENMP "Run the CPU backends on several threads through OpenMP" ON)
 option(SRFORMER_ONEDNN "Use oneDNN for large matrix products where it is found" ON)
@@ -20,7 +22,8 @@ macro(srformer_add_target name)
 endmacro()
 
 macro(srformer_absent name package)
-  if(NOT srformer_FIND_QUIETLY)
+  set(srformer_absent_${name} "${package} was not found")
+  if(NOT srformer_imported)
     message(STATUS "srformer::${name} is off: ${package} was not found")
   endif()
 endmacro()
@@ -28,7 +31,7 @@ endmacro()
 if(NOT TARGET srformer::srformer)
   find_package(Eigen3 3.4 REQUIRED NO_MODULE)
   srformer_add_target(srformer)
-  target_include_directories(${srformer_target} INTERFACE "${srformer_include_dir}")
+  target_include_directories(${srformer_target} ${srformer_system} INTERFACE "${srformer_include_dir}")
   target_compile_features(${srformer_target} INTERFACE cxx_std_20)
   target_link_libraries(${srformer_target} INTERFACE Eigen3::Eigen)
 
@@ -126,7 +129,7 @@ if(NOT TARGET srformer::thrust_cpp)
     file(STRINGS "${SRFORMER_THRUST_DIR}/thrust/version.h" srformer_thrust_line
          REGEX "^#define THRUST_VERSION [0-9]+")
     string(REGEX MATCH "[0-9]+" srformer_thrust_version "${srformer_thrust_line}")
-    if(NOT srformer_FIND_QUIETLY)
+    if(NOT srformer_imported)
       message(STATUS "Thrust ${srformer_thrust_version} in ${SRFORMER_THRUST_DIR}")
     endif()
     srformer_add_target(thrust_cpp)
