@@ -84,8 +84,7 @@ inline bool ends_with_word(std::string_view text) {
 /// Throws std::invalid_argument, naming the field, unless UTF-8 is one character.
 inline void require_one_character(std::string_view text, const std::string& name) {
   if (text.empty() || utf8_step(text).bytes != text.size())
-    throw std::invalid_argument(name + ", expected one character, which \"" + std::string(text) +
-                                "\"");
+    throw std::invalid_argument(name + " is \"" + std::string(text) + "\", expected one character");
 }
 
 /// Bytes of a character in UTF-8.

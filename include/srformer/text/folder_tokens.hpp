@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -17,6 +18,7 @@
 #include <optional>
 #include <set>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -217,6 +219,16 @@ class SpecialTokens {
   std::set<std::string, std::less<>> listed_;  // texts of those from lists of the config
 };
 
+/// The number that a key of added_tokens_decoder is; throws std::invalid_argument for another text.
+inline index_t token_number(const std::string& text) {
+  index_t number = 0;
+  const char* const end = text.data() + text.size();
+  const auto read = std::from_chars(text.data(), end, number);
+  if (read.ec != std::errc{} || read.ptr != end)
+    throw std::invalid_argument("\"" + text + "\" is not the number of a token");
+  return number;
+}
+
 /// The tokens that files other than a tokenizer.json that is taken as it is written give an id.
 inline std::map<index_t, AddedToken> declared_tokens(const TokenizerFiles& files,
                                                      const SpecialTokens& special) {
@@ -224,7 +236,7 @@ inline std::map<index_t, AddedToken> declared_tokens(const TokenizerFiles& files
   if (files.declares_tokens()) {
     interpret_json(files.config_path(), [&] {
       for (const auto& [id, token] : files.config.at("added_tokens_decoder").items())
-        declared.emplace(std::stoll(id), read_added_token(token, false));
+        declared.emplace(token_number(id), read_added_token(token, false));
     });
     return declared;
   }

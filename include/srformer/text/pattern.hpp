@@ -143,7 +143,7 @@ inline SplitBehavior read_split_behavior(const nlohmann::json& json) {
       {"Contiguous", SplitBehavior::contiguous}};
   for (const auto& [known, behavior] : behaviors)
     if (name == known) return behavior;
-  throw std::invalid_argument("behavior \"" + name + "\"");
+  throw std::invalid_argument("behavior \"" + name + "\" is not known");
 }
 
 /// Joins or removes matches as asked.

@@ -32,7 +32,7 @@ struct Metaspace {
     const auto scheme = given_or<std::string>(json, "prepend_scheme", "always");
     const bool prefix = given_or(json, "add_prefix_space", true);  // of tokenizers before 0.15
     if (scheme != "always" && scheme != "first" && scheme != "never")
-      throw std::invalid_argument("prepend_scheme \"" + scheme + "\"");
+      throw std::invalid_argument("prepend_scheme \"" + scheme + "\" is not known");
     require_one_character(replacement, "replacement");
     prepend = scheme == "never" || !prefix ? Prepend::never
               : scheme == "first"          ? Prepend::first

@@ -66,7 +66,8 @@ T integer(const nlohmann::json& json) {
                         : json.is_number_integer() && std::in_range<T>(json.get<std::int64_t>());
   if (!fits)
     throw std::invalid_argument(
-        json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+        json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) +
+        " is not a whole number that fits");
   return json.get<T>();
 }
 
@@ -104,8 +105,7 @@ void interpret_json(const std::filesystem::path& path, Read read) {
     throw io_error(path.string() + ": " + one_line(error.what(), 200) +
                    "; correct it or fetch the file again");
   } catch (const std::logic_error& error) {
-    throw io_error(path.string() + ": " + one_line(error.what(), 200) +
-                   " is not the number of a token; correct it");
+    throw io_error(path.string() + ": " + one_line(error.what(), 200) + "; correct it");
   }
 }
 
