@@ -18,7 +18,7 @@ LoggedRun logged_run(const std::string& name, double loss) {
 }
 
 std::string script_of(const std::vector<LoggedRun>& runs, std::span<const Panel> wanted) {
-  detail::PlotScript script;
+  srformer::program::detail::PlotScript script;
   for (const Panel& panel : wanted) script.add(runs, panel);
   return script.empty() ? "" : script.text("svg", "it's.svg");
 }

@@ -301,11 +301,11 @@ TEST_CASE("Options that differ from those of the run are told when it is resumed
       "schedule was \"linear\" in the run so far, now it is \"cosine\"");
   one({.batch_size = 2, .warmup_steps = 4}, "warmup_steps was 0 in the run so far, now it is 4");
   one({.batch_size = 2, .warmup_ratio = 0.2}, "warmup_steps was 0 in the run so far, now it is 3");
-  one({.batch_size = 2, .adamw = {.weight_decay = 0.1, .max_grad_norm = 1}},
+  one({.batch_size = 2, .optimizer = AdamWOptions{.weight_decay = 0.1, .max_grad_norm = 1}},
       "weight_decay was 0.0 in the run so far, now it is 0.1");
-  one({.batch_size = 2, .adamw = {.max_grad_norm = 2}},
+  one({.batch_size = 2, .optimizer = AdamWOptions{.max_grad_norm = 2}},
       "max_grad_norm was 1.0 in the run so far, now it is 2.0");
-  one({.batch_size = 2, .adamw = {.beta1 = 0.8, .max_grad_norm = 1}},
+  one({.batch_size = 2, .optimizer = AdamWOptions{.beta1 = 0.8, .max_grad_norm = 1}},
       "adam_beta1 was 0.9 in the run so far, now it is 0.8");
   one({.batch_size = 2, .label_smoothing = 0.1},
       "label_smoothing was 0.0 in the run so far, now it is 0.1");
