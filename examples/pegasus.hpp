@@ -30,6 +30,7 @@ struct PegasusConfig : BartConfig {
   static constexpr Conventions conventions{.forces_eos = true};
   static void presets() = delete;
   static void paper_options() = delete;
+  static void modeling_name() = delete;
 
   PegasusConfig() { pad_token_id = 0, eos_token_id = 1, decoder_start_token_id = 0; }
 };

@@ -161,8 +161,10 @@ TEST_CASE("A run with another optimizer, or other arguments of it, is not resume
     CHECK(other.state().step == 0);
   };
   fs::path path = saved(AdafactorOptions{});
-  refused(path, SgdOptions{}, "the run had optimizer \"adafactor\", now it is \"sgd\"");
-  refused(path, AdamWOptions{}, "the run had optimizer \"adafactor\", now it is \"adamw_torch\"");
+  refused(path, SgdOptions{},
+          "the run had another optimizer (optimizer \"adafactor\", now \"sgd\")");
+  refused(path, AdamWOptions{},
+          "the run had another optimizer (optimizer \"adafactor\", now \"adamw_torch\")");
   refused(path, AdafactorOptions{.beta1 = 0.5},
           "has no tensor \"exp_avg/table\"; resume with the same optimizer and its arguments");
   path = saved(SgdOptions{.momentum = 0.9});
@@ -172,7 +174,8 @@ TEST_CASE("A run with another optimizer, or other arguments of it, is not resume
   auto state = read_json_file(path / "trainer_state.json");
   REQUIRE(state["run"].erase("optimizer") == 1);
   write_json_file(path / "trainer_state.json", state);
-  refused(path, SgdOptions{}, "the run had optimizer \"adamw_torch\", now it is \"sgd\"");
+  refused(path, SgdOptions{},
+          "the run had another optimizer (optimizer \"adamw_torch\", now \"sgd\")");
   Trainer<Bigram> same(run.model, run.examples, {.batch_size = 2});
   load_training(path, same);
   CHECK(same.state().step == 1);
