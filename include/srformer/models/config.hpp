@@ -267,15 +267,15 @@ template <ModelConfiguration Config>
 void write_class(nlohmann::json& json, const std::string& variant) {
   drop_auto_map(json);
   json["model_type"] = Config::model_type;
-  json["architectures"] = {Config::class_name};
+  json["architectures"] = nlohmann::json::array({Config::class_name});  // clang 14 leaks a mere {}
   if (variant == "full") return;
   json["model_type"] = std::string(variant_prefix) + std::string(Config::model_type);
-  if constexpr (requires { Config::modeling_name; }) {
+  if constexpr (requires { std::string_view(Config::modeling_name); }) {
     const std::string name(Config::modeling_name), path = std::string(modeling_module) + "." + name;
     if (!json["auto_map"].is_object()) json["auto_map"] = nlohmann::json::object();
     json["auto_map"]["AutoConfig"] = path + "Config";
     json["auto_map"]["AutoModelForSeq2SeqLM"] = path + "ForConditionalGeneration";
-    json["architectures"] = {name + "ForConditionalGeneration"};
+    json["architectures"] = nlohmann::json::array({name + "ForConditionalGeneration"});
     // Where nothing else names the tokenizer, transformers takes that of a model_type that it knows.
     if (!json.contains("tokenizer_class") || json["tokenizer_class"].is_null())
       json["tokenizer_class"] = Config::tokenizer_class;
