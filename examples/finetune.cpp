@@ -223,6 +223,7 @@ void remove_old_run(const fs::path& output) {
        {"metrics.jsonl", "loss.svg", "all_results.json", "train_results.json", "eval_results.json",
         "predict_results.json", "trainer_state.json", "generated_predictions.txt"})
     fs::remove(output / name);
+  fs::remove_all(output / "runs");
 }
 
 // ---- the run ------------------------------------------------------------------------------------
@@ -241,6 +242,7 @@ class Finetuning {
             options.generation.read(generation_options_, generation_options_path(checkpoint_))),
         tokenizer_folder_(options.model),
         tokenizer_(tokenizer_folder_),
+        train_(training_data()),
         validation_(set({"validation_file", options.validation_file, options.max_eval_samples})),
         test_(set({"test_file", options.test_file, options.max_predict_samples})) {
     const CommonConfig config = common(config_);
@@ -256,9 +258,6 @@ class Finetuning {
     model_ = device.model(config_);
     load(*model_, checkpoint_, options, console_);
     if (!options.train) return;
-    train_.emplace(SetFlags{"train_file", options.train_file, options.max_train_samples}, options,
-                   longest_source(options, config), tokenizer_, tokenizer_folder_,
-                   config.vocab_size, console_);
     trainer_ = model_->train(train_->examples(), options.training());
     if (resume_) resume_training();
     if (options.overwrite) remove_old_run(output_);
@@ -304,6 +303,15 @@ class Finetuning {
   }
 
  private:
+  std::unique_ptr<TrainingData> training_data() {
+    if (!options_.train) return nullptr;
+    const CommonConfig config = common(config_);
+    const SetFlags flags{"train_file", options_.train_file, options_.max_train_samples};
+    return std::make_unique<TrainingData>(flags, options_, longest_source(options_, config),
+                                          tokenizer_, tokenizer_folder_, config.vocab_size,
+                                          console_);
+  }
+
   std::optional<TextSet> set(const SetFlags& flags) {
     if (flags.files.empty()) return std::nullopt;
     const CommonConfig config = common(config_);
@@ -590,7 +598,7 @@ class Finetuning {
   GenerationConfig generation_;
   fs::path tokenizer_folder_;
   Tokenizer tokenizer_;
-  std::optional<TrainingData> train_;
+  std::unique_ptr<TrainingData> train_;
   std::optional<TextSet> validation_, test_;
   std::unique_ptr<AnyModel> model_;
   std::unique_ptr<AnyTraining> trainer_;
