@@ -22,8 +22,8 @@ namespace fs = std::filesystem;
 
 namespace {
 
-std::string text_of_file(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
+std::string text_of_file(const fs::path& name) {
+  std::ifstream file(name, std::ios::binary);
   return {std::istreambuf_iterator<char>(file), {}};
 }
 

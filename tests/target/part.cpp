@@ -29,8 +29,7 @@ Part SRF_PART() {
           [](const PartInputs& x, View<float, 4> out) {
             EigenBackend be(2);
             segmented_recurrent_forward(be, AttentionInputs<EigenBackend, float>{x.q, x.k, x.v},
-                                        {x.weight, x.leak, x.threshold},
-                                        {.segments = {.segment_size = 8}}, out);
+                                        {x.weight, x.leak, x.threshold}, {.segment_size = 8}, out);
           },
           [](index_t n, const float* a, const float* b, float* c) {
             EigenBackend be(2);
