@@ -205,9 +205,9 @@ std::optional<fs::path> check_output(const FolderLock& lock, const FinetuneOptio
     }
   } else if (!options.resume.empty()) {
     resume = options.resume;
-    if (!fs::exists(*resume / "trainer_state.json"))
+    if (!fs::exists(*resume / "optimizer.safetensors"))
       throw io_error(resume->string() +
-                     ": holds no trainer_state.json; give a folder checkpoint-STEP");
+                     ": holds no optimizer.safetensors; give a folder checkpoint-STEP");
   }
   if (options.train && lock.in_use() && options.resume.empty() && !options.overwrite)
     throw io_error(output.string() +

@@ -270,7 +270,7 @@ refused 1 "has another tokenizer: its added_tokens.json" "${long[@]}" --output_d
   --resume_from_checkpoint whole/checkpoint-50
 refused 2 "leave them out to resume" "${long[@]}" --output_dir parts_INT --sigma true \
   --resume_from_checkpoint auto
-refused 1 "holds no trainer_state.json" "${long[@]}" --output_dir x --resume_from_checkpoint whole
+refused 1 "holds no optimizer.safetensors" "${long[@]}" --output_dir x --resume_from_checkpoint whole
 
 # ---- other optimizers and schedules ---------------------------------------------------------------
 learns() {  # learns FOLDER: its last loss is well below its first
