@@ -163,6 +163,9 @@ class TrainingData {
   static nlohmann::json key(const SetFlags& flags, const FinetuneOptions& options,
                             index_t longest_source, const std::filesystem::path& tokenizer) {
     nlohmann::json files = nlohmann::json::array(), tokenizer_files = nlohmann::json::array();
+    if (std::ranges::find(flags.files, "-") != flags.files.end())
+      throw usage_error(
+          "--data_cache keeps files, not standard input; give a file as --train_file");
     for (const std::string& name : flags.files)
       for (const std::filesystem::path& path : data_files(name))
         files.push_back(file_identity(path));

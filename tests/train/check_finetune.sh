@@ -282,7 +282,7 @@ check "Adafactor learns" learns factors
 check "it keeps rows and columns" grep -q 'exp_avg_sq_row/shared.weight' factors/checkpoint-6/optimizer.safetensors
 run 0 "${base[@]}" --output_dir again_factors --max_steps 12 --resume_from_checkpoint factors/checkpoint-6 "${factors[@]}"
 check "Adafactor is resumed as one run" cmp factors/model.safetensors again_factors/model.safetensors
-refused 1 'the run had optimizer "adafactor", now it is "sgd"' "${base[@]}" --output_dir x --max_steps 12 --optim sgd \
+refused 1 'the run had another optimizer (optimizer "adafactor", now "sgd")' "${base[@]}" --output_dir x --max_steps 12 --optim sgd \
   --resume_from_checkpoint factors/checkpoint-6
 run 0 --model_name_or_path "$model" --train_file train.jsonl --max_target_length 12 --logging_steps 1 --output_dir relative \
   --max_steps 3 --optim adafactor --optim_args "scale_parameter=True,relative_step=True,warmup_init=True,beta1=None"
@@ -434,7 +434,7 @@ check "a cache cut short is made again" grep -q 'safetensors: made again, as it 
 refused 1 "more than the 20 of a batch" "${base[@]}" --output_dir x --max_tokens_per_batch 20
 refused 2 "--overwrite_cache needs --data_cache" "${base[@]}" --output_dir x --overwrite_cache
 refused 2 "groups by length itself" "${base[@]}" --output_dir x --max_tokens_per_batch 200 --group_by_length
-refused 1 "no regular file" "${base[@]}" --output_dir x --train_file - --data_cache cache
+refused 2 "not standard input" "${base[@]}" --output_dir x --train_file - --data_cache cache
 
 # ---- flags from a file ----------------------------------------------------------------------------
 "$finetune" "${base[@]}" --output_dir from_file --max_steps 2 --save_strategy no --threads 1 --dump_config >flags.json
