@@ -46,7 +46,7 @@ fs::path metrics_of(const std::string& run) {
   return fs::is_directory(run) ? fs::path(run) / "metrics.jsonl" : fs::path(run);
 }
 
-/// Runs are called as their folders are, as far up as tells them apart.
+/// A run is named by its folder, or by its whole path where two folders have the same name.
 std::vector<LoggedRun> read_runs(const std::vector<std::string>& names) {
   std::vector<LoggedRun> runs;
   for (const std::string& name : names) {

@@ -13,7 +13,7 @@ using namespace srformer;
 
 namespace {
 
-/// No +=, no comparison except <, no conversion to anything, and none from anything except, in so many words, double.
+/// No +=, no comparison except <, no conversion to anything, and only an explicit one from double.
 class Minimal {
  public:
   Minimal() = default;

@@ -117,7 +117,7 @@ inline CorruptedLengths span_corruption_lengths(index_t source_length,
 }
 
 /// Spans of a text of at least 2 ids are replaced by sentinels, each by its own, and follow their sentinels in the target;
-/// both end with eos_id. Lengths of spans and of what lies between them are drawn uniformly among all that add up. Throws
+/// both end with eos_id. The lengths of the spans and of the gaps between them are drawn uniformly among all that add up. Throws
 /// shape_error for a shorter text, and where the spans are more than the sentinels.
 inline Example span_corruption(std::span<const std::int32_t> text,
                                const SpanCorruptionOptions& options, const RandomStream& random) {
@@ -195,7 +195,7 @@ inline index_t poisson(double mean, double uniform) {
   return k;
 }
 
-/// Lengths of spans of `length` tokens, `tokens` of them in all; no more spans than can stand apart.
+/// Lengths of spans that take `tokens` of `length` tokens, at most as many as leave a token between neighbours.
 inline std::vector<index_t> drawn_spans(index_t length, index_t tokens,
                                         const TextInfillingOptions& o, Draws& draws) {
   const index_t longest = 2 * rounded(o.mean_span_length) - 1;
@@ -248,7 +248,7 @@ inline Example text_infilling(std::span<const std::int32_t> text,
   const auto tokens =
       static_cast<index_t>(std::ceil(static_cast<double>(length) * options.density));
   const auto spans = detail::drawn_spans(length, tokens, options, draws);
-  // One of the places before, between and behind the tokens that stay, for each span.
+  // One of the gaps before, between and after the kept tokens for each span.
   std::vector<index_t> places(static_cast<std::size_t>(length - tokens + 1), -1);
   for (std::size_t s = 0; s < spans.size(); ++s) places[s] = spans[s];
   draws.shuffle(places);

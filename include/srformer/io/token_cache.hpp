@@ -146,7 +146,7 @@ class TokenCacheWriter {
     if (waiting_.size() >= std::size_t{1} << 18) write_ids();
   }
 
-  /// `notices` are told again by whoever opens the cache.
+  /// `notices` are kept for those who open the cache.
   void finish(std::vector<std::string> notices) {
     write_ids();
     file_.write(std::as_bytes(std::span(lengths_)));
