@@ -106,10 +106,16 @@ class ReplacementFolder {
   std::filesystem::path target_, aside_;
 };
 
-/// What must be the same for a run to go on: its data, its optimizer and its scalar.
+/// What must be the same for a run to go on: its scalar, its optimizer, and all that decides the data of a step.
 template <class Model, class O>
 nlohmann::json run_identity(const Trainer<Model, O>& trainer) {
+  const TrainingOptions& o = trainer.options();
   return {{"optimizer", std::string(trainer.optimizer().name())},
+          {"seed", o.seed},
+          {"batch_size", o.batch_size},
+          {"gradient_accumulation", o.accumulation},
+          {"group_by_length", o.group_by_length},
+          {"max_tokens_per_batch", o.max_tokens_per_batch},
           {"examples", trainer.examples().size()},
           {"examples_fingerprint", trainer.examples().fingerprint()},
           {"dtype_bytes", sizeof(typename Model::scalar)}};
@@ -139,12 +145,7 @@ template <class Model, class O>
 nlohmann::json run_options(Trainer<Model, O>& trainer) {
   const TrainingOptions& o = trainer.options();
   const DropoutRates rates = o.dropout.value_or(DropoutRates{});
-  nlohmann::json options{{"seed", o.seed},
-                         {"batch_size", o.batch_size},
-                         {"gradient_accumulation", o.accumulation},
-                         {"group_by_length", o.group_by_length},
-                         {"max_tokens_per_batch", o.max_tokens_per_batch},
-                         {"learning_rate", o.learning_rate},
+  nlohmann::json options{{"learning_rate", o.learning_rate},
                          {"schedule", schedule_name(trainer.schedule().type)},
                          {"warmup_steps", trainer.schedule().warmup_steps},
                          {"total_steps", trainer.total_steps()},
@@ -163,18 +164,18 @@ inline std::string shown_value(const nlohmann::json& value) {
   return one_line(value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
 }
 
-/// Throws io_error where the state of `file` is of other data, another optimizer or another scalar.
+/// Throws io_error where the state of `file` has another identity.
 inline void require_identity(const nlohmann::json& then, const nlohmann::json& now,
                              const std::string& file) {
+  const nlohmann::json of_older_runs{{"optimizer", "adamw_torch"}, {"max_tokens_per_batch", 0}};
   for (const auto& [key, value] : now.items()) {
-    // The first runs had no name of an optimizer, which was AdamW.
-    const nlohmann::json was =
-        then.value(key, key == "optimizer" ? nlohmann::json("adamw_torch") : nlohmann::json());
+    const nlohmann::json was = then.value(key, of_older_runs.value(key, nlohmann::json()));
     if (was == value) continue;
-    const std::string what = key == "optimizer"     ? "the run had another optimizer"
-                             : key == "examples"    ? "the run had other data"
+    const std::string what = key == "examples"      ? "the run had other data"
                              : key == "dtype_bytes" ? "the run had another scalar type"
-                                                    : "the run had other texts or other tokens";
+                             : key == "examples_fingerprint"
+                                 ? "the run had other texts or other tokens"
+                                 : "the run had another " + key;
     throw io_error(file + ": " + what + " (" + key + " " + shown_value(was) + ", now " +
                    shown_value(value) + "); resume with those of the run, or start afresh");
   }
@@ -277,8 +278,9 @@ std::filesystem::path save_training(const std::filesystem::path& output, Trainer
 
 /// Sets the optimizer's state and that of `trainer` to those of a checkpoint; the model's parameters are loaded
 /// from the same folder by the caller. Throws io_error when a file is missing or damaged, and when
-/// the run had other data, another optimizer or another scalar. Returns a line for each option of the run that differs,
-/// "seed was 1 in the run so far, now it is 2": with any of them the run does not go on as if never stopped.
+/// the run had other data or batches, another optimizer, seed or scalar. Returns a line for each other option that
+/// differs, "label_smoothing was 0.0 in the run so far, now it is 0.1": with any of them the run does not go on as if
+/// never stopped.
 template <class Model, class O>
 std::vector<std::string> load_training(const std::filesystem::path& checkpoint,
                                        Trainer<Model, O>& trainer) {
