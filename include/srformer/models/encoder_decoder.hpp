@@ -189,7 +189,7 @@ class EncoderDecoder {
     initialize_constants();
   }
 
-  /// Throws io_error where config.json asks for a model that is far larger than the checkpoint beside it.
+  /// Throws io_error where the model of config.json is far larger than the checkpoint beside it.
   void require_stored() const {
     constexpr index_t always = index_t{1} << 24;  // and what a variant adds
     const index_t size = parameters_.size();
