@@ -80,11 +80,7 @@ class TensorBoardFile {
   /// Makes the folder. Throws io_error where it cannot be written.
   ///   step   of the run so far; above 0 where it goes on
   TensorBoardFile(const std::filesystem::path& folder, std::int64_t step) {
-    std::error_code error;
-    std::filesystem::create_directories(folder, error);
-    if (error)
-      throw_system_error(folder.string(), "cannot create the folder", error.value(),
-                         "choose another --logging_dir");
+    create_folder(folder, "choose another --logging_dir");
     char host[256] = {};
     if (::gethostname(host, sizeof(host) - 1) != 0) host[0] = '\0';
     path_ = folder / ("events.out.tfevents." + std::to_string(static_cast<std::int64_t>(now())) +

@@ -16,6 +16,7 @@
 #include <array>
 #include <cstdint>
 #include <istream>
+#include <srformer/core/hash.hpp>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -93,11 +94,7 @@ inline std::string_view family(std::string_view source) {
 /// The split of all packages of a source, by a hash (FNV-1a) of its family: of twenty families one
 /// goes to validation and one to test.
 inline Split split_of(std::string_view source) {
-  std::uint64_t hash = 0xcbf29ce484222325u;
-  for (const char c : family(source)) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  }
-  const std::uint64_t part = (hash >> 32) % 20;
+  const std::uint64_t part = (srformer::text_hash(family(source)) >> 32) % 20;
   return part == 0 ? Split::validation : part == 1 ? Split::test : Split::train;
 }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <srformer/core/error.hpp>
+#include <srformer/core/hash.hpp>
 #include <srformer/core/random.hpp>
 
 namespace srformer {
@@ -82,16 +83,14 @@ class ExampleFingerprint {
  public:
   void add(const ExampleView& example) {
     for (const auto& ids : {example.source, example.target}) {
-      mix(ids.size());
-      for (const std::int32_t id : ids) mix(static_cast<std::uint32_t>(id));
+      hash_.add(ids.size());
+      for (const std::int32_t id : ids) hash_.add(static_cast<std::uint32_t>(id));
     }
   }
-  std::uint64_t value() const { return hash_; }
+  std::uint64_t value() const { return hash_.value(); }
 
  private:
-  void mix(std::uint64_t x) { hash_ = (hash_ ^ x) * 0x100000001b3ULL; }
-
-  std::uint64_t hash_ = 0xcbf29ce484222325ULL;
+  Fnv1a hash_;
 };
 
 inline std::uint64_t Examples::fingerprint() const {

@@ -33,6 +33,14 @@ namespace srformer {
                  "; " + std::string(advice));
 }
 
+/// Makes a folder and those above it, as far as they are missing. Throws io_error.
+inline void create_folder(const std::filesystem::path& folder,
+                          std::string_view advice = "choose another folder") {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw_system_error(folder.string(), "cannot create the folder", error.value(), advice);
+}
+
 /// The bytes of a file, read-only: a regular file is mapped (no copy, paged in on use), a pipe is
 /// read to its end. The file must not be shortened meanwhile; replacing it by rename, as this
 /// library does, is safe.

@@ -560,11 +560,7 @@ struct NamedText {
 inline void save_checkpoint(const std::filesystem::path& folder, SafetensorsWriter tensors,
                             const nlohmann::json& config, const nlohmann::json& generation_config,
                             std::span<const NamedText> others = {}) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error)
-    throw_system_error(folder.string(), "cannot create the folder", error.value(),
-                       "choose another folder");
+  create_folder(folder);
   tensors.set_metadata("format", "pt");
   std::vector<ReplacementFile> files;
   files.reserve(3 + others.size());

@@ -21,18 +21,12 @@
 #include <utility>
 #include <vector>
 
+#include <srformer/core/hash.hpp>
 #include <srformer/io/dataset.hpp>
 #include <srformer/io/hf_checkpoint.hpp>
 #include <srformer/io/safetensors.hpp>
 
 namespace srformer {
-
-/// Sums up a text, to tell it from others (FNV-1a).
-inline std::uint64_t text_hash(std::string_view text) {
-  std::uint64_t hash = 0xcbf29ce484222325ULL;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
-  return hash;
-}
 
 /// What tells that a file is the one it was: its path, size and time of change. Throws io_error for what is no file.
 inline nlohmann::json file_identity(const std::filesystem::path& path) {
@@ -230,11 +224,7 @@ OpenedCache open_token_cache(const std::filesystem::path& folder, const nlohmann
       why = "made again, as it was damaged or incomplete";
     }
   }
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error)
-    throw_system_error(folder.string(), "cannot create the folder", error.value(),
-                       "choose another folder");
+  create_folder(folder);
   TokenCacheWriter writer(path, text);
   writer.finish(fill(writer));
   return {TokenCache(path), path.string() + ": " + why};
