@@ -135,6 +135,27 @@ done
 : >under_a_file
 refused 1 "under_a_file/inner: cannot create the folder" make_bulletins --output under_a_file/inner --train 3
 
+# ---- rfc_pairs ----
+if [ -x "$programs/rfc_pairs" ]; then
+  mkdir -p rfc/standard rfc/informational
+  for n in $(seq 1 100); do
+    at=rfc/standard/rfc$n
+    [ $((n % 2)) -eq 0 ] || at=rfc/informational/rfc$n
+    echo "{\"doc_id\": \"RFC$(printf %04d "$n")\", \"abstract\": \" Number $n says\\r\\nthis.  [STANDARDS-TRACK]\", \"obsoletes\": []}" >$at.json
+    printf '1. Introduction\n\n   The rule that number %d has is said in so many words.\n\nA. Writer      [Page 1]\n\fRFC %d\n' "$n" "$n" |
+      if [ $((n % 3)) -eq 0 ]; then cat >$at.txt; else gzip >$at.txt.gz; fi
+  done
+  echo '{"doc_id": "STD1"}' >rfc/standard/std1.json
+  run 0 rfc_pairs --input rfc --output pairs --min_abstract_words 3 --min_text_words 5
+  check "every document is in a split" test "$(cat pairs/train.jsonl pairs/validation.jsonl pairs/test.jsonl | wc -l)" -eq 100
+  check "a pair is the prose and the abstract" grep -qx '{"text":"The rule that number 7 has is said in so many words.","summary":"Number 7 says this."}' pairs/train.jsonl
+  check "training documents alone are pretrained on" test "$(wc -l <pairs/pretraining.txt)" -eq "$(wc -l <pairs/train.jsonl)"
+  refused 1 "rfc: gives no pairs for one of the splits" rfc_pairs --input rfc --output none
+  echo '{"title": "no number"}' >rfc/standard/rfc2.json
+  refused 1 "rfc/standard/rfc2.json: is no record of an RFC" rfc_pairs --input rfc --output none
+  refused 1 "nowhere: cannot read the folder: No such file" rfc_pairs --input nowhere --output none
+fi
+
 # ---- summarize ----
 cp lines.txt input.txt
 run 0 summarize --model_name_or_path "$model" --max_length 12 --dtype float64
