@@ -7,7 +7,7 @@ set -euo pipefail
 needed=(g++ cmake ninja-build libeigen3-dev catch2)
 # Each of these switches on a part of the build; one that the distribution does not carry is left out.
 wanted=(ccache nlohmann-json3-dev libsentencepiece-dev libdnnl-dev libtbb-dev libthrust-dev libicu-dev zlib1g-dev
-        libcli11-dev libfmt-dev libxtensor-dev libboost-dev pkg-config clang libomp-dev)
+        libcli11-dev libfmt-dev libxtensor-dev libboost-dev pkg-config clang libomp-dev libopenmpi-dev openmpi-bin)
 case ${1:-} in
   --all) wanted+=(clang-format-14 libbenchmark-dev) ;;
   --quickstart)

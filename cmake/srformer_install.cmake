@@ -32,6 +32,7 @@ srformer_add_pc(srformer "" "eigen3 >= 3.4" "-I\${includedir} -pthread${openmp_f
 srformer_add_pc(srformer-io ", with files" "srformer = ${PROJECT_VERSION}, nlohmann_json >= 3.9" "" "")
 srformer_add_pc(srformer-gzip ", with compressed files" "srformer-io = ${PROJECT_VERSION}, zlib" "-DSRF_HAS_ZLIB=1" "")
 srformer_add_pc(srformer-text ", with tokenizers" "srformer-io = ${PROJECT_VERSION}, icu-i18n, icu-uc, sentencepiece" "" "")
+srformer_add_pc(srformer-mpi ", over many processes" "srformer = ${PROJECT_VERSION}, mpi-cxx" "-DSRF_HAS_MPI=1 -DOMPI_SKIP_MPICXX -DMPICH_SKIP_MPICXX" "")
 
 install(DIRECTORY include/srformer DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
         FILES_MATCHING PATTERN "*.hpp" PATTERN "*.py")

@@ -13,6 +13,7 @@ set(SRFORMER_INCLUDE_TARGETS
     "cuda_runtime=srformer::cuda"
     "nlohmann/=srformer::io"
     "zlib.h=srformer::gzip"
+    "mpi.h=srformer::mpi"
     "sentencepiece_=srformer::text"
     "unicode/=srformer::text"
     "benchmark/=benchmark::benchmark"

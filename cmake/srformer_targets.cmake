@@ -8,6 +8,7 @@
 
 option(SRFORMER_OPENMP "Run the CPU backends on several threads through OpenMP" ON)
 option(SRFORMER_ONEDNN "Use oneDNN for large matrix products where it is found" ON)
+option(SRFORMER_MPI "Offer training over many processes where MPI is found" ON)
 
 # Adds srformer::<name>; the names of absent companions are collected with what would provide them.
 macro(srformer_add_target name)
@@ -117,6 +118,22 @@ if(NOT TARGET srformer::text)
                                                        "${SRFORMER_SENTENCEPIECE_LIBRARY}")
   else()
     srformer_absent(text "sentencepiece (libsentencepiece-dev)")
+  endif()
+endif()
+
+if(NOT TARGET srformer::mpi)
+  if(SRFORMER_MPI)
+    set(MPI_CXX_SKIP_MPICXX ON)  # the interface of C is the one that is used
+    find_package(MPI QUIET COMPONENTS CXX)
+  endif()
+  if(NOT SRFORMER_MPI)
+    set(srformer_absent_mpi "SRFORMER_MPI is OFF")
+  elseif(MPI_CXX_FOUND)
+    srformer_add_target(mpi)
+    target_compile_definitions(${srformer_target} INTERFACE SRF_HAS_MPI=1)
+    target_link_libraries(${srformer_target} INTERFACE srformer::srformer MPI::MPI_CXX)
+  else()
+    srformer_absent(mpi "MPI (libopenmpi-dev)")
   endif()
 endif()
 

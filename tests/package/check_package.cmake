@@ -83,7 +83,9 @@ if(MODE STREQUAL pkg_config)
        "int main() { return SRF_HAS_ZLIB == 1 && zlibVersion() != nullptr ? 0 : 1; }\n")
   file(WRITE "${WORK}/srformer-text.cpp" "#include <srformer/text/pattern.hpp>\n#include <sentencepiece_processor.h>\n"
        "int main() { return sentencepiece::SentencePieceProcessor().status().ok() ? 1 : 0; }\n")
-  foreach(module IN ITEMS srformer-io srformer-gzip srformer-text)
+  file(WRITE "${WORK}/srformer-mpi.cpp" "#include <srformer/train/mpi_communicator.hpp>\n"
+       "int main() { int on = 1; MPI_Initialized(&on); return SRF_HAS_MPI == 1 ? on : 1; }\n")
+  foreach(module IN ITEMS srformer-io srformer-gzip srformer-text srformer-mpi)
     execute_process(COMMAND pkg-config --exists ${module} RESULT_VARIABLE absent)
     if(NOT absent)
       build(${module} "${WORK}/${module}.cpp")
