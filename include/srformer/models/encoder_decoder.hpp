@@ -9,7 +9,10 @@
 // docs/custom_model.md.
 #pragma once
 
+#include <algorithm>
+#include <iterator>
 #include <limits>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -116,10 +119,17 @@ class EncoderDecoder {
     Saved saved;
     run(pass, &saved);
     Matrix d_decoded = zeros<T, 2>(be_, pass.decoded.view().extents);
+    const auto finished = [&](index_t stage) {
+      if (options.finished) options.finished(stage);
+    };
     loss(pass, loss_sum, d_decoded.data());
+    finished(0);
     Matrix d_encoded = zeros<T, 2>(be_, pass.encoded.view().extents);
-    decoder_.backward(be_, decoder_input(pass), saved.decoder, std::move(d_decoded), &d_encoded);
-    encoder_.backward(be_, encoder_input(pass), saved.encoder, std::move(d_encoded), nullptr);
+    decoder_.backward(be_, decoder_input(pass), saved.decoder, std::move(d_decoded), &d_encoded,
+                      [&](index_t l) { finished(decoder_stage(l)); });
+    finished(decoder_stage(0));
+    encoder_.backward(be_, encoder_input(pass), saved.encoder, std::move(d_encoded), nullptr,
+                      [&](index_t l) { finished(encoder_stage(l)); });
   }
 
   /// Encodes sources and computes once what no decoder step changes: models/seq2seq.hpp.
@@ -185,6 +195,7 @@ class EncoderDecoder {
             "the authors of the paper have no such model, so its cross-attention cannot have "
             "padding \"upstream\"; take \"masked\"");
     require_stored();
+    set_final_stages();
     parameters_.allocate();
     initialize_constants();
   }
@@ -198,6 +209,54 @@ class EncoderDecoder {
                      " numbers, and the weights beside it have " +
                      std::to_string(*config_.stored_numbers) +
                      "; check that config.json belongs to these weights");
+  }
+
+  // ---- stages of the backward pass: LossOptions::finished ------------------------------------
+
+  index_t decoder_stage(index_t layer) const { return std::ssize(decoder_.layers) - layer; }
+  index_t encoder_stage(index_t layer) const {
+    return decoder_stage(0) + std::ssize(encoder_.layers) - layer;
+  }
+
+  /// Parameters from the first of a layer to that of the next one are final when the layer is, except those that others
+  /// read: what a stack has beside its layers is when the stack is, and a table of tokens at the end.
+  void set_final_stages() {
+    const auto set = [](Weights p, index_t stage) {
+      if (p != nullptr) p->final_stage = stage;
+    };
+    const auto no_earlier = [](Weights p, index_t stage) {
+      if (p != nullptr) p->final_stage = std::max(p->final_stage, stage);
+    };
+    std::map<index_t, index_t> stage_from;  // by offset
+    const auto each_layer = [&](auto f) {
+      for (index_t l = 0; l < std::ssize(decoder_.layers); ++l)
+        f(decoder_.layers[static_cast<std::size_t>(l)], decoder_stage(l));
+      for (index_t l = 0; l < std::ssize(encoder_.layers); ++l)
+        f(encoder_.layers[static_cast<std::size_t>(l)], l > 0 ? encoder_stage(l) : end_of_backward);
+    };
+    each_layer(
+        [&](const Layer& layer, index_t stage) { stage_from[layer.self.q->offset] = stage; });
+    for (auto& p : parameters_) {
+      const auto next = stage_from.upper_bound(p.offset);
+      if (next != stage_from.begin()) p.final_stage = std::prev(next)->second;
+    }
+    // A norm may be registered with another layer than the one that reads it.
+    const auto norm = [&](const Norm<B, T>& read, index_t stage) {
+      no_earlier(read.weight, stage), no_earlier(read.bias, stage);
+    };
+    each_layer([&](const Layer& layer, index_t stage) {
+      norm(layer.self.residual.norm, stage), norm(layer.feed.residual.norm, stage);
+      if (layer.cross) norm(layer.cross->residual.norm, stage);
+    });
+    for (const StackType* stack : {&decoder_, &encoder_}) {
+      const index_t stage = stack == &decoder_ ? decoder_stage(0) : end_of_backward;
+      norm(stack->last_norm, stage);
+      if (stack->position_bias) set(stack->position_bias->table, stage);
+      set(stack->embedding.positions, stage);
+    }
+    set(output_.weight, 0);
+    for (const StackType* stack : {&decoder_, &encoder_})
+      set(stack->embedding.table, end_of_backward);
   }
 
   // ---- registering parameters ----------------------------------------------------------------

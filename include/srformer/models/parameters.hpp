@@ -7,6 +7,7 @@
 #pragma once
 
 #include <deque>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,6 +30,9 @@ struct Initial {
   }
 };
 
+/// The last stage of a backward pass: its end.
+inline constexpr index_t end_of_backward = std::numeric_limits<index_t>::max();
+
 /// One parameter: a name as Hugging Face has it, a shape, and where value and gradient lie.
 template <class B, class T>
 struct Parameter {
@@ -42,7 +46,9 @@ struct Parameter {
   index_t offset = 0;  ///< in elements from the start of all parameters
   index_t count = 0;
   T* value = nullptr;
-  T* gradient = nullptr;      ///< null until gradients are asked for
+  T* gradient = nullptr;  ///< null until gradients are asked for
+  /// The stage of the backward pass after which nothing is added to the gradient: LossOptions::finished.
+  index_t final_stage = end_of_backward;
   bool quantizable = false;   ///< read by embedding_forward and linear_forward alone
   QuantizedView quantized{};  ///< where it is stored in eight bits, and then value is null
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <concepts>
+#include <functional>
 
 #include <srformer/attention/cross_attention.hpp>
 #include <srformer/attention/decode.hpp>
@@ -18,6 +19,9 @@ struct LossOptions {
   double scale = 1;  ///< gradients are those of scale times the sum of the token losses
   DropoutRates dropout{};
   RandomStream random{};  ///< of this step; every place of dropout takes its own stream of it
+  /// Where it is set, a model may call finished(stage), of rising stages, when the gradients of parameters whose
+  /// final_stage is no later have been queued on the backend and nothing of this batch will be added to them.
+  std::function<void(index_t)> finished{};
 };
 
 /// What decoding knows of a batch of sources: of every decoder layer the keys and values of the source

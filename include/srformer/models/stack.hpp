@@ -163,9 +163,11 @@ struct Stack {
   }
 
   /// The gradients of the parameters += those from d_out, that of the output, and of a decoder's source
-  /// d_encoded += its. `saved` is used up.
-  void backward(B& be, const StackInput<B, T>& in, Saved& saved, Matrix d_out,
-                Matrix* d_encoded) const {
+  /// d_encoded += its. `saved` is used up. Calls finished(l) after layer l for l > 0, when the gradients of that layer are
+  /// complete; those of the first one are at the end.
+  template <class Finished>
+  void backward(B& be, const StackInput<B, T>& in, Saved& saved, Matrix d_out, Matrix* d_encoded,
+                Finished finished) const {
     if (output_dropout) dropout_in_place(be, d_out.view(), in.dropout.outputs());
     Matrix d = zeros<T, 2>(be, saved.x.view().extents);
     last_norm.backward(be, saved.x, d_out, d.view());
@@ -182,6 +184,7 @@ struct Stack {
       layer.self.backward(be, in.shape, within(in, saved.relative, l), self(in, l), s.self, d,
                           d_relative.data());
       saved.layers.pop_back();
+      if (l > 0) finished(l);
     }
     if (position_bias)
       position_bias_backward(be, saved.relative.buckets, d_relative,
