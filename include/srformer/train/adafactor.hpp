@@ -49,6 +49,8 @@ struct AdafactorOptions {
   std::vector<Role> decayed{Role::weight,
                             Role::embedding};  ///< transformers' class decays all_roles()
   double max_grad_norm = 0;                    ///< 0: no clipping
+  /// Whether a share must be of whole parameters: an update needs sums over all of one.
+  static constexpr bool whole_parameters = true;
 
   /// Calls f(name, member) for its own numbers; decay and clipping are those of every optimizer.
   static void visit(auto& o, auto&& f) {
@@ -77,6 +79,7 @@ struct AdafactorItem {
   index_t offset, count, matrices, rows, columns;
   index_t row, column;        // of its first sum of rows, of columns
   index_t second;             // of its first second moment, where it is not factored
+  index_t first;              // of its first moments
   index_t matrix;             // of its first matrix, among all that are factored
   index_t first_task, tasks;  // the same for its tasks
   bool factored, decays;
@@ -278,9 +281,10 @@ struct AdafactorUpdate {
     const index_t start = item.offset + (task.matrix * item.rows + task.first) * item.columns;
     const T* g = at.gradient + start;
     const C step = at.step[task.item];
+    C* moment = at.first == nullptr ? nullptr : at.first + item.first + (start - item.offset);
     if (!item.factored) {
       const C* v = at.second + item.second + task.first;
-      apply(team, task.count, start, at.keep[task.item],
+      apply(team, task.count, at.value + start, moment, at.keep[task.item],
             [=](index_t i) { return step * (c * C(g[i]) / nonnegative_root(v[i])); });
       return;
     }
@@ -291,20 +295,18 @@ struct AdafactorUpdate {
     for (index_t i = 0; i < task.count; ++i) {
       const T* g_i = g + i * n;
       const C of_row = c / math::sqrt(r[i] / mean);
-      apply(team, n, start + i * n, at.keep[task.item],
-            [=](index_t j) { return step * (of_row * root[j] * C(g_i[j])); });
+      apply(team, n, at.value + start + i * n, moment == nullptr ? nullptr : moment + i * n,
+            at.keep[task.item], [=](index_t j) { return step * (of_row * root[j] * C(g_i[j])); });
     }
   }
 
  private:
   template <class Team, class F>
-  SRF_HD void apply(const Team& team, index_t n, index_t start, C keep, F update) const {
-    T* p = at.value + start;
-    if (at.first == nullptr) {
+  SRF_HD void apply(const Team& team, index_t n, T* p, C* m, C keep, F update) const {
+    if (m == nullptr) {
       team.for_each(n, [=](index_t i) { p[i] = T(keep * C(p[i]) - update(i)); });
       return;
     }
-    C* m = at.first + start;
     const C old = beta1, add = one_minus_beta1;
     team.for_each(n, [=](index_t i) {
       const C m_i = old * m[i] + add * update(i);
@@ -320,7 +322,7 @@ struct AdafactorPlan {
   std::vector<AdafactorItem> items;
   std::vector<AdafactorTask> tasks;
   std::vector<AdafactorMatrix> matrices;
-  index_t rows = 0, columns = 0, vectors = 0, partial = 0;
+  index_t rows = 0, columns = 0, vectors = 0, partial = 0, elements = 0;
 
   void add(const std::vector<index_t>& shape, index_t offset, index_t count, bool decays) {
     if (count == 0) return;
@@ -332,6 +334,7 @@ struct AdafactorPlan {
                        .row = rows,
                        .column = columns,
                        .second = vectors,
+                       .first = elements,
                        .matrix = std::ssize(matrices),
                        .first_task = std::ssize(tasks),
                        .tasks = 0,
@@ -354,6 +357,7 @@ struct AdafactorPlan {
       }
     }
     item.tasks = std::ssize(tasks) - item.first_task;
+    elements += count;
     items.push_back(item);
   }
 };
@@ -369,7 +373,7 @@ Tensor<B, X, 1> on_backend(B& be, const std::vector<X>& values) {
 /// The second moments of Adafactor for the parameters of one model, which keep their order: of a matrix [R,C] the R + C
 /// sums of its rows and columns, of other parameters one number for each element, and with beta1 one number for each
 /// element beside. In compute_t<T>. An update works in memory of one row for each 16 rows of a matrix or fewer (64 where a row has 512
-/// elements), at least one for each matrix.
+/// elements), at least one for each matrix. A share of the parameters consists of whole ones.
 template <class B, class T>
 requires BackendFor<B, T>
 class Adafactor {
@@ -378,16 +382,24 @@ class Adafactor {
 
  public:
   Adafactor(B& be, const Parameters<B, T>& parameters, AdafactorOptions options)
-      : options_(std::move(options)), size_(parameters.size()), clip_(be) {
+      : Adafactor(be, parameters, std::move(options),
+                  std::vector<ArrayRange>{{0, parameters.size()}}) {}
+  Adafactor(B& be, const Parameters<B, T>& parameters, AdafactorOptions options,
+            std::vector<ArrayRange> share)
+      : options_(std::move(options)),
+        size_(parameters.size()),
+        share_(std::move(share)),
+        clip_(be) {
     options_.check();
     for (const auto& p : parameters)
-      plan_.add(p.shape, p.offset, p.count, detail::has_role(options_.decayed, p.role));
+      if (owns(p))
+        plan_.add(p.shape, p.offset, p.count, detail::has_role(options_.decayed, p.role));
     items_ = detail::on_backend(be, plan_.items), tasks_ = detail::on_backend(be, plan_.tasks);
     matrices_ = detail::on_backend(be, plan_.matrices);
     const auto numbers = [&](index_t count) { return zeros<C, 1>(be, {count}); };
     row_ = numbers(plan_.rows), column_ = numbers(plan_.columns);
     second_ = numbers(plan_.vectors);
-    if (options_.beta1) first_ = numbers(size_);
+    if (options_.beta1) first_ = numbers(plan_.elements);
   }
 
   std::string_view name() const { return "adafactor"; }
@@ -404,9 +416,62 @@ class Adafactor {
   /// shape_error for parameters of another size.
   void update(B& be, Parameters<B, T>& parameters, double learning_rate, index_t number) {
     detail::check_update("Adafactor::update", parameters.size(), size_, number);
-    const T* gradient = parameters.gradients().data;
-    clip_.measure(be, gradient, size_, options_.max_grad_norm);
+    clip_.measure(be, parameters.gradients().data, size_, options_.max_grad_norm);
+    apply(be, parameters, learning_rate, number);
+  }
 
+  /// The same for the share, where the sum of the squares of all gradients is known.
+  void update(B& be, Parameters<B, T>& parameters, double learning_rate, index_t number,
+              const accumulate_t<T>* squares) {
+    detail::check_update("Adafactor::update", parameters.size(), size_, number);
+    clip_.take(be, squares, options_.max_grad_norm);
+    apply(be, parameters, learning_rate, number);
+  }
+
+  /// The norm of the gradients of the last update, before clipping; waits for it.
+  double gradient_norm(B& be) const { return clip_.norm(be); }
+
+  /// exp_avg_sq_row/PARAMETER and exp_avg_sq_col/PARAMETER of matrices, exp_avg_sq/PARAMETER of others, and with beta1
+  /// exp_avg/PARAMETER.
+  template <class F>
+  void visit_state(const Parameters<B, T>& parameters, F f) {
+    visit_share(parameters, detail::whole_tensors("Adafactor::visit_state",
+                                                  detail::share_size(share_) == size_, f));
+  }
+  template <class F>
+  void visit_share(const Parameters<B, T>& parameters, F f) {
+    auto item = plan_.items.begin();
+    const detail::AdafactorItem none{};
+    for (const auto& p : parameters) {
+      if (p.count == 0) continue;
+      const bool here = owns(p);
+      const detail::AdafactorItem& of = here ? *item++ : none;
+      if (p.shape.size() < 2) {
+        f("exp_avg_sq/" + p.name, p.shape, index_t{0}, second_.data() + of.second, of.count);
+        continue;
+      }
+      std::vector<index_t> rows(p.shape.begin(), p.shape.end() - 1), columns(rows);
+      columns.back() = p.shape.back();
+      f("exp_avg_sq_row/" + p.name, rows, index_t{0}, row_.data() + of.row, of.matrices * of.rows);
+      f("exp_avg_sq_col/" + p.name, columns, index_t{0}, column_.data() + of.column,
+        of.matrices * of.columns);
+    }
+    if (options_.beta1)
+      detail::visit_like_parameters(parameters, share_, "exp_avg", first_.data(), f);
+  }
+
+ private:
+  /// Whether the share has the parameter, and throws where it has a part of it.
+  bool owns(const Parameter<B, T>& p) const {
+    index_t count = 0;
+    detail::for_each_part(share_, {p.offset, p.count},
+                          [&](const ArrayRange& part, index_t) { count += part.count; });
+    require(count == 0 || count == p.count, "Adafactor",
+            "the share has a part of \"" + p.name + "\", of which it needs all or nothing");
+    return count > 0;
+  }
+
+  void apply(B& be, Parameters<B, T>& parameters, double learning_rate, index_t number) {
     const index_t items = items_.size(), tasks = tasks_.size(), matrices = matrices_.size();
     Tensor<B, C, 1> partial(be, {plan_.partial}), root(be, {plan_.columns}), mean(be, {matrices});
     Tensor<B, A, 1> value_squares(be, {tasks}), update_squares(be, {tasks});
@@ -415,7 +480,7 @@ class Adafactor {
                                         tasks_.data(),
                                         matrices_.data(),
                                         parameters.values().data,
-                                        gradient,
+                                        parameters.gradients().data,
                                         clip_.factor(),
                                         first_.empty() ? nullptr : first_.data(),
                                         second_.data(),
@@ -442,32 +507,9 @@ class Adafactor {
     be.for_each_row(tasks, 0, detail::AdafactorUpdate<T>{at, C(beta1), C(1 - beta1)});
   }
 
-  /// The norm of the gradients of the last update, before clipping; waits for it.
-  double gradient_norm(B& be) const { return clip_.norm(be); }
-
-  /// exp_avg_sq_row/PARAMETER and exp_avg_sq_col/PARAMETER of matrices, exp_avg_sq/PARAMETER of others, and with beta1
-  /// exp_avg/PARAMETER.
-  template <class F>
-  void visit_state(const Parameters<B, T>& parameters, F f) {
-    auto item = plan_.items.begin();
-    for (const auto& p : parameters) {
-      if (p.count == 0) continue;
-      const detail::AdafactorItem& of = *item++;
-      if (!of.factored) {
-        f("exp_avg_sq/" + p.name, p.shape, second_.data() + of.second, of.count);
-        continue;
-      }
-      std::vector<index_t> rows(p.shape.begin(), p.shape.end() - 1), columns(rows);
-      columns.back() = of.columns;
-      f("exp_avg_sq_row/" + p.name, rows, row_.data() + of.row, of.matrices * of.rows);
-      f("exp_avg_sq_col/" + p.name, columns, column_.data() + of.column, of.matrices * of.columns);
-    }
-    if (!first_.empty()) detail::visit_like_parameters(parameters, "exp_avg", first_.data(), f);
-  }
-
- private:
   AdafactorOptions options_;
   index_t size_;
+  std::vector<ArrayRange> share_;
   detail::AdafactorPlan plan_;
   Tensor<B, detail::AdafactorItem, 1> items_;
   Tensor<B, detail::AdafactorTask, 1> tasks_;

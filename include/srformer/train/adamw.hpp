@@ -31,6 +31,8 @@ struct AdamWOptions {
   double weight_decay = 0;
   std::vector<Role> decayed{Role::weight, Role::embedding};  ///< torch decays all_roles()
   double max_grad_norm = 0;                                  ///< 0: no clipping
+  /// Whether a share must be of whole parameters.
+  static constexpr bool whole_parameters = false;
 
   /// Calls f(name, member) for its own numbers; decay and clipping are those of every optimizer.
   static void visit(auto& o, auto&& f) {
@@ -83,19 +85,25 @@ struct AdamWUpdate {
 
 }  // namespace SRF_DETAIL
 
-/// The moments of AdamW for the parameters of one model, which keep their order; both [size] in
-/// compute_t<T>, 8 bytes per float32 parameter.
+/// The moments of AdamW for the parameters of one model, which keep their order, or for a share of them; both
+/// [elements] in compute_t<T>, 8 bytes per float32 parameter.
 template <class B, class T>
 requires BackendFor<B, T>
 class AdamW {
  public:
   AdamW(B& be, const Parameters<B, T>& parameters, AdamWOptions options)
+      : AdamW(be, parameters, std::move(options), std::vector<ArrayRange>{{0, parameters.size()}}) {
+  }
+  AdamW(B& be, const Parameters<B, T>& parameters, AdamWOptions options,
+        std::vector<ArrayRange> share)
       : options_(std::move(options)),
-        first_(zeros<compute_t<T>, 1>(be, {parameters.size()})),
-        second_(zeros<compute_t<T>, 1>(be, {parameters.size()})),
+        size_(parameters.size()),
+        share_(std::move(share)),
+        first_(zeros<compute_t<T>, 1>(be, {detail::share_size(share_)})),
+        second_(zeros<compute_t<T>, 1>(be, {detail::share_size(share_)})),
         clip_(be) {
     options_.check();
-    runs_ = detail::decay_runs(parameters, options_.decayed);
+    runs_ = detail::decay_runs(parameters, options_.decayed, share_);
   }
 
   std::string_view name() const { return "adamw_torch"; }
@@ -104,11 +112,40 @@ class AdamW {
   /// values, gradients and moments; does nothing when the norm is not finite. The gradients stay as
   /// they are. Does not wait. Throws shape_error for parameters of another size.
   void update(B& be, Parameters<B, T>& parameters, double learning_rate, index_t number) {
-    const index_t size = parameters.size();
-    detail::check_update("AdamW::update", size, first_.size(), number);
-    const T* gradient = parameters.gradients().data;
-    clip_.measure(be, gradient, size, options_.max_grad_norm);
+    detail::check_update("AdamW::update", parameters.size(), size_, number);
+    clip_.measure(be, parameters.gradients().data, size_, options_.max_grad_norm);
+    apply(be, parameters, learning_rate, number);
+  }
 
+  /// The same for the share, where the sum of the squares of all gradients is known.
+  void update(B& be, Parameters<B, T>& parameters, double learning_rate, index_t number,
+              const accumulate_t<T>* squares) {
+    detail::check_update("AdamW::update", parameters.size(), size_, number);
+    clip_.take(be, squares, options_.max_grad_norm);
+    apply(be, parameters, learning_rate, number);
+  }
+
+  /// The norm of the gradients of the last update, before clipping; waits for it.
+  double gradient_norm(B& be) const { return clip_.norm(be); }
+
+  /// exp_avg/PARAMETER and exp_avg_sq/PARAMETER.
+  template <class F>
+  void visit_state(const Parameters<B, T>& parameters, F f) {
+    visit_share(parameters, detail::whole_tensors("AdamW::visit_state", first_.size() == size_, f));
+  }
+  template <class F>
+  void visit_share(const Parameters<B, T>& parameters, F f) {
+    detail::visit_like_parameters(parameters, share_, "exp_avg", first_.data(), f);
+    detail::visit_like_parameters(parameters, share_, "exp_avg_sq", second_.data(), f);
+  }
+
+  /// m and v, in the order of the parameters.
+  View<compute_t<T>, 1, typename B::space> first_moment() { return first_.view(); }
+  View<compute_t<T>, 1, typename B::space> second_moment() { return second_.view(); }
+
+ private:
+  void apply(B& be, Parameters<B, T>& parameters, double learning_rate, index_t number) {
+    const T* gradient = parameters.gradients().data;
     using C = compute_t<T>;
     using Update = detail::AdamWUpdate<T>;
     const double t = static_cast<double>(number);
@@ -117,8 +154,8 @@ class AdamW {
     for (const detail::DecayRun& run : runs_) {
       Update f{parameters.values().data + run.first,
                gradient + run.first,
-               first_.data() + run.first,
-               second_.data() + run.first,
+               first_.data() + run.state,
+               second_.data() + run.state,
                clip_.factor(),
                run.count,
                C(run.decays ? 1 - learning_rate * options_.weight_decay : 1),
@@ -133,22 +170,9 @@ class AdamW {
     }
   }
 
-  /// The norm of the gradients of the last update, before clipping; waits for it.
-  double gradient_norm(B& be) const { return clip_.norm(be); }
-
-  /// exp_avg/PARAMETER and exp_avg_sq/PARAMETER.
-  template <class F>
-  void visit_state(const Parameters<B, T>& parameters, F f) {
-    detail::visit_like_parameters(parameters, "exp_avg", first_.data(), f);
-    detail::visit_like_parameters(parameters, "exp_avg_sq", second_.data(), f);
-  }
-
-  /// m and v [size], in the order of the parameters.
-  View<compute_t<T>, 1, typename B::space> first_moment() { return first_.view(); }
-  View<compute_t<T>, 1, typename B::space> second_moment() { return second_.view(); }
-
- private:
   AdamWOptions options_;
+  index_t size_;
+  std::vector<ArrayRange> share_;
   std::vector<detail::DecayRun> runs_;
   Tensor<B, compute_t<T>, 1> first_, second_;
   GradientClip<B, T> clip_;

@@ -13,12 +13,14 @@
 #include <concepts>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <vector>
 
 #include <srformer/models/parameters.hpp>
+#include <srformer/train/communicator.hpp>
 
 namespace srformer {
 
@@ -34,6 +36,11 @@ namespace detail {
 template <class C>
 struct StateVisitor {
   void operator()(const std::string&, const std::vector<index_t>&, C*, index_t) {}
+};
+/// What visit_share is given.
+template <class C>
+struct ShareVisitor {
+  void operator()(const std::string&, const std::vector<index_t>&, index_t, C*, index_t) {}
 };
 
 }  // namespace detail
@@ -55,6 +62,21 @@ concept Optimizer = BackendFor<B, T> &&
   optimizer.update(be, parameters, learning_rate, number);
   { seen.gradient_norm(be) } -> std::convertible_to<double>;
   optimizer.visit_state(parameters, visitor);
+};
+
+/// An optimizer that can have a share of the parameters alone, where several processes divide the state among them:
+///   O(be, parameters, options, share)   for the elements of `share`, ranges of all parameters in rising order
+///   update(be, parameters, learning_rate, number, squares)   the same for those elements, where squares [1], in the
+///                       backend's memory, is the sum of the squares of all gradients of all processes
+///   visit_share(parameters, f)   f(name, shape, first, values, count) for every tensor, of which this process has the elements
+///                       from `first` on; several times where it has several parts, with count 0 where it has none
+template <class O, class B, class T>
+concept SharedOptimizer = Optimizer<O, B, T> &&
+    requires(O& optimizer, B& be, Parameters<B, T>& parameters, double learning_rate,
+             index_t number, const accumulate_t<T>* squares,
+             detail::ShareVisitor<compute_t<T>> visitor) {
+  optimizer.update(be, parameters, learning_rate, number, squares);
+  optimizer.visit_share(parameters, visitor);
 };
 
 namespace SRF_DETAIL {
@@ -111,33 +133,72 @@ struct CountNonfinite {
   }
 };
 
-/// Neighbouring parameters that decay alike.
+/// Neighbouring elements that decay alike.
 struct DecayRun {
   index_t first, count;
   bool decays;
+  index_t state;  // where the state of the first one is
 };
 
 inline bool has_role(const std::vector<Role>& roles, Role role) {
   return std::find(roles.begin(), roles.end(), role) != roles.end();
 }
 
+/// Calls f(part, state) for every part of [of.first, of.end()) in `share`, and where the state of its first element is.
+template <class F>
+void for_each_part(std::span<const ArrayRange> share, const ArrayRange& of, F f) {
+  index_t state = 0;
+  for (const ArrayRange& range : share) {
+    const index_t first = std::max(range.first, of.first), end = std::min(range.end(), of.end());
+    if (first < end) f(ArrayRange{first, end - first}, state + first - range.first);
+    state += range.count;
+  }
+}
+
+/// The elements of a share.
+inline index_t share_size(std::span<const ArrayRange> share) {
+  index_t size = 0;
+  for (const ArrayRange& range : share) size += range.count;
+  return size;
+}
+
 template <class B, class T>
 std::vector<DecayRun> decay_runs(const Parameters<B, T>& parameters,
-                                 const std::vector<Role>& decayed) {
+                                 const std::vector<Role>& decayed,
+                                 std::span<const ArrayRange> share) {
   std::vector<DecayRun> runs;
   for (const auto& p : parameters) {
     const bool decays = has_role(decayed, p.role);
-    if (runs.empty() || runs.back().decays != decays) runs.push_back({p.offset, 0, decays});
-    runs.back().count += p.count;
+    for_each_part(share, {p.offset, p.count}, [&](const ArrayRange& part, index_t state) {
+      const bool goes_on = !runs.empty() && runs.back().decays == decays &&
+                           runs.back().first + runs.back().count == part.first;
+      if (!goes_on) runs.push_back({part.first, 0, decays, state});
+      runs.back().count += part.count;
+    });
   }
   return runs;
 }
 
-/// visit_state for a state [size] in the order of the parameters: PREFIX/PARAMETER.
+/// visit_share for a state in the order of the elements of a share: PREFIX/PARAMETER.
 template <class B, class T, class C, class F>
-void visit_like_parameters(const Parameters<B, T>& parameters, const std::string& prefix, C* values,
-                           F& f) {
-  for (const auto& p : parameters) f(prefix + "/" + p.name, p.shape, values + p.offset, p.count);
+void visit_like_parameters(const Parameters<B, T>& parameters, std::span<const ArrayRange> share,
+                           const std::string& prefix, C* values, F& f) {
+  for (const auto& p : parameters) {
+    bool any = false;
+    for_each_part(share, {p.offset, p.count}, [&](const ArrayRange& part, index_t state) {
+      f(prefix + "/" + p.name, p.shape, part.first - p.offset, values + state, part.count);
+      any = true;
+    });
+    if (!any) f(prefix + "/" + p.name, p.shape, index_t{0}, static_cast<C*>(nullptr), index_t{0});
+  }
+}
+
+/// What visit_share gives, for an f of visit_state, where the share is all there is.
+template <class F>
+auto whole_tensors(const char* function, bool whole, F& f) {
+  require(whole, function, "the state is divided among processes; visit_share knows the part here");
+  return [&f](const std::string& name, const std::vector<index_t>& shape, index_t, auto* values,
+              index_t count) { f(name, shape, values, count); };
 }
 
 /// What optimizers check alike.
@@ -184,6 +245,12 @@ class GradientClip {
   void measure(B& be, const T* gradient, index_t size, double max_norm) {
     be.fill(norm_.data(), 1, accumulate_t<T>(0));
     be.reduce(size, detail::SquaredGradient<T>{gradient}, norm_.data());
+    be.for_each(1, detail::ClipFactor<T>{norm_.data(), factor_.data(), max_norm});
+  }
+
+  /// The same where the sum of the squares of all gradients, squares [1] in the backend's memory, is known.
+  void take(B& be, const accumulate_t<T>* squares, double max_norm) {
+    be.copy(norm_.data(), squares, 1);
     be.for_each(1, detail::ClipFactor<T>{norm_.data(), factor_.data(), max_norm});
   }
 

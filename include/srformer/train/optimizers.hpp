@@ -5,6 +5,7 @@
 #include <string_view>
 #include <type_traits>
 #include <variant>
+#include <vector>
 
 #include <srformer/train/adafactor.hpp>
 #include <srformer/train/adamw.hpp>
@@ -20,9 +21,14 @@ requires BackendFor<B, T>
 class ChosenOptimizer {
  public:
   ChosenOptimizer(B& be, const Parameters<B, T>& parameters, const OptimizerOptions& options)
+      : ChosenOptimizer(be, parameters, options, std::vector<ArrayRange>{{0, parameters.size()}}) {}
+  /// That of a share of the parameters: SharedOptimizer.
+  ChosenOptimizer(B& be, const Parameters<B, T>& parameters, const OptimizerOptions& options,
+                  const std::vector<ArrayRange>& share)
       : chosen_(std::visit(
             [&]<class O>(const O& o) {
-              return Any(std::in_place_type<typename O::template For<B, T>>, be, parameters, o);
+              return Any(std::in_place_type<typename O::template For<B, T>>, be, parameters, o,
+                         share);
             },
             options)) {}
 
@@ -40,12 +46,20 @@ class ChosenOptimizer {
   void update(B& be, Parameters<B, T>& parameters, double learning_rate, index_t number) {
     std::visit([&](auto& o) { o.update(be, parameters, learning_rate, number); }, chosen_);
   }
+  void update(B& be, Parameters<B, T>& parameters, double learning_rate, index_t number,
+              const accumulate_t<T>* squares) {
+    std::visit([&](auto& o) { o.update(be, parameters, learning_rate, number, squares); }, chosen_);
+  }
   double gradient_norm(B& be) const {
     return std::visit([&](const auto& o) { return o.gradient_norm(be); }, chosen_);
   }
   template <class F>
   void visit_state(const Parameters<B, T>& parameters, F f) {
     std::visit([&](auto& o) { o.visit_state(parameters, f); }, chosen_);
+  }
+  template <class F>
+  void visit_share(const Parameters<B, T>& parameters, F f) {
+    std::visit([&](auto& o) { o.visit_share(parameters, f); }, chosen_);
   }
 
  private:

@@ -30,6 +30,8 @@ struct SgdOptions {
   double weight_decay = 0;
   std::vector<Role> decayed{Role::weight, Role::embedding};  ///< torch decays all_roles()
   double max_grad_norm = 0;                                  ///< 0: no clipping
+  /// Whether a share must be of whole parameters.
+  static constexpr bool whole_parameters = false;
 
   /// Calls f(name, member) for its own numbers; decay and clipping are those of every optimizer.
   static void visit(auto& o, auto&& f) {
@@ -89,17 +91,22 @@ struct SgdUpdate {
 
 }  // namespace SRF_DETAIL
 
-/// The velocities of SGD for the parameters of one model, which keep their order: [size] in compute_t<T>, 4 bytes per
-/// float32 parameter, and nothing without momentum.
+/// The velocities of SGD for the parameters of one model, which keep their order, or for a share of them: [elements] in
+/// compute_t<T>, 4 bytes per float32 parameter, and nothing without momentum.
 template <class B, class T>
 requires BackendFor<B, T>
 class Sgd {
  public:
   Sgd(B& be, const Parameters<B, T>& parameters, SgdOptions options)
-      : options_(std::move(options)), size_(parameters.size()), clip_(be) {
+      : Sgd(be, parameters, std::move(options), std::vector<ArrayRange>{{0, parameters.size()}}) {}
+  Sgd(B& be, const Parameters<B, T>& parameters, SgdOptions options, std::vector<ArrayRange> share)
+      : options_(std::move(options)),
+        size_(parameters.size()),
+        share_(std::move(share)),
+        clip_(be) {
     options_.check();
-    runs_ = detail::decay_runs(parameters, options_.decayed);
-    if (options_.momentum > 0) velocity_ = zeros<compute_t<T>, 1>(be, {size_});
+    runs_ = detail::decay_runs(parameters, options_.decayed, share_);
+    if (options_.momentum > 0) velocity_ = zeros<compute_t<T>, 1>(be, {detail::share_size(share_)});
   }
 
   std::string_view name() const { return "sgd"; }
@@ -108,15 +115,42 @@ class Sgd {
   /// finite. The gradients stay as they are. Does not wait. Throws shape_error for parameters of another size.
   void update(B& be, Parameters<B, T>& parameters, double learning_rate, index_t number) {
     detail::check_update("Sgd::update", parameters.size(), size_, number);
-    const T* gradient = parameters.gradients().data;
-    clip_.measure(be, gradient, size_, options_.max_grad_norm);
+    clip_.measure(be, parameters.gradients().data, size_, options_.max_grad_norm);
+    apply(be, parameters, learning_rate, number);
+  }
 
+  /// The same for the share, where the sum of the squares of all gradients is known.
+  void update(B& be, Parameters<B, T>& parameters, double learning_rate, index_t number,
+              const accumulate_t<T>* squares) {
+    detail::check_update("Sgd::update", parameters.size(), size_, number);
+    clip_.take(be, squares, options_.max_grad_norm);
+    apply(be, parameters, learning_rate, number);
+  }
+
+  /// The norm of the gradients of the last update, before clipping; waits for it.
+  double gradient_norm(B& be) const { return clip_.norm(be); }
+
+  /// momentum_buffer/PARAMETER; nothing without momentum.
+  template <class F>
+  void visit_state(const Parameters<B, T>& parameters, F f) {
+    visit_share(parameters,
+                detail::whole_tensors("Sgd::visit_state", detail::share_size(share_) == size_, f));
+  }
+  template <class F>
+  void visit_share(const Parameters<B, T>& parameters, F f) {
+    if (!velocity_.empty())
+      detail::visit_like_parameters(parameters, share_, "momentum_buffer", velocity_.data(), f);
+  }
+
+ private:
+  void apply(B& be, Parameters<B, T>& parameters, double learning_rate, index_t number) {
+    const T* gradient = parameters.gradients().data;
     using C = compute_t<T>;
     using Update = detail::SgdUpdate<T>;
     for (const detail::DecayRun& run : runs_) {
       Update f{parameters.values().data + run.first,
                gradient + run.first,
-               velocity_.empty() ? nullptr : velocity_.data() + run.first,
+               velocity_.empty() ? nullptr : velocity_.data() + run.state,
                clip_.factor(),
                run.count,
                C(run.decays ? options_.weight_decay : 0),
@@ -128,19 +162,9 @@ class Sgd {
     }
   }
 
-  /// The norm of the gradients of the last update, before clipping; waits for it.
-  double gradient_norm(B& be) const { return clip_.norm(be); }
-
-  /// momentum_buffer/PARAMETER; nothing without momentum.
-  template <class F>
-  void visit_state(const Parameters<B, T>& parameters, F f) {
-    if (!velocity_.empty())
-      detail::visit_like_parameters(parameters, "momentum_buffer", velocity_.data(), f);
-  }
-
- private:
   SgdOptions options_;
   index_t size_;
+  std::vector<ArrayRange> share_;
   std::vector<detail::DecayRun> runs_;
   Tensor<B, compute_t<T>, 1> velocity_;
   GradientClip<B, T> clip_;
