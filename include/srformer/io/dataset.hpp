@@ -10,6 +10,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include <srformer/core/error.hpp>
@@ -272,6 +273,24 @@ inline Batch make_batch(const Examples& examples, std::span<const index_t> indic
     label += batch.target_width;
   }
   return batch;
+}
+
+/// Rows first, first + 1, ... end - 1 of a batch, padded as it is: what a model whose segments depend on the widths makes of
+/// a row stays the same. Throws shape_error unless 0 <= first <= end <= rows.
+inline Batch batch_rows(const Batch& batch, index_t first, index_t end) {
+  require(0 <= first && first <= end && end <= batch.rows, "batch_rows",
+          "rows " + std::to_string(first) + " to " + std::to_string(end) + " of " +
+              std::to_string(batch.rows));
+  const auto part = [&](const auto& all, index_t width) {
+    return std::remove_cvref_t<decltype(all)>(all.begin() + first * width,
+                                              all.begin() + end * width);
+  };
+  return {end - first,
+          batch.source_width,
+          batch.target_width,
+          part(batch.source_ids, batch.source_width),
+          part(batch.source_lengths, 1),
+          part(batch.labels, batch.target_width)};
 }
 
 }  // namespace srformer

@@ -12,12 +12,14 @@
 
 #include <algorithm>
 #include <charconv>
+#include <exception>
 #include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include <srformer/io/hf_checkpoint.hpp>
+#include <srformer/train/shared_state.hpp>
 #include <srformer/train/trainer.hpp>
 
 namespace srformer {
@@ -107,8 +109,8 @@ class ReplacementFolder {
 };
 
 /// What must be the same for a run to go on: its scalar, its optimizer, and all that decides the data of a step.
-template <class Model, class O>
-nlohmann::json run_identity(const Trainer<Model, O>& trainer) {
+template <class Model, class O, class Comm>
+nlohmann::json run_identity(const Trainer<Model, O, Comm>& trainer) {
   const TrainingOptions& o = trainer.options();
   return {{"optimizer", std::string(trainer.optimizer().name())},
           {"seed", o.seed},
@@ -141,8 +143,8 @@ inline nlohmann::json optimizer_numbers(const TrainingOptions& options, const Sc
 }
 
 /// What must be the same for a run to go on as if never stopped, and may differ.
-template <class Model, class O>
-nlohmann::json run_options(Trainer<Model, O>& trainer) {
+template <class Model, class O, class Comm>
+nlohmann::json run_options(Trainer<Model, O, Comm>& trainer) {
   const TrainingOptions& o = trainer.options();
   const DropoutRates rates = o.dropout.value_or(DropoutRates{});
   nlohmann::json options{{"learning_rate", o.learning_rate},
@@ -157,6 +159,7 @@ nlohmann::json run_options(Trainer<Model, O>& trainer) {
   options.update(optimizer_numbers(o, trainer.schedule()));
   if constexpr (requires { trainer.model().backend().threads(); })
     options["threads"] = trainer.model().backend().threads();
+  options["ranks"] = trainer.communicator().size();
   return options;
 }
 
@@ -222,75 +225,133 @@ inline void remove_checkpoint(const std::filesystem::path& path) {
     throw_system_error(path.string(), "cannot be removed", error.value(), "remove it by hand");
 }
 
+namespace detail {
+
+/// visit_share where the optimizer has a share, else visit_state as such: f(name, shape, first, values, count).
+template <class Model, class O, class Comm, class F>
+void visit_own_state(Trainer<Model, O, Comm>& trainer, F f) {
+  const auto& parameters = trainer.model().parameters();
+  if constexpr (SharedOptimizer<O, typename Model::backend_type, typename Model::scalar>) {
+    if (trainer.exchange().zero()) return trainer.optimizer().visit_share(parameters, f);
+  }
+  const auto whole = [&](const std::string& name, const auto& shape, auto* values, index_t count) {
+    f(name, shape, index_t{0}, values, count);
+  };
+  trainer.optimizer().visit_state(parameters, whole);
+}
+
+/// The optimizer's state as rank 0 reads it. What every rank has, it reads of its own.
+template <class Model, class O, class Comm>
+auto shared_state(Trainer<Model, O, Comm>& trainer) {
+  using C = compute_t<typename Model::scalar>;
+  const bool has = trainer.exchange().zero() || trainer.communicator().rank() == 0;
+  const auto visit = [&](auto f) {
+    visit_own_state(trainer,
+                    [&](const std::string& name, const auto& shape, index_t first, C* values,
+                        index_t count) { f(name, shape, first, values, has ? count : 0); });
+  };
+  return SharedState<typename Model::backend_type, C, Comm>(trainer.communicator(),
+                                                            trainer.model().backend(), visit);
+}
+
+/// Writes a checkpoint as a whole. On rank 0.
+template <class Model, class O, class Comm, class State, class SaveModel>
+void write_training(const std::filesystem::path& path, Trainer<Model, O, Comm>& trainer,
+                    State& optimizer_state, SaveModel& save_model, const nlohmann::json& others) {
+  using C = compute_t<typename Model::scalar>;
+  remove_abandoned_folders(path.parent_path());
+  ReplacementFolder folder(path);
+  save_model(folder.aside());
+
+  SafetensorsWriter optimizer;
+  for (std::size_t i = 0; i < optimizer_state.tensors().size(); ++i) {
+    const auto& tensor = optimizer_state.tensors()[i];
+    optimizer.add_stream<C>(tensor.name, stored_dtype<C>(), tensor.shape,
+                            [&optimizer_state, i](index_t first, std::span<C> out) {
+                              optimizer_state.read(i, first, out);
+                            });
+  }
+  optimizer.write(folder.aside() / "optimizer.safetensors");
+
+  const TrainingState& state = trainer.state();
+  nlohmann::json run = run_options(trainer);
+  run.update(run_identity(trainer));
+  nlohmann::json json = others;
+  json.update(
+      {{"global_step", state.step},
+       {"updates", state.updates},
+       {"epoch", static_cast<double>(state.step) / static_cast<double>(trainer.steps_per_epoch())},
+       {"step_in_epoch", state.step % trainer.steps_per_epoch()},
+       {"max_steps", trainer.total_steps()},
+       {"loss_sum", state.loss_sum},
+       {"loss_steps", state.loss_steps},
+       {"run", std::move(run)}});
+  write_json_file(folder.aside() / "trainer_state.json", json);
+  folder.commit();
+}
+
+/// Removes the oldest checkpoints beyond `total_limit` (0: none) except `kept`.
+inline void remove_oldest(const std::filesystem::path& output, index_t total_limit,
+                          const std::vector<std::filesystem::path>& kept) {
+  if (total_limit <= 0) return;
+  const auto all = training_checkpoints(output);
+  index_t beyond = std::ssize(all) - total_limit;
+  for (const TrainingCheckpoint& checkpoint : all)
+    if (beyond > 0 && std::ranges::find(kept, checkpoint.path) == kept.end())
+      remove_checkpoint(checkpoint.path), --beyond;
+}
+
+/// Throws io_error on every rank where `own`, what one of them met, is not null: that itself on the ranks that have one.
+template <class Comm, class B>
+void throw_on_every_rank(Comm& comm, B& be, const std::exception_ptr& own,
+                         const std::string& what) {
+  if (comm.size() > 1) {
+    const std::vector<double> failed = numbers_of_all(comm, be, {own != nullptr ? 1.0 : 0.0});
+    if (own == nullptr)
+      for (std::size_t r = 0; r < failed.size(); ++r)
+        if (failed[r] > 0) throw io_error(what + " (rank " + std::to_string(r) + " says why)");
+  }
+  if (own != nullptr) std::rethrow_exception(own);
+}
+
+}  // namespace detail
+
 /// Saves a run as `output`/checkpoint-STEP and removes the oldest beyond `total_limit` (0: none).
 ///   save_model(folder)   writes the model's files into the folder
 ///   others   what else trainer_state.json is to hold
 ///   keep     a checkpoint that is not removed
-/// Throws io_error and leaves older checkpoints as they were. Returns the path.
-template <class Model, class O, class SaveModel>
-std::filesystem::path save_training(const std::filesystem::path& output, Trainer<Model, O>& trainer,
-                                    SaveModel save_model, index_t total_limit = 0,
+/// Throws io_error and leaves older checkpoints as they were. Returns the path. Over a communicator all ranks call it, rank 0
+/// alone writes and calls save_model, and where it fails all ranks throw. What is written depends on neither the number of
+/// ranks nor zero.
+template <class Model, class O, class Comm, class SaveModel>
+std::filesystem::path save_training(const std::filesystem::path& output,
+                                    Trainer<Model, O, Comm>& trainer, SaveModel save_model,
+                                    index_t total_limit = 0,
                                     const nlohmann::json& others = nlohmann::json::object(),
                                     const std::filesystem::path& keep = {}) {
-  using C = compute_t<typename Model::scalar>;
-  const TrainingState& state = trainer.state();
-  const std::filesystem::path path = output / ("checkpoint-" + std::to_string(state.step));
-  detail::remove_abandoned_folders(output);
-  {
-    detail::ReplacementFolder folder(path);
-    save_model(folder.aside());
-
-    auto& be = trainer.model().backend();
-    SafetensorsWriter optimizer;
-    const auto add = [&](std::string name, const auto& shape, const C* values, index_t) {
-      optimizer.add_stream<C>(std::move(name), detail::stored_dtype<C>(), shape,
-                              [&be, values](index_t first, std::span<C> out) {
-                                be.to_host(out.data(), values + first, std::ssize(out));
-                              });
-    };
-    trainer.optimizer().visit_state(trainer.model().parameters(), add);
-    optimizer.write(folder.aside() / "optimizer.safetensors");
-
-    nlohmann::json run = detail::run_options(trainer);
-    run.update(detail::run_identity(trainer));
-    nlohmann::json json = others;
-    json.update({{"global_step", state.step},
-                 {"updates", state.updates},
-                 {"epoch",
-                  static_cast<double>(state.step) / static_cast<double>(trainer.steps_per_epoch())},
-                 {"step_in_epoch", state.step % trainer.steps_per_epoch()},
-                 {"max_steps", trainer.total_steps()},
-                 {"loss_sum", state.loss_sum},
-                 {"loss_steps", state.loss_steps},
-                 {"run", std::move(run)}});
-    write_json_file(folder.aside() / "trainer_state.json", json);
-    folder.commit();
+  const std::filesystem::path path =
+      output / ("checkpoint-" + std::to_string(trainer.state().step));
+  auto optimizer_state = detail::shared_state(trainer);
+  if (trainer.communicator().rank() != 0) {
+    if (!optimizer_state.serve())
+      throw io_error(path.string() + ": was not written (rank 0 says why)");
+    return path;
   }
-  if (total_limit > 0) {
-    const auto all = training_checkpoints(output);
-    index_t beyond = std::ssize(all) - total_limit;
-    for (const TrainingCheckpoint& checkpoint : all)
-      if (beyond > 0 && checkpoint.path != path && checkpoint.path != keep)
-        remove_checkpoint(checkpoint.path), --beyond;
+  try {
+    detail::write_training(path, trainer, optimizer_state, save_model, others);
+    detail::remove_oldest(output, total_limit, {path, keep});
+  } catch (...) {
+    optimizer_state.end(false);
+    throw;
   }
+  optimizer_state.end(true);
   return path;
 }
 
-/// Sets the optimizer's state and that of `trainer` to those of a checkpoint; the model's parameters are loaded
-/// from the same folder by the caller. Throws io_error when a file is missing or damaged, and when
-/// the run had other data or batches, another optimizer, seed or scalar. Returns a line for each other option that
-/// differs, "label_smoothing was 0.0 in the run so far, now it is 0.1": with any of them the run does not go on as if
-/// never stopped.
-template <class Model, class O>
-std::vector<std::string> load_training(const std::filesystem::path& checkpoint,
-                                       Trainer<Model, O>& trainer) {
-  using C = compute_t<typename Model::scalar>;
-  const std::filesystem::path state_file = checkpoint / "trainer_state.json";
-  const std::string shown = state_file.string();
-  const nlohmann::json json = read_json_file(state_file, true);
-  if (!json.is_object() || !json.contains("run") || !json["run"].is_object())
-    throw io_error(shown + ": is not the state of a run; give a folder checkpoint-STEP");
-  detail::require_identity(json["run"], detail::run_identity(trainer), shown);
+namespace detail {
+
+/// The state of a trainer that trainer_state.json holds. Throws io_error where it contradicts itself.
+inline TrainingState training_state(const nlohmann::json& json, const std::string& shown) {
   TrainingState state;
   state.step = json_field<index_t>(json, "global_step", shown);
   state.updates = json_field<index_t>(json, "updates", shown);
@@ -300,31 +361,76 @@ std::vector<std::string> load_training(const std::filesystem::path& checkpoint,
   constexpr index_t most = index_t{1} << 60;  // and one more can be counted
   if (state.step > most || !possible(state.updates) || !possible(state.loss_steps))
     throw io_error(shown + ": its steps contradict each other; take another checkpoint");
+  return state;
+}
 
-  const SafetensorsFile saved(checkpoint / "optimizer.safetensors");
+/// Sets the optimizer's state to that of a file; throws io_error, with the state as it was, where it does not fit.
+template <class Model, class O, class Comm>
+void read_optimizer(const SafetensorsFile& saved, Trainer<Model, O, Comm>& trainer) {
+  using C = compute_t<typename Model::scalar>;
   const std::string advice = "; resume with the same optimizer and its arguments as they were";
-  auto& be = trainer.model().backend();
-  const auto& parameters = trainer.model().parameters();
+  std::string last;
   index_t tensors = 0;
-  const auto check = [&](const std::string& name, const auto& shape, C*, index_t) {
+  visit_own_state(trainer, [&](const std::string& name, const auto& shape, index_t, C*, index_t) {
+    if (tensors > 0 && name == last) return;
+    last = name, ++tensors;
     if (!saved.contains(name))
       throw io_error(saved.path() + ": has no tensor \"" + name + "\"" + advice);
     if (const auto& stored = saved.info(name).shape; stored != shape)
       throw io_error(saved.path() + ": tensor \"" + name + "\" is " + shape_text(stored) +
                      ", expected " + shape_text(shape) + "; take the state of this model");
-    ++tensors;
-  };
-  trainer.optimizer().visit_state(parameters, check);
+  });
   if (tensors != std::ssize(saved.names()))
     throw io_error(saved.path() + ": has " + std::to_string(saved.names().size()) +
                    " tensors, expected " + std::to_string(tensors) + advice);
-  const auto load = [&](const std::string& name, const auto&, C* values, index_t n) {
-    const std::vector<C> host = saved.read<C>(name);
-    be.from_host(values, host.data(), n);
-  };
-  trainer.optimizer().visit_state(parameters, load);
+  auto& be = trainer.model().backend();
+  std::vector<C> host;
+  last.clear();
+  visit_own_state(
+      trainer, [&](const std::string& name, const auto&, index_t first, C* values, index_t count) {
+        if (count == 0) return;
+        if (host.empty() || std::exchange(last, name) != name) host = saved.read<C>(name);
+        last = name;
+        be.from_host(values, host.data() + first, count);
+      });
+}
+
+/// load_training on one rank.
+template <class Model, class O, class Comm>
+std::vector<std::string> read_training(const std::filesystem::path& checkpoint,
+                                       Trainer<Model, O, Comm>& trainer) {
+  const std::filesystem::path state_file = checkpoint / "trainer_state.json";
+  const std::string shown = state_file.string();
+  const nlohmann::json json = read_json_file(state_file, true);
+  if (!json.is_object() || !json.contains("run") || !json["run"].is_object())
+    throw io_error(shown + ": is not the state of a run; give a folder checkpoint-STEP");
+  require_identity(json["run"], run_identity(trainer), shown);
+  const TrainingState state = training_state(json, shown);
+  read_optimizer(SafetensorsFile(checkpoint / "optimizer.safetensors"), trainer);
   trainer.set_state(state);
-  return detail::option_differences(json["run"], detail::run_options(trainer));
+  return option_differences(json["run"], run_options(trainer));
+}
+
+}  // namespace detail
+
+/// Sets the optimizer's state and that of `trainer` to those of a checkpoint; the model's parameters are loaded
+/// from the same folder by the caller. Throws io_error when a file is missing or damaged, and when
+/// the run had other data or batches, another optimizer, seed or scalar. Returns a line for each other option that
+/// differs, "label_smoothing was 0.0 in the run so far, now it is 0.1": with any of them the run does not go on as if
+/// never stopped. Over a communicator all ranks call it, each reads the files, and where one fails all ranks throw.
+template <class Model, class O, class Comm>
+std::vector<std::string> load_training(const std::filesystem::path& checkpoint,
+                                       Trainer<Model, O, Comm>& trainer) {
+  std::vector<std::string> differences;
+  std::exception_ptr failure;
+  try {
+    differences = detail::read_training(checkpoint, trainer);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  detail::throw_on_every_rank(trainer.communicator(), trainer.model().backend(), failure,
+                              checkpoint.string() + ": another rank could not read it");
+  return differences;
 }
 
 }  // namespace srformer

@@ -3,6 +3,10 @@
 // by the tokens of all of them, clips and updates. Step s is a pure function of the parameters, the
 // optimizer's state, the seed and s: the order of the data is that of EpochOrder(seed, epoch) and dropout
 // draws from stream (s, micro-batch), so that a run goes on at any step as if never stopped.
+//
+// Over a communicator of several ranks a step is the same step: rank r takes the micro-batches r, r + size, ... of it, and
+// where the steps have fewer micro-batches than there are ranks, a part of the examples of one. Parameters differ from
+// those of one process by rounding, and from rank to rank not at all.
 #pragma once
 
 #include <algorithm>
@@ -10,15 +14,21 @@
 #include <cmath>
 #include <concepts>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
+#include <utility>
+#include <variant>
 #include <vector>
 
 #include <srformer/io/dataset.hpp>
 #include <srformer/models/seq2seq.hpp>
+#include <srformer/train/gradient_exchange.hpp>
 #include <srformer/train/optimizers.hpp>
+#include <srformer/train/same_settings.hpp>
 #include <srformer/train/schedule.hpp>
 
 namespace srformer {
@@ -42,8 +52,9 @@ concept Trainable = requires(Model& model, const Batch& batch, const LossOptions
 };
 
 struct TrainingOptions {
-  index_t batch_size = 8;    ///< examples in a micro-batch
-  index_t accumulation = 1;  ///< micro-batches in a step; the last step of an epoch may have fewer
+  index_t batch_size = 8;  ///< examples in a micro-batch
+  /// Micro-batches in a step, those of all ranks together; the last step of an epoch may have fewer.
+  index_t accumulation = 1;
   double epochs = 3;
   index_t max_steps = 0;  ///< when above 0, counts instead of epochs
   double learning_rate = 5e-5;
@@ -59,6 +70,10 @@ struct TrainingOptions {
   bool skip_nonfinite = false;       ///< leave out a step whose loss or gradient is not finite
   std::uint64_t seed = 42;
   std::optional<std::int32_t> pad_id{};  ///< in place of the model's
+  /// 1: each rank has the optimizer's state of its share of the parameters alone, as stage 1 of ZeRO (Rajbhandari et al.,
+  /// SC 2020). 0: of all of them. The numbers are the same.
+  int zero = 0;
+  index_t bucket_bytes = index_t{8} << 20;  ///< the most gradients that ranks exchange at once
 };
 
 /// What changes from step to step, beside parameters and the optimizer's state.
@@ -80,6 +95,8 @@ struct StepReport {
   index_t tokens = 0;        ///< of source and target, without padding
   index_t examples = 0;
   double seconds = 0;
+  double exchange_seconds =
+      0;  ///< of them, those in which this rank sent, waited for or added what ranks exchange
   bool skipped = false;  ///< the parameters stayed as they were, as something was not finite
 };
 
@@ -114,10 +131,13 @@ double mean_loss(Model& model, const Examples& examples, index_t batch_size,
 }
 
 /// Trains `model` on `examples`; both must outlive it, as what the examples are a view of. The optimizer is the one that
-/// the options choose, or another that the last argument is.
+/// the options choose, or another one that is given. Over a communicator, which must outlive it too, all ranks make theirs of
+/// equal models, examples and options, and call the same functions in the same order.
 template <Trainable Model,
-          class O = ChosenOptimizer<typename Model::backend_type, typename Model::scalar>>
-requires Optimizer<O, typename Model::backend_type, typename Model::scalar>
+          class O = ChosenOptimizer<typename Model::backend_type, typename Model::scalar>,
+          class C = SingleProcess>
+requires Optimizer<O, typename Model::backend_type, typename Model::scalar> &&
+    Communicator<C, typename Model::backend_type, typename Model::scalar>
 class Trainer {
  public:
   using B = typename Model::backend_type;
@@ -125,16 +145,74 @@ class Trainer {
 
   /// Throws shape_error for options that make no sense and when there is no example.
   Trainer(Model& model, const Examples& examples, const TrainingOptions& options)
-      : Trainer(model, examples, options,
-                O(model.backend(), model.parameters(), options.optimizer)) {}
+      : Trainer(model, examples, options, alone()) {}
+
+  /// The same over a communicator. Throws shape_error where zero is 1 and an optimizer has no shares.
+  Trainer(Model& model, const Examples& examples, const TrainingOptions& options, C& comm)
+      : Trainer(model, examples, options, exchange_of(model, options, comm),
+                [&](const Exchange& exchange) {
+                  if (!exchange.zero())
+                    return O(model.backend(), model.parameters(), options.optimizer);
+                  if constexpr (divides) {
+                    return O(model.backend(), model.parameters(), options.optimizer,
+                             exchange.share());
+                  } else {
+                    throw shape_error("Trainer: zero is 1, but the optimizer has no shares");
+                  }
+                }) {}
 
   /// The same with an optimizer of one's own, made for the parameters of `model`; options.optimizer does not count.
-  Trainer(Model& model, const Examples& examples, TrainingOptions options, O optimizer)
+  Trainer(Model& model, const Examples& examples, const TrainingOptions& options, O optimizer)
+      : Trainer(model, examples, options, std::move(optimizer), alone()) {}
+  Trainer(Model& model, const Examples& examples, const TrainingOptions& options, O optimizer,
+          C& comm)
+      : Trainer(model, examples, options, exchange_of(model, options, comm),
+                [&](const Exchange& exchange) -> O&& {
+                  require(!exchange.zero(), "Trainer",
+                          "zero is 1, for which the trainer must make the optimizer itself");
+                  return std::move(optimizer);
+                }) {}
+
+ private:
+  using Exchange = GradientExchange<B, T, C>;
+  /// Whether the optimizer the options choose can have a share of the parameters.
+  static constexpr bool divides =
+      SharedOptimizer<O, B, T> &&
+      std::is_constructible_v<O, B&, const Parameters<B, T>&, const OptimizerOptions&,
+                              const std::vector<ArrayRange>&>;
+
+  static C& alone() requires std::same_as<C, SingleProcess> {
+    static SingleProcess process;
+    return process;
+  }
+
+  static Exchange exchange_of(Model& model, const TrainingOptions& options, C& comm) {
+    require_same_settings(comm, model.backend(),
+                          {{"zero", std::to_string(options.zero)},
+                           {"bucket_bytes", std::to_string(options.bucket_bytes)},
+                           {"batch_size", std::to_string(options.batch_size)},
+                           {"accumulation", std::to_string(options.accumulation)},
+                           {"max_tokens_per_batch", std::to_string(options.max_tokens_per_batch)},
+                           {"max_steps", std::to_string(options.max_steps)},
+                           {"epochs", std::to_string(options.epochs)},
+                           {"seed", std::to_string(options.seed)},
+                           {"parameters", std::to_string(model.parameters().size())}});
+    require(options.zero == 0 || options.zero == 1, "Trainer", "zero must be 0 or 1");
+    const bool whole =
+        std::visit([](const auto& o) { return o.whole_parameters; }, options.optimizer);
+    return Exchange(comm, model.backend(), model.parameters(), options.bucket_bytes,
+                    options.zero == 1, whole);
+  }
+
+  template <class MakeOptimizer>
+  Trainer(Model& model, const Examples& examples, TrainingOptions options, Exchange exchange,
+          MakeOptimizer make_optimizer)
       : model_(&model),
         examples_(examples),
         lengths_(example_lengths(examples)),
         options_(std::move(options)),
-        optimizer_(std::move(optimizer)),
+        exchange_(std::move(exchange)),
+        optimizer_(make_optimizer(exchange_)),
         loss_(zeros<accumulate_t<T>, 1>(model.backend(), {1})) {
     require(!examples.empty(), "Trainer", "there are no examples");
     if constexpr (requires { check_training(model.config()); }) check_training(model.config());
@@ -169,12 +247,16 @@ class Trainer {
     model.parameters().allocate_gradients();
   }
 
+ public:
   Model& model() { return *model_; }
   const Examples& examples() const { return examples_; }
   const TrainingOptions& options() const { return options_; }
   const Schedule& schedule() const { return schedule_; }
   O& optimizer() { return optimizer_; }
   const O& optimizer() const { return optimizer_; }
+  /// Which gradients this rank adds up and, with zero, which parameters it updates.
+  const GradientExchange<B, T, C>& exchange() const { return exchange_; }
+  C& communicator() const { return exchange_.communicator(); }
   index_t steps_per_epoch() const { return steps_per_epoch_; }
   index_t total_steps() const { return total_steps_; }
   bool done() const { return state_.step >= total_steps_; }
@@ -191,18 +273,11 @@ class Trainer {
     return mean;
   }
 
-  /// The micro-batches of step `step`, counted from 0.
+  /// The micro-batches of step `step`, counted from 0, of all ranks.
   std::vector<Batch> batches(index_t step) {
-    const index_t epoch = step / steps_per_epoch_,
-                  first = step % steps_per_epoch_ * options_.accumulation;
-    if (epoch != ordered_epoch_) {
-      order_.emplace(epoch_order(epoch));
-      ordered_epoch_ = epoch;
-    }
     std::vector<Batch> batches;
-    const index_t end = std::min(first + options_.accumulation, batches_per_epoch_);
-    for (index_t i = first; i < end; ++i)
-      batches.push_back(make_batch(examples_, order_->batch(i), *options_.pad_id));
+    for (const std::span<const index_t> rows : micro_batches(step))
+      batches.push_back(make_batch(examples_, rows, *options_.pad_id));
     return batches;
   }
 
@@ -211,35 +286,24 @@ class Trainer {
   StepReport step() {
     const auto start = std::chrono::steady_clock::now();
     B& be = model_->backend();
-    const std::vector<Batch> batches = this->batches(state_.step);
-    index_t labels = 0, tokens = 0;
-    for (const Batch& batch : batches) {
-      labels += label_count(batch);
-      for (const index_t length : batch.source_lengths) tokens += length;
-    }
-
-    model_->parameters().zero_gradients();
-    be.fill(loss_.data(), 1, accumulate_t<T>(0));
-    const RandomStream random =
-        RandomStream{options_.seed, dropout_use}.substream(static_cast<std::uint64_t>(state_.step));
-    for (std::size_t i = 0; i < batches.size(); ++i) {
-      const LossOptions loss{.label_smoothing = options_.label_smoothing,
-                             .scale = 1 / static_cast<double>(labels),
-                             .dropout = *options_.dropout,
-                             .random = random.substream(i)};
-      model_->add_gradients(batches[i], loss, loss_.view());
-    }
+    if (!std::exchange(compared_, true))
+      exchange_.require_same_values(be, model_->parameters().values().data,
+                                    model_->parameters().size());
+    const Work work = this->work(state_.step);
+    add_gradients(work);
+    T* gradients = model_->parameters().gradients().data;
+    exchange_.finish(be, gradients, loss_.data());
     StepReport report;
     const double scheduled = options_.learning_rate * schedule_.factor(state_.step);
     report.learning_rate = rate(scheduled, state_.updates + 1);
-    optimizer_.update(be, model_->parameters(), scheduled, state_.updates + 1);
+    update(scheduled);
 
     report.step = state_.step + 1;
     report.epoch = static_cast<double>(report.step) / static_cast<double>(steps_per_epoch_);
-    report.loss = read_number(be, loss_.data()) / static_cast<double>(labels);
+    report.loss = read_number(be, loss_.data()) / static_cast<double>(work.labels);
     report.gradient_norm = optimizer_.gradient_norm(be);
-    report.tokens = tokens + labels;
-    for (const Batch& batch : batches) report.examples += batch.rows;
+    report.tokens = work.source_tokens + work.labels;
+    report.examples = work.examples;
     report.skipped = !std::isfinite(report.gradient_norm);
     if ((report.skipped || !std::isfinite(report.loss)) && !options_.skip_nonfinite)
       throw nonfinite_error(nonfinite_text(report));
@@ -249,6 +313,7 @@ class Trainer {
     if (std::isfinite(report.loss)) state_.loss_sum += report.loss, state_.loss_steps += 1;
     report.seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    report.exchange_seconds = exchange_.seconds();
     return report;
   }
 
@@ -262,6 +327,98 @@ class Trainer {
 
  private:
   static constexpr std::uint64_t dropout_use = 1;  // EpochOrder uses 0
+
+  /// What this rank does of a step, and what all ranks do together.
+  struct Work {
+    std::vector<Batch> batches;
+    std::vector<RandomStream> random;  ///< of their dropout
+    index_t labels = 0, source_tokens = 0, examples = 0;
+  };
+
+  /// The examples of each micro-batch of a step, of all ranks.
+  std::vector<std::span<const index_t>> micro_batches(index_t step) {
+    const index_t epoch = step / steps_per_epoch_,
+                  first = step % steps_per_epoch_ * options_.accumulation;
+    if (epoch != ordered_epoch_) {
+      order_.emplace(epoch_order(epoch));
+      ordered_epoch_ = epoch;
+    }
+    std::vector<std::span<const index_t>> micro_batches;
+    const index_t end = std::min(first + options_.accumulation, batches_per_epoch_);
+    for (index_t i = first; i < end; ++i) micro_batches.push_back(order_->batch(i));
+    return micro_batches;
+  }
+
+  /// Micro-batch i belongs to rank i mod ranks. Where steps have fewer of them than there are ranks, it belongs to the ranks r
+  /// with r mod micro-batches = i, which divide its examples.
+  Work work(index_t step) {
+    const RandomStream of_step =
+        RandomStream{options_.seed, dropout_use}.substream(static_cast<std::uint64_t>(step));
+    const auto micro_batches = this->micro_batches(step);
+    const index_t ranks = communicator().size(), rank = communicator().rank(),
+                  count = std::ssize(micro_batches);
+    const bool divided = options_.accumulation < ranks;
+    Work work;
+    for (index_t i = 0; i < count; ++i) {
+      const std::span<const index_t> rows = micro_batches[static_cast<std::size_t>(i)];
+      count_tokens(rows, work);
+      if ((divided ? rank % count : i % ranks) != (divided ? i : rank)) continue;
+      Batch batch = make_batch(examples_, rows, *options_.pad_id);
+      RandomStream random = of_step.substream(static_cast<std::uint64_t>(i));
+      const index_t parts = divided ? (ranks - i + count - 1) / count : 1;
+      if (parts > 1) {
+        const index_t part = rank / count;
+        batch = batch_rows(batch, batch.rows * part / parts, batch.rows * (part + 1) / parts);
+        // Beyond the streams that a model takes for its places.
+        random = random.substream((std::uint64_t{1} << 32) + static_cast<std::uint64_t>(part));
+      }
+      if (batch.rows == 0) continue;
+      work.batches.push_back(std::move(batch));
+      work.random.push_back(random);
+    }
+    return work;
+  }
+
+  void count_tokens(std::span<const index_t> rows, Work& work) const {
+    for (const index_t row : rows) {
+      const ExampleView example = examples_[row];
+      work.source_tokens += std::ssize(example.source);
+      work.labels += std::ranges::count_if(example.target, [](std::int32_t id) { return id >= 0; });
+    }
+    work.examples += std::ssize(rows);
+  }
+
+  /// The gradients of this rank's work and the sum of its losses; in the last micro-batch ranks begin to exchange them.
+  void add_gradients(const Work& work) {
+    B& be = model_->backend();
+    model_->parameters().zero_gradients();
+    be.fill(loss_.data(), 1, accumulate_t<T>(0));
+    exchange_.begin();
+    for (std::size_t i = 0; i < work.batches.size(); ++i) {
+      LossOptions loss{.label_smoothing = options_.label_smoothing,
+                       .scale = 1 / static_cast<double>(work.labels),
+                       .dropout = *options_.dropout,
+                       .random = work.random[i]};
+      if (!exchange_.alone() && i + 1 == work.batches.size())
+        loss.finished = [this](index_t stage) {
+          exchange_.stage_finished(model_->backend(), model_->parameters().gradients().data, stage);
+        };
+      model_->add_gradients(work.batches[i], loss, loss_.view());
+    }
+  }
+
+  void update(double scheduled) {
+    B& be = model_->backend();
+    const index_t number = state_.updates + 1;
+    if constexpr (SharedOptimizer<O, B, T>) {
+      if (!exchange_.alone()) {
+        optimizer_.update(be, model_->parameters(), scheduled, number, exchange_.squares());
+        exchange_.spread(be, model_->parameters().values().data);
+        return;
+      }
+    }
+    optimizer_.update(be, model_->parameters(), scheduled, number);
+  }
 
   EpochOrder epoch_order(index_t epoch) const {
     return EpochOrder(lengths_, {.batch_size = options_.batch_size,
@@ -277,14 +434,33 @@ class Trainer {
     return scheduled;
   }
 
+  /// The elements that this rank knows of the gradients of a step.
+  std::vector<ArrayRange> share() const {
+    if (exchange_.alone()) return {{0, model_->parameters().size()}};
+    return exchange_.share();
+  }
+
   std::string nonfinite_text(const StepReport& report) {
     B& be = model_->backend();
     std::string what = "step " + std::to_string(report.step) + ": the loss is " +
                        std::to_string(report.loss) + " and the norm of the gradient " +
                        std::to_string(report.gradient_norm);
+    // With zero each rank has the sums of its share of the gradients alone; all ranks come here together.
+    const std::vector<ArrayRange> share = this->share();
     const auto first = [&](auto values) -> std::string {
+      index_t number = 0;
+      double found = std::numeric_limits<double>::infinity();
+      for (const auto& p : model_->parameters()) {
+        detail::for_each_part(share, {p.offset, p.count}, [&](const ArrayRange& part, index_t) {
+          if (std::isinf(found) &&
+              has_nonfinite(be, values(p) + (part.first - p.offset), part.count))
+            found = static_cast<double>(number);
+        });
+        ++number;
+      }
+      found = exchange_.least(be, found);
       for (const auto& p : model_->parameters())
-        if (has_nonfinite(be, values(p), p.count)) return p.name;
+        if (found-- == 0) return p.name;
       return "";
     };
     if (const std::string name = first([](const auto& p) { return p.value; }); !name.empty())
@@ -299,11 +475,13 @@ class Trainer {
   Examples examples_;
   std::vector<ExampleLengths> lengths_;
   TrainingOptions options_;
+  Exchange exchange_;
   O optimizer_;
   Tensor<B, accumulate_t<T>, 1> loss_;
   Schedule schedule_;
   index_t batches_per_epoch_ = 0, steps_per_epoch_ = 0, total_steps_ = 0;
   TrainingState state_;
+  bool compared_ = false;  ///< whether the ranks have found their parameters alike
   index_t ordered_epoch_ = -1;
   std::optional<EpochOrder> order_;
 };
