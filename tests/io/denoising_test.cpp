@@ -25,15 +25,28 @@ SpanCorruptionOptions corruption_of(const nlohmann::json& o) {
           .first_sentinel = o["first_sentinel"]};
 }
 
+WordBeginnings word_beginnings_of(const nlohmann::json& list) {
+  WordBeginnings beginnings;
+  for (const bool begins : list) beginnings.push_back(begins);
+  return beginnings;
+}
+
 TextInfillingOptions infilling_of(const nlohmann::json& o) {
   return {.density = o["density"],
           .span_length = o["uniform"] ? SpanLength::uniform : SpanLength::poisson,
           .mean_span_length = o["mean_span_length"],
           .mark = o["mark"],
           .target_length = o["target_length"],
+          .max_target_ids = o["max_target_ids"],
+          .word_beginnings = word_beginnings_of(o["word_beginnings"]),
           .permute_sentences = o["permute_sentences"],
           .sentence_ends = o["sentence_ends"],
           .prefix = o["prefix"]};
+}
+
+Denoising denoising_of(const nlohmann::json& o) {
+  if (o.contains("first_sentinel")) return corruption_of(o);
+  return infilling_of(o);
 }
 
 /// The text that a corrupted source and its target came from.
@@ -65,9 +78,7 @@ TEST_CASE("denoising is as T5's and BART's code has it", "[denoising]") {
     const Ids text = c["text"];
     const RandomStream random{c["seed"], c["stream"]};
     const nlohmann::json& o = c["options"];
-    const Example example = o.contains("first_sentinel")
-                                ? span_corruption(text, corruption_of(o), random)
-                                : text_infilling(text, infilling_of(o), random);
+    const Example example = denoised(text, denoising_of(o), random);
     REQUIRE(example.source == Ids(c["source"]));
     REQUIRE(example.target == Ids(c["target"]));
   }

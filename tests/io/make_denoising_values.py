@@ -1,4 +1,5 @@
-"""Writes data/denoising.json: span corruption and text infilling as T5's and BART's own code has them.
+"""Writes data/denoising.json: span corruption and text infilling as T5's and BART's own code has them, and batches that
+training takes of texts.
 
     python tests/io/make_denoising_values.py tests/io/data/denoising.json
 
@@ -40,6 +41,16 @@ class Numbers:
             j = self.below(i + 1)
             x[i], x[j] = x[j], x[i]
         return x
+
+    def substream(self, use):
+        z = (self.stream * 0x9E3779B97F4A7C15 + use + 0x632BE59BD9B4E019) & M64
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & M64
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & M64
+        return Numbers(self.key, z ^ (z >> 31))
+
+    def at(self, index):
+        self.next = index
+        return self
 
 
 def random_segmentation(numbers, items, segments):
@@ -105,34 +116,91 @@ def poisson(mean, u):
     return k
 
 
+def words_of(tokens, beginnings):
+    """The words of a text; without `beginnings` every token is one."""
+    words = []
+    for i, token in enumerate(tokens):
+        if i == 0 or not beginnings or token >= len(beginnings) or beginnings[token]:
+            words.append([])
+        words[-1].append(token)
+    return words
+
+
 def text_infilling(tokens, o, numbers):
-    length, order = len(tokens), list(tokens)
+    order = list(tokens)
     if o["permute_sentences"]:
         sentences = [[]]
         for i, token in enumerate(tokens):
             sentences[-1].append(token)
-            if token in o["sentence_ends"] and i + 1 < length:
+            if token in o["sentence_ends"] and i + 1 < len(tokens):
                 sentences.append([])
         order = [t for s in numbers.shuffle(sentences) for t in s]
+    order = words_of(order, o["word_beginnings"])
+    length = len(order)
     out = math.ceil(length * o["density"])
     spans = []
     while sum(spans) < out:
         mean = o["mean_span_length"]
         drawn = 1 + numbers.below(2 * int(mean) - 1) if o["uniform"] else poisson(mean, numbers.uniform())
         left = out - sum(spans)
-        spans.append(left if len(spans) == length - out else min(drawn, left))
+        spans.append(left if len(spans) == min(length - out, out) else min(drawn, left))
     places = numbers.shuffle(spans + [None] * (length - out + 1 - len(spans)))
     source, at = [], 0
     for i, span in enumerate(places):
         if i > 0:
-            source.append(order[at])
+            source += order[at]
             at += 1
         if span is not None:
             source.append(o["mark"])
             at += span
     assert at == length
-    target = tokens[: o["target_length"] or length]
+    target = [t for w in words_of(tokens, o["word_beginnings"])[: o["target_length"] or None] for t in w]
+    if o["max_target_ids"]:
+        target = target[: o["max_target_ids"] - 1 - len(o["prefix"])]
     return o["prefix"] + source + [1], o["prefix"] + target + [1]
+
+
+def make(tokens, o, numbers):
+    return (span_corruption if "first_sentinel" in o else text_infilling)(tokens, o, numbers)
+
+
+def windows_of(texts, max_ids, concatenate):
+    """The texts one after the other, cut every max_ids tokens, as T5's reduce_concat_tokens and split_tokens do."""
+    runs = [[t for text in texts for t in text]] if concatenate else texts
+    return [run[i : i + max_ids] for run in runs for i in range(0, len(run), max_ids)]
+
+
+def batch(windows, o, seed, epoch, size, number):
+    """Batch `number` of an epoch: source and labels, padded."""
+    order = list(range(len(windows)))
+    random = Numbers(seed, 0).substream(epoch)
+    for i in range(len(order) - 1, 0, -1):
+        j = random.at(i).below(i + 1)
+        order[i], order[j] = order[j], order[i]
+    masks = Numbers(seed, 3).substream(epoch)
+    rows = [make(windows[i], o, masks.substream(i)) for i in order[number * size : (number + 1) * size]]
+
+    def padded(columns, pad):
+        return [t for c in columns for t in c + [pad] * (max(map(len, columns)) - len(c))]
+
+    return {"source_ids": padded([s for s, _ in rows], 0), "source_lengths": [len(s) for s, _ in rows],
+            "labels": padded([t for _, t in rows], -100)}
+
+
+def batches(pick):
+    made = []
+    for n in range(12):
+        texts = [[5 + pick.below(40) for _ in range(2 + pick.below([5, 40, 90][n % 3]))] for _ in range(9)]
+        o = ({"density": 0.15, "mean_span_length": 3.0, "first_sentinel": 199} if n % 2 == 0 else
+             {"density": 0.3, "mean_span_length": 2.0, "uniform": n % 4 == 1, "mark": 4, "prefix": [0],
+              "target_length": [0, 7][n % 5 == 1], "max_target_ids": 0, "permute_sentences": n % 3 == 0,
+              "sentence_ends": [7, 11], "word_beginnings": []})
+        c = {"texts": texts, "options": o, "max_ids": [16, 40][pick.below(2)], "concatenate": n % 6 < 4, "seed": n,
+             "epoch": n % 4, "size": 3}
+        windows = [w for w in windows_of(texts, c["max_ids"], c["concatenate"]) if len(w) > 1]
+        c["number"] = pick.below((len(windows) + 2) // 3)
+        made.append(c | batch(windows, o, c["seed"], c["epoch"], c["size"], c["number"]))
+    return made
 
 
 def main(path):
@@ -147,17 +215,17 @@ def main(path):
         numbers = Numbers(n, stream)
         if n % 3 == 0:
             o["first_sentinel"] = 31999
-            source, target = span_corruption(tokens, o, numbers)
         else:
             o.update(uniform=o["mean_span_length"] != 3.5 and pick.below(2) == 1, mark=4, prefix=[[], [0]][pick.below(2)],
                      target_length=[0, 1, 40][pick.below(3)], permute_sentences=pick.below(2) == 1,
-                     sentence_ends=[7, 11])
-            source, target = text_infilling(tokens, o, numbers)
+                     sentence_ends=[7, 11], max_target_ids=[0, 0, 9][pick.below(3)],
+                     word_beginnings=[pick.below(3) == 0 for _ in range(40)] if pick.below(2) else [])
+        source, target = make(tokens, o, numbers)
         cases.append({"seed": n, "stream": stream, "text": tokens, "options": o, "source": source, "target": target})
     lengths = [[s, d, m, *corruption_lengths(s, d, m)]
                for s in (4, 5, 64, 512, 1024) for d in (0.15, 0.5) for m in (1.0, 3.0)]
     with open(path, "w") as file:
-        json.dump({"cases": cases, "lengths": lengths}, file, separators=(",", ":"))
+        json.dump({"cases": cases, "lengths": lengths, "batches": batches(pick)}, file, separators=(",", ":"))
         file.write("\n")
 
 

@@ -2,8 +2,9 @@
 // Texts and their summaries from data files of any format that table.hpp reads: which columns they are, which rows
 // cannot be used, and what was left out, told together.
 //
-//   read_pairs    a text and its summary from every row; for_each_pair, one after the other
-//   read_column   one column, with the place of each row
+//   read_pairs      a text and its summary from every row; for_each_pair, one after the other
+//   for_each_text   texts alone, a text file's lines, paragraphs or whole
+//   read_column     one column, with the place of each row
 #pragma once
 
 #include <algorithm>
@@ -415,6 +416,68 @@ inline DataRows<Pair> read_pairs(std::span<const std::string> names, const ReadO
   result.notices =
       for_each_pair(names, options, [&](Pair&& pair) { result.rows.push_back(std::move(pair)); });
   return result;
+}
+
+/// What of a text file is a text.
+enum class TextUnit { line, paragraph, document };
+
+namespace detail {
+
+/// Calls f(paragraph) for the runs of lines of `text` that are not blank.
+template <class F>
+void for_each_paragraph(std::string_view text, F f) {
+  std::size_t first = 0, end = 0;
+  for (std::size_t begin = 0; begin < text.size();) {
+    const std::size_t next = std::min(text.find('\n', begin), text.size());
+    if (!is_blank(text.substr(begin, next - begin))) {
+      if (first == end) first = begin;
+      end = next;
+    } else if (first != end) {
+      f(text.substr(first, end - first));
+      first = end = 0;
+    }
+    begin = next + 1;
+  }
+  if (first != end) f(text.substr(first, end - first));
+}
+
+}  // namespace detail
+
+/// Calls use(std::string_view) for every text of all files, in their order, as they are read: of text files their lines,
+/// paragraphs, which blank lines divide, or all of each; of others the column of texts. Returns the notices. Throws as
+/// for_each_pair, and for a file with columns where paragraphs or documents are asked for.
+template <class Use>
+std::vector<std::string> for_each_text(std::span<const std::string> names,
+                                       const ReadOptions& options, TextUnit unit, Use use) {
+  if (unit == TextUnit::line) {
+    ReadOptions alone = options;
+    alone.summary = SummaryColumn::none;
+    return for_each_pair(names, alone, [&](const Pair& pair) { use(std::string_view(pair.text)); });
+  }
+  std::vector<std::string> notices;
+  std::size_t files = 0, texts = 0;
+  detail::for_each_table(names, options, [&](const TableFile& file) {
+    detail::check_text_file(file, options.text_column, false);
+    if (file.has_columns())
+      throw io_error(file.shown() + ": is " + file.description() +
+                     ", whose rows are the texts; paragraphs and documents are read of text files");
+    const auto take = [&](std::string_view text) { use(text), ++texts; };
+    ++files;
+    if (unit == TextUnit::paragraph) return detail::for_each_paragraph(file.text(), take);
+    if (!detail::is_blank(file.text())) return take(file.text());
+    if (!options.drop_empty)
+      throw io_error(file.shown() + ": is empty; remove it, or leave out such files (drop_empty)");
+    notices.push_back(file.shown() + ": is empty and left out");
+  });
+  detail::check_any(names, texts, 0, "text");
+  if (notices.size() > 5) {
+    notices[5] = "and " + detail::counted(notices.size() - 5, "more file") + " of this kind";
+    notices.resize(6);
+  }
+  notices.insert(notices.begin(),
+                 detail::counted(files, "text file") + ", " +
+                     detail::counted(texts, unit == TextUnit::paragraph ? "paragraph" : "text"));
+  return notices;
 }
 
 /// A column by itself.

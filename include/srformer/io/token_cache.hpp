@@ -125,11 +125,13 @@ class TokenCacheWriter {
     file_.write(std::string(header_size_, ' '));
   }
 
-  /// Throws io_error when the disk is full, and shape_error for an example without source or target.
+  /// Throws io_error when the disk is full, and shape_error for an example without a source. A text to denoise has no
+  /// target.
   void add(const ExampleView& example) {
-    require(!example.source.empty() && !example.target.empty(), "TokenCacheWriter",
-            "example " + std::to_string(lengths_.size()) + " has no source or no target");
+    require(!example.source.empty(), "TokenCacheWriter",
+            "example " + std::to_string(lengths_.size()) + " has no source");
     for (const auto& ids : {example.source, example.target}) {
+      if (ids.empty()) continue;
       const auto [least, most] = std::ranges::minmax(ids);
       smallest_ = std::min(smallest_, least), largest_ = std::max(largest_, most);
       waiting_.insert(waiting_.end(), ids.begin(), ids.end());

@@ -112,15 +112,22 @@ class ReplacementFolder {
 template <class Model, class O, class Comm>
 nlohmann::json run_identity(const Trainer<Model, O, Comm>& trainer) {
   const TrainingOptions& o = trainer.options();
-  return {{"optimizer", std::string(trainer.optimizer().name())},
-          {"seed", o.seed},
-          {"batch_size", o.batch_size},
-          {"gradient_accumulation", o.accumulation},
-          {"group_by_length", o.group_by_length},
-          {"max_tokens_per_batch", o.max_tokens_per_batch},
-          {"examples", trainer.examples().size()},
-          {"examples_fingerprint", trainer.examples().fingerprint()},
-          {"dtype_bytes", sizeof(typename Model::scalar)}};
+  nlohmann::json identity{{"optimizer", std::string(trainer.optimizer().name())},
+                          {"seed", o.seed},
+                          {"batch_size", o.batch_size},
+                          {"gradient_accumulation", o.accumulation},
+                          {"group_by_length", o.group_by_length},
+                          {"max_tokens_per_batch", o.max_tokens_per_batch},
+                          {"examples", trainer.examples().size()},
+                          {"examples_fingerprint", trainer.examples().fingerprint()},
+                          {"objective", "pairs"},
+                          {"dtype_bytes", sizeof(typename Model::scalar)}};
+  if (!o.denoising) return identity;
+  identity["objective"] = std::string(denoising_name(*o.denoising));
+  visit_options(*o.denoising, [&](const char* name, const auto& value) {
+    identity[std::string("objective_") + name] = value;
+  });
+  return identity;
 }
 
 /// The numbers of the optimizer and of its schedule.
@@ -170,10 +177,11 @@ inline std::string shown_value(const nlohmann::json& value) {
 /// Throws io_error where the state of `file` has another identity.
 inline void require_identity(const nlohmann::json& then, const nlohmann::json& now,
                              const std::string& file) {
-  const nlohmann::json of_older_runs{{"optimizer", "adamw_torch"}, {"max_tokens_per_batch", 0}};
-  for (const auto& [key, value] : now.items()) {
+  const nlohmann::json of_older_runs{
+      {"optimizer", "adamw_torch"}, {"max_tokens_per_batch", 0}, {"objective", "pairs"}};
+  const auto require_same = [&](const std::string& key, const nlohmann::json& value) {
     const nlohmann::json was = then.value(key, of_older_runs.value(key, nlohmann::json()));
-    if (was == value) continue;
+    if (was == value) return;
     const std::string what = key == "examples"      ? "the run had other data"
                              : key == "dtype_bytes" ? "the run had another scalar type"
                              : key == "examples_fingerprint"
@@ -181,7 +189,10 @@ inline void require_identity(const nlohmann::json& then, const nlohmann::json& n
                                  : "the run had another " + key;
     throw io_error(file + ": " + what + " (" + key + " " + shown_value(was) + ", now " +
                    shown_value(value) + "); resume with those of the run, or start afresh");
-  }
+  };
+  require_same("objective",
+               now.value("objective", nlohmann::json()));  // before what it makes of the data
+  for (const auto& [key, value] : now.items()) require_same(key, value);
 }
 
 /// One line for each option that a state has and that differs now.

@@ -25,6 +25,7 @@
 #include <vector>
 
 #include <srformer/io/dataset.hpp>
+#include <srformer/io/denoising.hpp>
 #include <srformer/models/seq2seq.hpp>
 #include <srformer/train/gradient_exchange.hpp>
 #include <srformer/train/optimizers.hpp>
@@ -74,6 +75,8 @@ struct TrainingOptions {
   /// SC 2020). 0: of all of them. The numbers are the same.
   int zero = 0;
   index_t bucket_bytes = index_t{8} << 20;  ///< the most gradients that ranks exchange at once
+  /// Makes the examples of every epoch anew, of texts that are sources without targets: io/denoising.hpp
+  std::optional<Denoising> denoising{};
 };
 
 /// What changes from step to step, beside parameters and the optimizer's state.
@@ -130,9 +133,10 @@ double mean_loss(Model& model, const Examples& examples, index_t batch_size,
   return mean_loss(model, examples, batch_size, label_smoothing, [] { return true; });
 }
 
-/// Trains `model` on `examples`; both must outlive it, as what the examples are a view of. The optimizer is the one that
-/// the options choose, or another one that is given. Over a communicator, which must outlive it too, all ranks make theirs of
-/// equal models, examples and options, and call the same functions in the same order.
+/// Trains `model` on `examples`; both must outlive it, as what the examples are a view of. With denoising, example i of
+/// epoch e draws from RandomStream{seed, 3}.substream(e).substream(i). The optimizer is the one that the options choose, or
+/// another one that is given. Over a communicator, which must outlive it too, all ranks make theirs of equal models, examples
+/// and options, and call the same functions in the same order.
 template <Trainable Model,
           class O = ChosenOptimizer<typename Model::backend_type, typename Model::scalar>,
           class C = SingleProcess>
@@ -209,7 +213,8 @@ class Trainer {
           MakeOptimizer make_optimizer)
       : model_(&model),
         examples_(examples),
-        lengths_(example_lengths(examples)),
+        lengths_(options.denoising ? denoised_lengths(examples, *options.denoising)
+                                   : example_lengths(examples)),
         options_(std::move(options)),
         exchange_(std::move(exchange)),
         optimizer_(make_optimizer(exchange_)),
@@ -277,7 +282,7 @@ class Trainer {
   std::vector<Batch> batches(index_t step) {
     std::vector<Batch> batches;
     for (const std::span<const index_t> rows : micro_batches(step))
-      batches.push_back(make_batch(examples_, rows, *options_.pad_id));
+      batches.push_back(batch(rows, step / steps_per_epoch_));
     return batches;
   }
 
@@ -326,7 +331,14 @@ class Trainer {
   }
 
  private:
-  static constexpr std::uint64_t dropout_use = 1;  // EpochOrder uses 0
+  static constexpr std::uint64_t dropout_use = 1, denoising_use = 3;  // EpochOrder uses 0
+
+  Batch batch(std::span<const index_t> indices, index_t epoch) const {
+    if (!options_.denoising) return make_batch(examples_, indices, *options_.pad_id);
+    const RandomStream random =
+        RandomStream{options_.seed, denoising_use}.substream(static_cast<std::uint64_t>(epoch));
+    return make_denoised_batch(examples_, indices, *options_.denoising, random, *options_.pad_id);
+  }
 
   /// What this rank does of a step, and what all ranks do together.
   struct Work {
@@ -361,9 +373,15 @@ class Trainer {
     Work work;
     for (index_t i = 0; i < count; ++i) {
       const std::span<const index_t> rows = micro_batches[static_cast<std::size_t>(i)];
-      count_tokens(rows, work);
-      if ((divided ? rank % count : i % ranks) != (divided ? i : rank)) continue;
-      Batch batch = make_batch(examples_, rows, *options_.pad_id);
+      const bool own = (divided ? rank % count : i % ranks) == (divided ? i : rank);
+      // How long examples are that denoising makes is known when they are made.
+      if (!own && !options_.denoising) {
+        count_tokens(rows, work);
+        continue;
+      }
+      Batch batch = this->batch(rows, step / steps_per_epoch_);
+      count_tokens(batch, work);
+      if (!own) continue;
       RandomStream random = of_step.substream(static_cast<std::uint64_t>(i));
       const index_t parts = divided ? (ranks - i + count - 1) / count : 1;
       if (parts > 1) {
@@ -379,6 +397,11 @@ class Trainer {
     return work;
   }
 
+  static void count_tokens(const Batch& batch, Work& work) {
+    work.labels += label_count(batch);
+    for (const index_t length : batch.source_lengths) work.source_tokens += length;
+    work.examples += batch.rows;
+  }
   void count_tokens(std::span<const index_t> rows, Work& work) const {
     for (const index_t row : rows) {
       const ExampleView example = examples_[row];
