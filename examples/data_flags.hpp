@@ -47,11 +47,12 @@ struct DataFlags {
                  "Leave out rows without a text or a summary, and count them");
   }
 
-  /// Those of one that reads pairs.
-  void add_pairs_to(CLI::App& app) {
+  /// Those of one that reads pairs, and of one that reads texts as well.
+  void add_pairs_to(CLI::App& app,
+                    std::vector<std::string> formats = {"auto", "jsonl", "json", "csv", "tsv"}) {
     app.add_option("--summary_column", summary_column,
                    "Column of the summaries; else found by its name");
-    add_texts_to(app, {"auto", "jsonl", "json", "csv", "tsv"});
+    add_texts_to(app, std::move(formats));
   }
 
   ReadOptions options(SummaryColumn summary) const {

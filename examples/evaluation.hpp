@@ -56,7 +56,7 @@ inline std::optional<Evaluation> evaluate(AnyModel& model, const TextSet& set, b
   const std::span<const Example> examples = set.examples;
   const std::int32_t pad = model.config().pad_token_id;
   Evaluation evaluation;
-  if (set.has_summaries())
+  if (set.has_targets())
     evaluation.loss = model.mean_loss(set.with_summaries(), options.eval_batch,
                                       options.label_smoothing, keep_going);
   if (!keep_going()) return std::nullopt;

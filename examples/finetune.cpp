@@ -242,6 +242,8 @@ class Finetuning {
             options.generation.read(generation_options_, generation_options_path(checkpoint_))),
         tokenizer_folder_(options.model),
         tokenizer_(tokenizer_folder_),
+        objective_(options.objective.of(tokenizer_, longest_source(options, common(config_)),
+                                        options.max_target_length)),
         train_(training_data()),
         validation_(set({"validation_file", options.validation_file, options.max_eval_samples})),
         test_(set({"test_file", options.test_file, options.max_predict_samples})) {
@@ -258,7 +260,9 @@ class Finetuning {
     model_ = device.model(config_);
     load(*model_, checkpoint_, options, console_);
     if (!options.train) return;
-    trainer_ = model_->train(train_->examples(), options.training());
+    TrainingOptions training = options.training();
+    if (objective_) training.denoising = objective_->denoising;
+    trainer_ = model_->train(train_->examples(), training);
     if (resume_) resume_training();
     if (options.overwrite) remove_old_run(output_);
     // A run that was stopped after its last step makes its last evaluations again.
@@ -307,15 +311,18 @@ class Finetuning {
     if (!options_.train) return nullptr;
     const CommonConfig config = common(config_);
     const SetFlags flags{"train_file", options_.train_file, options_.max_train_samples};
-    return std::make_unique<TrainingData>(flags, options_, longest_source(options_, config),
-                                          tokenizer_, tokenizer_folder_, config.vocab_size,
+    return std::make_unique<TrainingData>(flags, options_, texts_as_ids(), config.vocab_size,
                                           console_);
+  }
+
+  TextsAsIds texts_as_ids() const {
+    return {tokenizer_, tokenizer_folder_, longest_source(options_, common(config_)), objective_};
   }
 
   std::optional<TextSet> set(const SetFlags& flags) {
     if (flags.files.empty()) return std::nullopt;
     const CommonConfig config = common(config_);
-    TextSet set = read_set(flags, options_, longest_source(options_, config), tokenizer_, console_);
+    TextSet set = read_set(flags, options_, texts_as_ids(), console_);
     check_tokens("--" + flags.name, set.examples, config.vocab_size);
     const bool scores = options_.generate.value_or(true);
     if (const std::string notice = scores ? rouge_notice(set.summaries) : ""; !notice.empty())
@@ -347,7 +354,8 @@ class Finetuning {
 
   void introduce() {
     const std::string notice =
-        prefix_notice(checkpoint_.config(), options_.source_prefix.has_value(), "");
+        objective_ ? objective_->notice
+                   : prefix_notice(checkpoint_.config(), options_.source_prefix.has_value(), "");
     if (!notice.empty()) console_.line(notice);
     const auto cross = cross_attention_options<ProgramVariants>(model_->config().cross_attention);
     std::string variant(cross.name());
@@ -598,6 +606,7 @@ class Finetuning {
   GenerationConfig generation_;
   fs::path tokenizer_folder_;
   Tokenizer tokenizer_;
+  std::optional<TextObjective> objective_;
   std::unique_ptr<TrainingData> train_;
   std::optional<TextSet> validation_, test_;
   std::unique_ptr<AnyModel> model_;

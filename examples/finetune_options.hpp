@@ -17,6 +17,7 @@
 #include "data_flags.hpp"
 #include "device/device.hpp"
 #include "generation_flags.hpp"
+#include "objective.hpp"
 #include "optimizer_flags.hpp"
 
 namespace srformer::program {
@@ -25,6 +26,7 @@ struct FinetuneOptions {
   std::string model, output_dir, resume;
   std::vector<std::string> train_file, validation_file, test_file;
   DataFlags data;
+  ObjectiveFlags objective;
   std::optional<std::string> source_prefix;
   index_t max_source_length = 1024, max_target_length = 128;
   index_t train_batch = 8, eval_batch = 8, accumulation = 1;
@@ -51,6 +53,7 @@ struct FinetuneOptions {
 
   void add_to(CLI::App& app) {
     add_data_to(app);
+    objective.add_to(app);
     add_training_to(app);
     add_reports_to(app);
     device.add_to(app);
@@ -93,6 +96,13 @@ struct FinetuneOptions {
     source_length_given = app.count("--max_source_length") > 0;
     recurrence_scale_given = app.count("--recurrence_init_scale") > 0;
     if (app.count("--predict_with_generate") > 0) generate = generate_flag;
+    objective.check(app, data.format);
+    if (objective.of_texts()) {
+      if (generate_flag)
+        throw usage_error("--predict_with_generate does not go with --objective " + objective.name +
+                          ", which has no summaries");
+      generate = false;
+    }
     evaluation.check(app, logging_steps, generate.value_or(false));
     for (const std::string& name : report_to)
       if (name != "tensorboard" && name != "none" && name != "all")
@@ -198,14 +208,15 @@ struct FinetuneOptions {
     app.add_option("--model_name_or_path", model, "Checkpoint folder with its tokenizer")
         ->required();
     app.add_option("--train_file", train_file,
-                   "JSON lines, JSON, CSV or TSV, also .gz: files, folders or patterns");
+                   "JSON lines, JSON, CSV or TSV, of an --objective of texts also text, also .gz: "
+                   "files, folders or patterns");
     app.add_option("--validation_file", validation_file, "The same");
     app.add_option("--test_file", test_file, "The same; a summary may be empty");
     app.add_flag("--do_train", do_train, "Train; the default unless another --do_ flag is given");
     app.add_flag("--do_eval", do_eval,
                  "Score validation_file; without --do_train that of the model as it is");
     app.add_flag("--do_predict", do_predict, "The same of test_file");
-    data.add_pairs_to(app);
+    data.add_pairs_to(app, {"auto", "jsonl", "json", "csv", "tsv", "text"});
     app.add_option(
         "--data_cache", data_cache,
         "Folder for the ids of train_file: made once, then mapped, for data larger than memory");

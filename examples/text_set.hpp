@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The data that finetune trains on and scores: pairs of texts as ids, in memory or in a cache on the disk.
+// The data that finetune trains on and scores: pairs of texts, or texts alone, as ids, in memory or in a cache on the disk.
 #pragma once
 
 #include <algorithm>
+#include <filesystem>
 #include <optional>
 #include <span>
 #include <string>
@@ -14,6 +15,7 @@
 #include "data_flags.hpp"
 #include "finetune_options.hpp"
 #include "interruption.hpp"
+#include "objective.hpp"
 #include "training_log.hpp"
 
 namespace srformer::program {
@@ -23,13 +25,24 @@ struct TextSet {
   std::vector<Example> examples;
   std::vector<std::string> summaries;
   std::vector<Example> scored;  ///< those with a summary, where some have none
+  bool denoised = false;        ///< of texts alone: there are no summaries, and all have a target
 
   std::span<const Example> with_summaries() const {
     return scored.empty() ? std::span(examples) : std::span(scored);
   }
-  bool has_summaries() const {
-    return std::ranges::any_of(summaries, [](const std::string& s) { return !s.empty(); });
+  /// Whether there is something to have a loss on.
+  bool has_targets() const {
+    return denoised ||
+           std::ranges::any_of(summaries, [](const std::string& s) { return !s.empty(); });
   }
+};
+
+/// How texts become ids.
+struct TextsAsIds {
+  const Tokenizer& tokenizer;
+  std::filesystem::path tokenizer_folder;
+  index_t longest_source;
+  const std::optional<TextObjective>& objective;  ///< of texts alone; none: pairs
 };
 
 /// What the flag --`name` names, as texts.
@@ -93,10 +106,53 @@ inline std::string cut_notice(const std::string& flag, const CutIds& source, con
          targets;
 }
 
+/// Adds the texts of an objective to `take`, of which there may be flags.most. Returns notices.
+template <class Take>
+std::vector<std::string> take_windows(const SetFlags& flags, const FinetuneOptions& options,
+                                      const TextsAsIds& how, Take take) {
+  index_t read = 0, used = 0;
+  auto notices = for_each_window(flags.files, options.data, *how.objective, how.tokenizer,
+                                 [&](std::span<const std::int32_t> ids) {
+                                   if (!keep_going()) throw interrupted_exit();
+                                   if (++read > flags.most && flags.most > 0) return;
+                                   take(ids), ++used;
+                                 });
+  if (used < read)
+    notices.push_back("--" + flags.name + ": the first " + std::to_string(used) + " of " +
+                      std::to_string(read) + " texts are used");
+  return notices;
+}
+
+/// Texts to train on, without targets, as they are denoised anew in every epoch.
+inline std::vector<Example> read_texts(const SetFlags& flags, const FinetuneOptions& options,
+                                       const TextsAsIds& how, Console& console) {
+  std::vector<Example> texts;
+  for (const std::string& notice :
+       take_windows(flags, options, how, [&](std::span<const std::int32_t> ids) {
+         texts.push_back({{ids.begin(), ids.end()}, {}});
+       }))
+    console.line(notice);
+  return texts;
+}
+
+/// Texts to evaluate on. What is taken out of text i is the same in every evaluation of every run.
+inline TextSet read_denoised(const SetFlags& flags, const FinetuneOptions& options,
+                             const TextsAsIds& how, Console& console) {
+  const RandomStream random = RandomStream{0, 4}.substream(0);
+  TextSet set;
+  set.examples = read_texts(flags, options, how, console), set.denoised = true;
+  for (std::size_t i = 0; i < set.examples.size(); ++i)
+    set.examples[i] =
+        srformer::denoised(set.examples[i].source, how.objective->denoising, random.substream(i));
+  return set;
+}
+
 inline TextSet read_set(const SetFlags& flags, const FinetuneOptions& options,
-                        index_t longest_source, const Tokenizer& tokenizer, Console& console) {
+                        const TextsAsIds& how, Console& console) {
+  if (how.objective) return read_denoised(flags, options, how, console);
   DataRows<Pair> read = read_rows(flags, options, console);
-  CutIds source(tokenizer, longest_source), target(tokenizer, options.max_target_length);
+  CutIds source(how.tokenizer, how.longest_source),
+      target(how.tokenizer, options.max_target_length);
   const std::string prefix = options.source_prefix.value_or("");
   TextSet set;
   for (Pair& pair : read.rows) {
@@ -125,28 +181,30 @@ inline void check_tokens(const std::string& file, const std::vector<Example>& ex
                          std::to_string(vocabulary) + "; take the model's own tokenizer");
 }
 
-/// The pairs of --train_file as ids, in memory or, with --data_cache, in a file that is made once.
+/// The pairs or texts of --train_file as ids, in memory or, with --data_cache, in a file that is made once.
 class TrainingData {
  public:
   /// Throws io_error for what cannot be read and for tokens that the model has no embedding of.
-  TrainingData(const SetFlags& flags, const FinetuneOptions& options, index_t longest_source,
-               const Tokenizer& tokenizer, const std::filesystem::path& tokenizer_folder,
+  TrainingData(const SetFlags& flags, const FinetuneOptions& options, const TextsAsIds& how,
                index_t vocabulary, Console& console) {
     if (options.data_cache.empty()) {
-      list_ = read_set(flags, options, longest_source, tokenizer, console).examples;
+      list_ = how.objective ? read_texts(flags, options, how, console)
+                            : read_set(flags, options, how, console).examples;
       check_tokens("--" + flags.name, list_, vocabulary);
       return;
     }
     const auto fill = [&](TokenCacheWriter& writer) {
-      return write_pairs(writer, flags, options, longest_source, tokenizer);
+      if (!how.objective) return write_pairs(writer, flags, options, how);
+      return take_windows(flags, options, how, [&](std::span<const std::int32_t> ids) {
+        writer.add({ids, {}});
+      });
     };
-    OpenedCache opened =
-        open_token_cache(options.data_cache, key(flags, options, longest_source, tokenizer_folder),
-                         options.overwrite_cache, fill);
+    OpenedCache opened = open_token_cache(options.data_cache, key(flags, options, how),
+                                          options.overwrite_cache, fill);
     cache_.emplace(std::move(opened.cache));
     for (const std::string& notice : cache_->notices()) console.line(notice);
     console.line("--data_cache: " + opened.notice + ", " + std::to_string(cache_->size()) +
-                 " examples");
+                 (how.objective ? " texts" : " examples"));
     for (const std::int32_t id : {cache_->smallest_id(), cache_->largest_id()})
       if (id < 0 || id >= vocabulary)
         throw io_error("--" + flags.name + ": has the token id " + std::to_string(id) +
@@ -161,7 +219,7 @@ class TrainingData {
  private:
   /// All that the ids depend on.
   static nlohmann::json key(const SetFlags& flags, const FinetuneOptions& options,
-                            index_t longest_source, const std::filesystem::path& tokenizer) {
+                            const TextsAsIds& how) {
     nlohmann::json files = nlohmann::json::array(), tokenizer_files = nlohmann::json::array();
     if (std::ranges::find(flags.files, "-") != flags.files.end())
       throw usage_error(
@@ -170,26 +228,34 @@ class TrainingData {
       for (const std::filesystem::path& path : data_files(name))
         files.push_back(file_identity(path));
     for (const char* name : tokenizer_file_names) {
-      if (!std::filesystem::exists(tokenizer / name)) continue;
-      const MappedFile file(tokenizer / name);
+      if (!std::filesystem::exists(how.tokenizer_folder / name)) continue;
+      const MappedFile file(how.tokenizer_folder / name);
       tokenizer_files.push_back(
           {{"name", name}, {"bytes", file.text().size()}, {"hash", text_hash(file.text())}});
     }
-    return {{"version", 1},
-            {"files", files},
-            {"tokenizer", tokenizer_files},
-            {"format", options.data.format},
-            {"columns", {options.data.text_column, options.data.summary_column}},
-            {"drop_empty", options.data.drop_empty},
-            {"prefix", options.source_prefix.value_or("")},
-            {"most", flags.most},
-            {"lengths", {longest_source, options.max_target_length}}};
+    nlohmann::json key{{"version", 1},
+                       {"files", files},
+                       {"tokenizer", tokenizer_files},
+                       {"format", options.data.format},
+                       {"columns", {options.data.text_column, options.data.summary_column}},
+                       {"drop_empty", options.data.drop_empty},
+                       {"prefix", options.source_prefix.value_or("")},
+                       {"most", flags.most},
+                       {"lengths", {how.longest_source, options.max_target_length}}};
+    if (!how.objective) return key;
+    const TextWindowOptions& windows = how.objective->windows;
+    key.erase("prefix");
+    key["unit"] = options.objective.sample_by;
+    key["lengths"] = {windows.min_ids, windows.max_ids, windows.max_words};
+    key["whole_words"] = options.objective.whole_words, key["concatenate"] = windows.concatenate;
+    return key;
   }
 
   static std::vector<std::string> write_pairs(TokenCacheWriter& writer, const SetFlags& flags,
                                               const FinetuneOptions& options,
-                                              index_t longest_source, const Tokenizer& tokenizer) {
-    CutIds source(tokenizer, longest_source), target(tokenizer, options.max_target_length);
+                                              const TextsAsIds& how) {
+    CutIds source(how.tokenizer, how.longest_source),
+        target(how.tokenizer, options.max_target_length);
     const std::string prefix = options.source_prefix.value_or("");
     index_t read = 0, used = 0;
     auto notices = for_each_pair(

@@ -1,0 +1,152 @@
+#!/usr/bin/env bash
+# Runs finetune on texts alone, T5 and BART, with each objective: batches, resumption, caches, evaluations, refusals; and the
+# start of the recurrence that is measured.
+#
+#   check_objectives.sh PROGRAMS     PROGRAMS is the folder of finetune and init_model
+set -u
+programs=$1
+export OMP_WAIT_POLICY=passive
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+checks=0
+
+fail() {
+  echo "FAILED: $*" >&2
+  sed 's/^/    /' out.txt err.txt >&2
+  exit 1
+}
+check() {  # check WHAT COMMAND...
+  local what=$1
+  shift
+  checks=$((checks + 1))
+  "$@" >/dev/null 2>&1 || fail "$what"
+}
+# program CODE NAME ARGUMENT...: the program ends with that code.
+program() {
+  local code=$1 name=$2
+  shift 2
+  checks=$((checks + 1))
+  "$programs/$name" "$@" >out.txt 2>err.txt
+  local got=$?
+  [ $got -eq "$code" ] || fail "$name: exit code $got, expected $code: $*"
+}
+run() { program "$1" finetune --threads 1 "${@:2}"; }
+# refused CODE TEXT ARGUMENT...: with TEXT in the one line on standard error.
+refused() {
+  local code=$1 text=$2
+  shift 2
+  run "$code" "$@"
+  [ "$(wc -l <err.txt)" -eq 1 ] || fail "not one line on standard error: $*"
+  grep -qF -- "$text" err.txt || fail "no \"$text\" on standard error: $*"
+}
+said() { check "said: $1" grep -qF -- "$1" out.txt; }
+losses() { grep -oE '"(eval_)?loss":[^,}]*' "$1"/metrics.jsonl; }
+
+# ---- texts in every form ------------------------------------------------------------------------
+words=(segment recurrence attention query key value memory leak reset model source target)
+for ((i = 0; i < 150; ++i)); do
+  text=
+  for ((w = 0; w <= 5 + i % 23; ++w)); do text+="${words[(i * 7 + w * w) % 12]} "; done
+  echo "$text."
+done >corpus.txt
+head -n 12 corpus.txt >held_out.txt
+while read -r text; do echo "{\"text\": \"$text\", \"summary\": \"x\"}"; done <corpus.txt >corpus.jsonl
+gzip -c corpus.txt >corpus.txt.gz
+mkdir documents
+split -l 30 --additional-suffix=.txt corpus.txt documents/part-
+awk '{ print } NR % 5 == 0 { print "" }' corpus.txt >paragraphs.txt
+
+program 0 init_model --output_dir t5 --preset t5-tiny --train_tokenizer corpus.txt --tokenizer_vocab_size 90 --seed 1
+program 0 init_model --output_dir bart --preset bart-tiny --train_tokenizer corpus.txt --tokenizer_vocab_size 290 --seed 1
+lengths=(--max_source_length 40 --max_target_length 40)
+steps=(--per_device_train_batch_size 8 --logging_steps 1 --learning_rate 0.003)
+t5=(--model_name_or_path t5 "${lengths[@]}" "${steps[@]}")
+bart=(--model_name_or_path bart "${lengths[@]}" "${steps[@]}")
+spans=(--objective span_corruption)
+infilling=(--objective text_infilling)
+
+run 0 "${t5[@]}" "${spans[@]}" --train_file corpus.txt --validation_file held_out.txt --max_steps 8 --output_dir lines \
+  --eval_strategy steps --eval_steps 4 --save_steps 4
+said "--objective span_corruption: texts of up to 44 tokens, sources of up to 40 and targets of up to 10"
+check "no summaries" test ! -e lines/generated_predictions.txt
+check "a loss of the held-out texts" grep -q '"eval_loss"' lines/all_results.json
+check "no ROUGE" test -z "$(grep rouge lines/all_results.json)"
+for form in corpus.txt.gz corpus.jsonl; do
+  run 0 "${t5[@]}" "${spans[@]}" --train_file $form --validation_file held_out.txt --max_steps 8 --output_dir "form-$form" \
+    --eval_strategy steps --eval_steps 4 --save_steps 0
+  check "$form gives the same losses" cmp <(losses lines) <(losses "form-$form")
+done
+run 0 "${t5[@]}" "${spans[@]}" --train_file documents --sample_by document --max_steps 1 --output_dir documents-out
+said "5 text files, 5 texts"
+run 0 "${t5[@]}" "${spans[@]}" --train_file paragraphs.txt --sample_by paragraph --max_steps 1 --output_dir paragraphs-out
+said "1 text file, 30 paragraphs"
+
+# ---- the same run in other ways -------------------------------------------------------------------
+run 0 "${t5[@]}" "${spans[@]}" --train_file corpus.txt --validation_file held_out.txt --max_steps 8 --output_dir cached \
+  --eval_strategy steps --eval_steps 4 --save_steps 0 --data_cache cache
+check "a cache gives the same losses" cmp <(losses lines) <(losses cached)
+run 0 "${t5[@]}" "${spans[@]}" --noise_density 0.15 --train_file corpus.txt --max_steps 1 --output_dir cached-again \
+  --data_cache cache
+said ".safetensors: read"
+cp -r lines resumed && rm -r resumed/checkpoint-8
+run 0 "${t5[@]}" "${spans[@]}" --train_file corpus.txt --validation_file held_out.txt --max_steps 8 --output_dir resumed \
+  --eval_strategy steps --eval_steps 4 --save_steps 4 --resume_from_checkpoint auto
+check "a resumed run has the same losses" cmp <(losses lines) <(losses resumed)
+check "and the same parameters" cmp lines/model.safetensors resumed/model.safetensors
+again=("${t5[@]}" --max_steps 9 --output_dir resumed --resume_from_checkpoint auto)
+refused 1 'another objective (objective "span_corruption", now "text_infilling")' "${again[@]}" "${infilling[@]}" --train_file corpus.txt
+refused 1 'another objective (objective "span_corruption", now "pairs")' "${again[@]}" --train_file corpus.jsonl
+refused 1 "another objective_mean_span_length" "${again[@]}" "${spans[@]}" --mean_span_length 2.9 --train_file corpus.txt
+run 0 "${t5[@]}" "${spans[@]}" --train_file corpus.txt --validation_file held_out.txt --max_steps 4 --seed 4 --output_dir seed
+check "another seed is another run" test "$(losses seed | head -n 1)" != "$(losses lines | head -n 1)"
+run 0 --model_name_or_path lines "${lengths[@]}" "${spans[@]}" --do_eval --validation_file held_out.txt --output_dir scored
+check "the last evaluation is repeated without training" \
+  test "$(grep -o '"eval_loss": [0-9.]*' lines/all_results.json)" = "$(grep -o '"eval_loss": [0-9.]*' scored/all_results.json)"
+
+# ---- text infilling, both architectures ------------------------------------------------------------
+run 0 "${bart[@]}" "${infilling[@]}" --train_file corpus.txt --validation_file held_out.txt --max_steps 12 --output_dir bart-out \
+  --permute_sentences --max_tokens_per_batch 400
+said "--objective text_infilling: texts of up to 37 tokens, sources of up to 40 and targets of up to 39"
+run 0 "${t5[@]}" "${infilling[@]}" --train_file corpus.txt --max_steps 40 --output_dir words --whole_words --text_length 20 \
+  --noise_density 0.08 --span_length uniform --mean_span_length 2 --denoised_length 12 --group_by_length \
+  --cross_attention segmented_recurrent --segment_size 8
+said "and 20 words"
+first=$(losses words | head -n 1 | cut -d: -f2) last=$(losses words | tail -n 1 | cut -d: -f2)
+check "the loss falls" awk "BEGIN { exit !($last < 0.8 * $first) }"
+run 0 "${t5[@]}" "${infilling[@]}" --train_file corpus.txt --separate_texts --max_steps 1 --mask_token "<extra_id_7>" \
+  --output_dir separate
+run 0 "${t5[@]}" "${spans[@]}" --train_file corpus.txt --text_length 10 --max_train_samples 9 --max_steps 1 --output_dir few
+said "the first 9 of"
+
+# ---- what contradicts itself -------------------------------------------------------------------------
+new=("${t5[@]}" --output_dir x)
+refused 2 "--noise_density needs --objective" "${new[@]}" --train_file corpus.jsonl --noise_density 0.1
+refused 2 "--sample_by needs --objective" "${new[@]}" --train_file corpus.jsonl --sample_by document
+refused 2 "--input_format text has no summaries" "${new[@]}" --train_file corpus.txt --input_format text
+refused 2 "--whole_words needs --objective text_infilling" "${new[@]}" "${spans[@]}" --train_file corpus.txt --whole_words
+for flag in "--source_prefix x" "--summary_column x" "--test_file corpus.txt" "--predict_with_generate"; do
+  # shellcheck disable=SC2086
+  refused 2 "${flag%% *} does not go with --objective span_corruption" "${new[@]}" "${spans[@]}" --train_file corpus.txt \
+    --validation_file held_out.txt $flag
+done
+refused 2 "--noise_density must be above 0 and below 1" "${new[@]}" "${spans[@]}" --train_file corpus.txt --noise_density 0
+refused 2 "--noise_density must be at least 0 and below 1" "${new[@]}" "${infilling[@]}" --train_file corpus.txt --noise_density 1
+refused 2 "--mean_span_length must be at least 1" "${new[@]}" "${spans[@]}" --train_file corpus.txt --mean_span_length 0.5
+refused 2 "a --mean_span_length that is an integer" "${new[@]}" "${infilling[@]}" --train_file corpus.txt --span_length uniform \
+  --mean_span_length 2.5
+refused 2 "--text_length 45 is not from 2 to 44" "${new[@]}" "${spans[@]}" --train_file corpus.txt --text_length 45
+refused 2 "leave no room for --objective text_infilling" --model_name_or_path bart --max_source_length 3 "${infilling[@]}" \
+  --train_file corpus.txt --output_dir x
+refused 2 "need as many sentinels, and the tokenizer has 100" --model_name_or_path t5 --max_source_length 1000 \
+  --max_target_length 1000 "${spans[@]}" --mean_span_length 1 --train_file corpus.txt --output_dir x
+refused 2 "needs sentinels <extra_id_0>" "${bart[@]}" "${spans[@]}" --train_file corpus.txt --output_dir x
+refused 2 "--mask_token <none> is no token" "${new[@]}" "${infilling[@]}" --train_file corpus.txt --mask_token "<none>"
+refused 1 "is JSON lines, whose rows are the texts" "${new[@]}" "${spans[@]}" --train_file corpus.jsonl --sample_by document
+echo >blank.txt
+refused 1 "holds no text;" "${new[@]}" "${spans[@]}" --train_file blank.txt --sample_by paragraph
+echo '<extra_id_5>' >one.txt
+refused 1 "holds no text of 2 tokens" "${new[@]}" "${spans[@]}" --train_file one.txt
+check "a run that cannot begin makes no folder" test ! -e x
+
+echo "$checks checks passed"
