@@ -301,6 +301,19 @@ TEST_CASE("a vocabulary is trained as by hand") {
   fs::remove(folder.path / "tokenizer.json");
   CHECK(ByteBpeTokenizer(folder.path).encode("ab abc <mask>") == prefixed.encode("ab abc <mask>"));
 
+  // Sentinels come on top, the first with the highest id.
+  const auto marked = train(262, {.sentinels = 3});
+  CHECK(marked.size() == 265);
+  CHECK(marked.id("<mask>") == 4);
+  CHECK(marked.id("<extra_id_0>") == 7);
+  CHECK(marked.id("<extra_id_2>") == 5);
+  CHECK(marked.piece(8) == "!");
+  CHECK(marked.encode("ab<extra_id_1>ab") == Ids{0, 264, 6, 264, 2});
+  CHECK(marked.decode(Ids{0, 264, 6, 264, 2}) == "abab");
+  fs::remove(folder.path / "tokenizer.json");
+  CHECK(ByteBpeTokenizer(folder.path).encode("ab<extra_id_1>ab <mask>") ==
+        Ids{0, 264, 6, 264, 4, 2});
+
   write_file(folder.path / "text", "ab ab abc\nab ab\nab ab abc\nx");
   srformer::train_byte_bpe(folder.path / "text", 1000, folder.path);
   CHECK(ByteBpeTokenizer(folder.path).size() == 264);
@@ -328,6 +341,8 @@ TEST_CASE("what cannot be trained to a byte vocabulary is refused, and nothing i
   fails({"a"}, 260, "261");
   fails({"a", "\xff"}, 300, "text 2");
   CHECK_THROWS_AS(srformer::train_byte_bpe(Texts{"a"}, 300, folder.path, {.min_frequency = -1}),
+                  srformer::shape_error);
+  CHECK_THROWS_AS(srformer::train_byte_bpe(Texts{"a"}, 300, folder.path, {.sentinels = -1}),
                   srformer::shape_error);
   CHECK(folder.entries() == 0);
   CHECK_THROWS_AS(srformer::train_byte_bpe(Texts{"a"}, 300, folder.path / "missing"),

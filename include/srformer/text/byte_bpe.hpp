@@ -222,6 +222,7 @@ class ByteBpeTokenizer {
 struct ByteBpeTraining {
   index_t min_frequency = 2;      ///< occurrences of a pair below which it is not merged
   bool add_prefix_space = false;  ///< begin every text as a word after a space
+  index_t sentinels = 0;          ///< <extra_id_0>, ... as T5 has, which BART has not
 };
 
 namespace detail {
@@ -364,11 +365,11 @@ inline nlohmann::ordered_json tokenizer_config_json(std::span<const nlohmann::or
   return config;
 }
 
-/// special_tokens_map.json; the mask is the last special token.
+/// special_tokens_map.json; the mask is the fifth special token.
 inline nlohmann::ordered_json special_tokens_map_json(
     std::span<const nlohmann::ordered_json> special) {
   nlohmann::ordered_json map = special_token_names();
-  map["mask_token"] = special.back();
+  map["mask_token"] = special[4];
   map["mask_token"].erase("special");
   return map;
 }
@@ -441,18 +442,23 @@ inline void write_byte_bpe(const std::filesystem::path& folder,
 
 }  // namespace detail
 
-/// Trains a byte-level vocabulary on UTF-8 texts (<s> 0, <pad> 1, </s> 2, <unk> 3, <mask> 4, the 256 bytes, then merges) and
+/// Trains a byte-level vocabulary on UTF-8 texts (<s> 0, <pad> 1, </s> 2, <unk> 3, <mask> 4, the sentinels beside vocab_size,
+/// of which <extra_id_0> has the highest id as in a T5, the 256 bytes, then merges) and
 /// replaces vocab.json, merges.txt, tokenizer.json, tokenizer_config.json and special_tokens_map.json in a folder; the vocabulary is
 /// that of tokenizers' ByteLevelBPETokenizer.train. Fewer than vocab_size tokens result when no pair is frequent enough.
 /// Throws shape_error when the texts are empty or vocab_size is below 261, io_error when a file cannot be written.
 inline void train_byte_bpe(std::span<const std::string> texts, index_t vocab_size,
                            const std::filesystem::path& folder, ByteBpeTraining options = {}) {
   constexpr std::string_view function = "train_byte_bpe";
-  const std::vector<std::string> special{"<s>", "<pad>", "</s>", "<unk>", "<mask>"};
+  std::vector<std::string> special{"<s>", "<pad>", "</s>", "<unk>", "<mask>"};
   require(vocab_size >= std::ssize(special) + 256, function,
           "vocab_size is below 261, the special tokens and the bytes");
   require(std::in_range<std::int32_t>(vocab_size), function, "vocab_size is not below 2^31");
   require(options.min_frequency >= 0, function, "min_frequency is negative");
+  require(options.sentinels >= 0 && options.sentinels <= 10'000, function,
+          "sentinels must be 0 to 10000");
+  for (index_t i = options.sentinels; i-- > 0;)
+    special.push_back("<extra_id_" + std::to_string(i) + ">");
   std::map<std::string, index_t, std::less<>> counts;
   for (std::size_t i = 0; i < texts.size(); ++i) {
     std::string_view text = texts[i];
@@ -484,7 +490,7 @@ inline void train_byte_bpe(std::span<const std::string> texts, index_t vocab_siz
   }
   detail::MergeLearner learner(std::move(tokens));
   for (const auto& [word, count] : counts) learner.add_word(word, count, byte_ids);
-  learner.learn(vocab_size, options.min_frequency);
+  learner.learn(vocab_size + options.sentinels, options.min_frequency);
   detail::write_byte_bpe(folder, special, learner, options.add_prefix_space);
 }
 
