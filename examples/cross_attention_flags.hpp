@@ -24,11 +24,21 @@ inline bool offers_option(std::string_view name) {
   return false;
 }
 
+/// How the recurrence starts where a checkpoint has none: with a factor on its weights, or measured on the first batch of
+/// training, EncoderDecoder::fit_recurrence.
+struct RecurrenceStart {
+  bool measured = false;
+  double factor = 0.1;
+};
+
+/// The field of config.json that says so where no flag does.
+inline constexpr const char* recurrence_start_field = "recurrence_init_scale";
+
 /// What the command line said; what it did not say stays as it was.
 struct CrossAttentionFlags {
   std::optional<std::string> variant;
   std::map<std::string, nlohmann::json, std::less<>> options;  ///< by name, as config.json has them
-  double recurrence_init_scale = 0.1;
+  std::string recurrence_init_scale;                           ///< empty: not given
 
   bool given(std::string_view option) const { return options.contains(option); }
 
@@ -45,9 +55,39 @@ struct CrossAttentionFlags {
         added.push_back(option.info.name);
         add_option(app, option);
       }
-    app.add_option("--recurrence_init_scale", recurrence_init_scale,
-                   "Factor on the initial weights of the recurrence; 1 is the authors'")
-        ->capture_default_str();
+    app.add_option(
+           "--recurrence_init_scale", recurrence_init_scale,
+           "Factor on the initial weights of the recurrence, 1 is the authors'; or auto: so "
+           "that it adds a tenth at first, measured on the first batch; else config.json's, "
+           "or 0.1")
+        ->type_name("NUMBER or auto")
+        ->check(CLI::Validator(
+            [](std::string& word) {
+              double value = 0;
+              if (word == "auto" ||
+                  (CLI::detail::lexical_cast(word, value) && std::isfinite(value)))
+                return std::string();
+              return "Value " + word + " is neither a number nor auto";
+            },
+            ""));
+  }
+
+  /// As the flag says, or else config.json, or else a factor of 0.1.
+  RecurrenceStart recurrence_start(const nlohmann::json& config, const std::string& path) const {
+    RecurrenceStart start;
+    if (recurrence_init_scale == "auto") return {.measured = true};
+    if (!recurrence_init_scale.empty()) {
+      CLI::detail::lexical_cast(recurrence_init_scale, start.factor);
+      return start;
+    }
+    const auto field = config.find(recurrence_start_field);
+    if (field == config.end() || field->is_null()) return start;
+    if (*field == "auto") return {.measured = true};
+    if (!field->is_number())
+      throw io_error(path + ": \"" + recurrence_start_field +
+                     "\" is neither a number nor \"auto\"; correct it");
+    start.factor = field->get<double>();
+    return start;
   }
 
   /// Puts what was said into config.json's object "cross_attention", and checks it there.

@@ -123,6 +123,10 @@ ModelConfig trained_config(const HfCheckpoint& checkpoint, const FinetuneOptions
         if (!options.cross_attention.given(name)) cross.set(name, options.max_target_length);
     }
     c.cross_attention = cross;
+    // A start that is measured is measured once.
+    if (options.train && cross.template is<SegmentedRecurrent>() &&
+        c.source.value(recurrence_start_field, nlohmann::json()) == "auto")
+      c.source.erase(recurrence_start_field);
     if (options.dropout_rate) c.set_dropout(*options.dropout_rate);
   };
   std::visit(set, config);
@@ -141,9 +145,10 @@ index_t longest_source(const FinetuneOptions& options, const CommonConfig& confi
   return positions > 0 ? std::min(options.max_source_length, positions) : options.max_source_length;
 }
 
-/// Loads what the checkpoint has, initialises what the variant adds to it, and says so.
-void load(AnyModel& model, const HfCheckpoint& checkpoint, const FinetuneOptions& options,
-          Console& console) {
+/// Loads what the checkpoint has, initialises what the variant adds to it, and says so. Returns whether the recurrence is
+/// to start as it is measured.
+bool load(AnyModel& model, const HfCheckpoint& checkpoint, const FinetuneOptions& options,
+          bool resumed, Console& console) {
   std::vector<std::string> fresh, dropped;
   const auto parameters = model.parameters();
   for (const auto& p : parameters) {
@@ -156,10 +161,12 @@ void load(AnyModel& model, const HfCheckpoint& checkpoint, const FinetuneOptions
     if (is_variant_parameter<ProgramVariants>(name) && std::ranges::none_of(parameters, is_it))
       dropped.push_back(name);
   }
-  if (fresh.empty() && options.recurrence_scale_given)
+  if (fresh.empty() && options.recurrence_scale_given && !resumed)
     throw usage_error("--recurrence_init_scale does not apply: " + checkpoint.folder().string() +
                       " holds the recurrence already");
-  model.initialize_recurrence({options.seed, 2}, options.cross_attention.recurrence_init_scale);
+  const RecurrenceStart start =
+      options.cross_attention.recurrence_start(checkpoint.config(), checkpoint.config_path());
+  model.initialize_recurrence({options.seed, 2}, start.factor);
   if (const std::string notice = left_over_notice(checkpoint, model.load(checkpoint, true));
       !notice.empty())
     console.line(notice);
@@ -170,6 +177,7 @@ void load(AnyModel& model, const HfCheckpoint& checkpoint, const FinetuneOptions
   if (!dropped.empty())
     console.line("notice: " + std::to_string(dropped.size()) + " parameters are dropped, as " +
                  variant + " has no use for them: " + dropped.front() + ", ...");
+  return start.measured && variant == SegmentedRecurrent::name;
 }
 
 /// The options that summaries are generated with, as the model's generation_config.json keeps them:
@@ -258,12 +266,15 @@ class Finetuning {
                         std::to_string(config.max_positions) +
                         " positions; give a lower --max_length");
     model_ = device.model(config_);
-    load(*model_, checkpoint_, options, console_);
+    const bool measured = load(*model_, checkpoint_, options, resume_.has_value(), console_);
     if (!options.train) return;
     TrainingOptions training = options.training();
     if (objective_) training.denoising = objective_->denoising;
     trainer_ = model_->train(train_->examples(), training);
-    if (resume_) resume_training();
+    if (resume_)
+      resume_training();
+    else if (measured)
+      start_recurrence();
     if (options.overwrite) remove_old_run(output_);
     // A run that was stopped after its last step makes its last evaluations again.
     const auto made = [&](const ordered_json& entry) {
@@ -336,6 +347,22 @@ class Finetuning {
     for (const std::string& difference : differences) console_.line("notice: " + difference);
     if (!differences.empty())
       console_.line("notice: so the run will not give the numbers of one that was never stopped");
+  }
+
+  /// Gives the recurrence of every layer the size that it is to have beside the segment's part.
+  void start_recurrence() {
+    std::string factors;
+    const std::vector<double> found = trainer_->fit_recurrence();
+    if (found.empty())
+      return console_.line(
+          "notice: --recurrence_init_scale auto has no effect, as the options have no recurrence");
+    for (const double factor : found)
+      factors += (factors.empty() ? "" : ", ") +
+                 (factor > 0 ? format("%.3g", RecurrenceStart{}.factor * factor) : "none");
+    console_.line("--recurrence_init_scale auto: " + factors + " in the layers of the decoder");
+    if (factors.find("none") != std::string::npos)
+      console_.line("notice: none, where the first batch has one segment for each source, stays " +
+                    format("%.3g", RecurrenceStart{}.factor));
   }
 
   /// Scores and predicts as --do_eval and --do_predict say; what an earlier run has put into all_results.json stays.

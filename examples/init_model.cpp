@@ -214,7 +214,8 @@ struct Options {
         ->excludes(given);
     app.add_option("--tokenizer_vocab_size", tokenizer_vocab_size, "Pieces of a trained tokenizer")
         ->capture_default_str();
-    app.add_option("--extra_ids", extra_ids, "Sentinels of a trained tokenizer")
+    app.add_option("--extra_ids", extra_ids,
+                   "Sentinels of a trained tokenizer; of a BART's none unless given")
         ->capture_default_str()
         ->check(CLI::Range(0, 1000));
     app.add_option("--text_column", data.text_column,
@@ -258,10 +259,15 @@ nlohmann::json configuration(Options& options) {
   if (!config.is_object()) throw srformer::io_error(place + ": is not a JSON object; correct it");
   const std::string type(
       srformer::plain_model_type(srformer::json_field<std::string>(config, "model_type", place)));
-  if (conventions_of(config).byte_level_bpe && options.extra_ids_given)
-    throw usage_error("--extra_ids does not apply to a " + type + ", which has no sentinels");
+  if (conventions_of(config).byte_level_bpe && options.extra_ids_given &&
+      options.tokenizer_files.empty())
+    throw usage_error("--extra_ids does not apply to a " + type +
+                      ", which has no sentinels, without --train_tokenizer");
   options.overrides.apply(config, type);
   options.cross_attention.apply(config);
+  // finetune measures it: there is no batch here.
+  if (options.cross_attention.recurrence_start(config, place).measured)
+    config[srformer::program::recurrence_start_field] = "auto";
   return config;
 }
 
@@ -271,7 +277,8 @@ void make_tokenizer(Options& options, bool byte_level_bpe, const fs::path& folde
     return copy_tokenizer(options.tokenizer, folder, options.extra_ids);
   const auto text = tokenizer_text(options.tokenizer_files, options.data, options.notices);
   if (byte_level_bpe) {
-    srformer::train_byte_bpe(text, options.tokenizer_vocab_size, folder);
+    srformer::train_byte_bpe(text, options.tokenizer_vocab_size, folder,
+                             {.sentinels = options.extra_ids_given ? options.extra_ids : 0});
   } else {
     srformer::train_sentencepiece(text, options.tokenizer_vocab_size, folder / "spiece.model");
     srformer::write_t5_tokenizer_config(folder, options.extra_ids);
@@ -310,7 +317,9 @@ index_t save_new_model(const ModelConfig& config, const Options& options,
                        const nlohmann::json& generation, const fs::path& folder) {
   srformer::EigenBackend be;
   const auto model = ProgramArchitectures::make<float, ProgramVariants>(be, config);
-  model->initialize({options.seed, 0}, options.cross_attention.recurrence_init_scale);
+  const nlohmann::json json = std::visit([](const auto& c) { return to_json(c); }, config);
+  model->initialize({options.seed, 0},
+                    options.cross_attention.recurrence_start(json, options.place()).factor);
   srformer::save_model(*model, folder, srformer::DType::f32, generation);
   return model->parameters().size();
 }

@@ -27,6 +27,8 @@ class AnyTraining {
   virtual index_t total_steps() const = 0;
   virtual index_t steps_per_epoch() const = 0;
   virtual double take_mean_loss() = 0;
+  /// As EncoderDecoder::fit_recurrence, on the first batch, to initial_recurrence_share.
+  virtual std::vector<double> fit_recurrence() = 0;
   /// As srformer::save_training.
   virtual std::filesystem::path save(
       const std::filesystem::path& output,

@@ -26,6 +26,9 @@ class TrainingOf final : public AnyTraining {
   index_t total_steps() const override { return trainer_.total_steps(); }
   index_t steps_per_epoch() const override { return trainer_.steps_per_epoch(); }
   double take_mean_loss() override { return trainer_.take_mean_loss(); }
+  std::vector<double> fit_recurrence() override {
+    return trainer_.model().fit_recurrence(trainer_.batches(0).front(), initial_recurrence_share);
+  }
   std::filesystem::path save(const std::filesystem::path& output,
                              const std::function<void(const std::filesystem::path&)>& save_model,
                              index_t total_limit, const nlohmann::json& others,

@@ -100,14 +100,18 @@ refused 1 'another objective (objective "span_corruption", now "pairs")' "${agai
 refused 1 "another objective_mean_span_length" "${again[@]}" "${spans[@]}" --mean_span_length 2.9 --train_file corpus.txt
 run 0 "${t5[@]}" "${spans[@]}" --train_file corpus.txt --validation_file held_out.txt --max_steps 4 --seed 4 --output_dir seed
 check "another seed is another run" test "$(losses seed | head -n 1)" != "$(losses lines | head -n 1)"
-run 0 --model_name_or_path lines "${lengths[@]}" "${spans[@]}" --do_eval --validation_file held_out.txt --output_dir scored
-check "the last evaluation is repeated without training" \
+run 0 --model_name_or_path lines "${lengths[@]}" "${spans[@]}" --do_eval --validation_file held_out.txt --seed 9 --output_dir scored
+check "the last evaluation is repeated without training, whatever the seed" \
   test "$(grep -o '"eval_loss": [0-9.]*' lines/all_results.json)" = "$(grep -o '"eval_loss": [0-9.]*' scored/all_results.json)"
 
 # ---- text infilling, both architectures ------------------------------------------------------------
 run 0 "${bart[@]}" "${infilling[@]}" --train_file corpus.txt --validation_file held_out.txt --max_steps 12 --output_dir bart-out \
   --permute_sentences --max_tokens_per_batch 400
 said "--objective text_infilling: texts of up to 37 tokens, sources of up to 40 and targets of up to 39"
+program 0 init_model --output_dir sentinels --preset bart-tiny --train_tokenizer corpus.txt --tokenizer_vocab_size 290 \
+  --extra_ids 20 --seed 1
+run 0 --model_name_or_path sentinels "${lengths[@]}" "${steps[@]}" "${spans[@]}" --train_file corpus.txt --max_steps 1 \
+  --output_dir bart-spans
 run 0 "${t5[@]}" "${infilling[@]}" --train_file corpus.txt --max_steps 40 --output_dir words --whole_words --text_length 20 \
   --noise_density 0.08 --span_length uniform --mean_span_length 2 --denoised_length 12 --group_by_length \
   --cross_attention segmented_recurrent --segment_size 8
@@ -118,6 +122,42 @@ run 0 "${t5[@]}" "${infilling[@]}" --train_file corpus.txt --separate_texts --ma
   --output_dir separate
 run 0 "${t5[@]}" "${spans[@]}" --train_file corpus.txt --text_length 10 --max_train_samples 9 --max_steps 1 --output_dir few
 said "the first 9 of"
+
+# ---- a start of the recurrence that is measured ---------------------------------------------------------
+pairs=(--train_file corpus.jsonl --max_target_length 8 --per_device_train_batch_size 8 --logging_steps 1)
+recurrent=(--cross_attention segmented_recurrent --segment_size 8)
+start() { grep -oE 'recurrence_init_scale auto: [0-9.e-]+, [0-9.e-]+ in the layers' out.txt; }
+run 0 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --recurrence_init_scale auto --max_steps 4 --save_steps 2 \
+  --output_dir measured
+check "two layers were measured" test -n "$(start)"
+check "config.json does not ask for it again" test -z "$(grep recurrence_init_scale measured/config.json)"
+cp -r measured measured-resumed && rm -r measured-resumed/checkpoint-4
+run 0 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --recurrence_init_scale auto --max_steps 4 --save_steps 2 \
+  --output_dir measured-resumed --resume_from_checkpoint auto
+check "a resumed run is not measured again" test -z "$(start)"
+check "and gives the same parameters" cmp measured/model.safetensors measured-resumed/model.safetensors
+program 0 init_model --output_dir later --preset t5-tiny --tokenizer t5 --seed 1 "${recurrent[@]}" --recurrence_init_scale auto
+check "init_model leaves it to the training" grep -qF '"recurrence_init_scale": "auto"' later/config.json
+run 0 --model_name_or_path later "${pairs[@]}" --max_steps 1 --output_dir later-out
+check "which measures it" test -n "$(start)"
+check "once" test -z "$(grep recurrence_init_scale later-out/config.json)"
+sed 's/"recurrence_init_scale": "auto"/"recurrence_init_scale": 0.5/' later/config.json >half.json
+program 0 init_model --output_dir half --config half.json --tokenizer t5 --seed 1
+program 0 init_model --output_dir half-flag --config later/config.json --tokenizer t5 --seed 1 --recurrence_init_scale 0.5
+check "a number in config.json is that of the flag" cmp half/model.safetensors half-flag/model.safetensors
+sed 's/"recurrence_init_scale": "auto"/"recurrence_init_scale": [1]/' later/config.json >wrong.json
+program 1 init_model --output_dir x --config wrong.json --tokenizer t5
+check "what is neither is refused" grep -qF 'is neither a number nor "auto"' err.txt
+refused 2 "is neither a number nor auto" --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --recurrence_init_scale some \
+  --output_dir x
+refused 2 "--recurrence_init_scale does not apply" --model_name_or_path measured "${pairs[@]}" --recurrence_init_scale auto \
+  --output_dir x
+run 0 --model_name_or_path t5 "${pairs[@]}" --cross_attention segmented_recurrent --segment_size 512 --recurrence_init_scale auto \
+  --max_steps 1 --output_dir one-segment
+said "none, none in the layers of the decoder"
+run 0 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --recurrence false --recurrence_init_scale auto --max_steps 1 \
+  --output_dir no-recurrence
+said "has no effect, as the options have no recurrence"
 
 # ---- what contradicts itself -------------------------------------------------------------------------
 new=("${t5[@]}" --output_dir x)

@@ -19,6 +19,7 @@
 
 #include <srformer/models/config.hpp>
 #include <srformer/models/output.hpp>
+#include <srformer/models/recurrence_start.hpp>
 #include <srformer/models/stack.hpp>
 
 namespace srformer {
@@ -90,6 +91,38 @@ class EncoderDecoder {
     std::vector<InitialValue> values = variant_values_;
     values.push_back({"SNN_kv.weight", scale});
     for (const auto& layer : decoder_.layers) layer.cross->initialize_variant(be_, random, values);
+  }
+
+  /// |A| and |C| of segmented recurrent attention for each decoder layer, over the targets of a batch: part_sizes. Empty where
+  /// the cross-attention is another. Cost of a forward pass and that of part_sizes.
+  std::vector<PartSizes> recurrence_sizes(const Batch& batch) {
+    std::vector<PartSizes> sizes;
+    visit_recurrences("recurrence_sizes", batch, [&](index_t, const auto& in, auto of) {
+      sizes.push_back(part_sizes(be_, in, of.parameters, of.options, batch.labels));
+    });
+    return sizes;
+  }
+
+  /// Multiplies W of every decoder layer by the factor with which |C| is `share` of |A| in the head where it is most, for this
+  /// batch, from the first layer to the last, and returns the factors; where there is none, W stays and it is 0. Empty where
+  /// the cross-attention is another, or has no recurrence. Cost for each layer: a forward pass of the decoder and that of fitted_recurrence.
+  std::vector<double> fit_recurrence(const Batch& batch, double share) {
+    std::vector<double> factors;
+    parameters_.require_numbers(function("fit_recurrence"));
+    visit_recurrences("fit_recurrence", batch, [&](index_t l, const auto& in, auto of) {
+      if (!of.options.recurrence) return;
+      const auto found = fitted_recurrence(be_, in, of.parameters, of.options, share, batch.labels);
+      factors.push_back(found.value_or(0));
+      if (!found) return;
+      for (Parameter<B, T>* p : decoder_.layers[static_cast<std::size_t>(l)].cross->learned) {
+        if (p->value != of.parameters.weight) continue;
+        std::vector<T> values(static_cast<std::size_t>(p->count));
+        be_.to_host(values.data(), static_cast<const T*>(p->value), p->count);
+        for (T& w : values) w = T(C(*found) * C(w));
+        be_.from_host(p->value, values.data(), p->count);
+      }
+    });
+    return factors;
   }
 
   /// Logits [B,M,V] with the labels, shifted right, as the decoder's input; no dropout.
@@ -466,6 +499,32 @@ class EncoderDecoder {
         encoder_.forward(be_, encoder_input(pass), saved == nullptr ? nullptr : &saved->encoder);
     pass.decoded =
         decoder_.forward(be_, decoder_input(pass), saved == nullptr ? nullptr : &saved->decoder);
+  }
+
+  struct Recurrence {
+    RecurrentParameters<const T> parameters;
+    const SegmentedRecurrentOptions& options;
+  };
+
+  /// f(layer, q k v, recurrence) for each decoder layer, where it is segmented recurrent attention. The decoder runs anew for
+  /// each, so that f may change what the next one sees.
+  template <class F>
+  void visit_recurrences(const char* called, const Batch& batch, F f) {
+    if constexpr (List::template has<SegmentedRecurrent>) {
+      const auto* options = cross_.template get_if<SegmentedRecurrent>();
+      if (options == nullptr) return;
+      Pass pass = begin(called, batch, {}, false);
+      pass.encoded = encoder_.forward(be_, encoder_input(pass), nullptr);
+      const StackInput<B, T> in = decoder_input(pass);
+      for (std::size_t l = 0; l < decoder_.layers.size(); ++l) {
+        typename StackType::Saved saved;
+        decoder_.forward(be_, in, &saved);
+        const auto& cross = *decoder_.layers[l].cross;
+        const auto inputs = cross.inputs_of(in.shape, saved.layers[l].cross, *in.source);
+        f(static_cast<index_t>(l), inputs,
+          Recurrence{recurrent_parameters(cross, *options), *options});
+      }
+    }
   }
 
   void loss(const Pass& pass, View<accumulate_t<T>, 1, Space> loss_sum, T* d_decoded) const {

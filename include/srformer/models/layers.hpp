@@ -329,6 +329,12 @@ struct CrossAttention {
     });
   }
 
+  /// q, k and v of a pass, where they lie.
+  static AttentionInputs<B, T> inputs_of(const AttentionShape& s, const Saved& saved,
+                                         const Source& source) {
+    return inputs(s, saved, source.context);
+  }
+
   /// What decoder steps need of the source.
   typename List::template Prepared<B, T> prepare(B& be, const AttentionShape& s,
                                                  const Source& source,
