@@ -3,6 +3,7 @@
 // written once on this; device_of.hpp compiles it for each pair of backend and scalar.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -18,6 +19,12 @@
 
 namespace srformer::program {
 
+/// Bytes of a training in the memory of its backend.
+struct MemoryUse {
+  std::size_t parameters = 0, gradients = 0, optimizer_state = 0;
+  std::size_t peak = 0;  ///< the most that was in use at one time, as the backend's pool counts
+};
+
 /// Training of a model: train/trainer.hpp and train/checkpoint.hpp.
 class AnyTraining {
  public:
@@ -29,6 +36,11 @@ class AnyTraining {
   virtual double take_mean_loss() = 0;
   /// As EncoderDecoder::fit_recurrence, on the first batch, to initial_recurrence_share.
   virtual std::vector<double> fit_recurrence() = 0;
+  /// The share of the states of the recurrence that are above their threshold, for each decoder layer, over the last
+  /// micro-batch of the last step: EncoderDecoder::firing_shares.
+  virtual std::vector<double> firing_shares() = 0;
+  /// So far.
+  virtual MemoryUse memory() = 0;
   /// As srformer::save_training.
   virtual std::filesystem::path save(
       const std::filesystem::path& output,

@@ -2,6 +2,7 @@
 // Device, AnyModel and AnyTraining for one backend and scalar.
 #pragma once
 
+#include <algorithm>
 #include <srformer/models/checkpoint.hpp>
 #include <srformer/train/checkpoint.hpp>
 #include <type_traits>
@@ -28,6 +29,22 @@ class TrainingOf final : public AnyTraining {
   double take_mean_loss() override { return trainer_.take_mean_loss(); }
   std::vector<double> fit_recurrence() override {
     return trainer_.model().fit_recurrence(trainer_.batches(0).front(), initial_recurrence_share);
+  }
+  std::vector<double> firing_shares() override {
+    const index_t last = std::max<index_t>(trainer_.state().step, 1) - 1;
+    return trainer_.model().firing_shares(trainer_.batches(last).back());
+  }
+  MemoryUse memory() override {
+    Model& model = trainer_.model();
+    const std::size_t numbers = static_cast<std::size_t>(model.parameters().size());
+    MemoryUse use{numbers * sizeof(typename Model::scalar),
+                  numbers * sizeof(typename Model::scalar)};
+    trainer_.optimizer().visit_state(
+        model.parameters(), [&](const auto&, const auto&, const auto* values, index_t count) {
+          use.optimizer_state += static_cast<std::size_t>(count) * sizeof(*values);
+        });
+    use.peak = model.backend().pool().peak_bytes();
+    return use;
   }
   std::filesystem::path save(const std::filesystem::path& output,
                              const std::function<void(const std::filesystem::path&)>& save_model,

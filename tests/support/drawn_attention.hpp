@@ -149,6 +149,7 @@ class DrawnRun {
                                                        gather_heads<B, T>(be, v.view()), context,
                                                        pointers, options, {.steps = d.steps});
     std::vector<Result> all;
+    if constexpr (std::is_same_v<T, double>) all.push_back(firing());
     for (index_t step = 0; step < d.steps; ++step) {
       const auto q = by_rows(queries);
       auto out = by_rows(queries, true);
@@ -157,6 +158,14 @@ class DrawnRun {
       all.push_back({"step " + std::to_string(step), values(out.x)});
     }
     return all;
+  }
+
+  /// The states of the recurrence that fire, and all of them.
+  Result firing() {
+    const View<const T, 4, typename B::space> queries(nullptr, {d.B, d.H, d.M, d.D});
+    const FiringCount count = PaperVariants::count_firing<B, T>(
+        be, {queries, k.view(), v.view(), context}, pointers, options);
+    return {"what fires", {double(count.fired), double(count.states), 1}};
   }
 
  private:

@@ -48,6 +48,7 @@ struct Trace {
   double margin = HUGE_VAL;  ///< how near a cell came to its kink, of firing or of the clamp
   bool fired = false;        ///< whether any R is not zero
   bool fired_later = false;  ///< whether any is at a step after the first
+  index_t states = 0, fired_states = 0;  ///< of the recurrence, and those above the threshold
 };
 
 template <class T>
@@ -178,6 +179,7 @@ void attention_of_head(const Inputs<T>& in, index_t b, index_t h, View<T, 4> out
             const T over = u / threshold - T(1);
             trace.margin = std::min(trace.margin, std::abs(double(primal(over))));
             const bool fires = primal(over) > 0;
+            ++trace.states, trace.fired_states += fires ? 1 : 0;
             r[c][e] = fires ? over : T(0);
             membrane[c][e] = fires ? u - threshold : u;
           }

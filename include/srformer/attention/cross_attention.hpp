@@ -87,6 +87,15 @@ concept HasSteps = requires(B& be, const AttentionInputs<B, T>& in,
   V::template step<B, T>(be, step, p, o, prepared);
 };
 
+/// Whether V says how many states of its recurrence fired, which it may leave out.
+template <class V, class B, class T>
+concept CountsFiring = requires(B& be, const AttentionInputs<B, T>& in,
+                                const typename V::template Parameters<const T>& p,
+                                const typename V::Options& o) {
+  { V::fires(o) } -> std::same_as<bool>;
+  { V::template count_firing<B, T>(be, in, p, o) } -> std::same_as<FiringCount>;
+};
+
 constexpr bool same_names(std::span<const std::string_view> a,
                           std::span<const std::string_view> b) {
   if (a.size() != b.size()) return false;
@@ -358,6 +367,29 @@ struct Variants {
             P{V::template prepare<B, T>(be, in, parameters<V>(o, learned), o)});
     });
     return prepared;
+  }
+
+  /// Whether the variant has a recurrence whose states count_firing counts, with these options.
+  template <class B, class T>
+  static bool fires(const Options& options) {
+    return options.visit([]<class V>(V, const typename V::Options& o) {
+      if constexpr (detail::CountsFiring<V, B, T>) return V::fires(o);
+      return false;
+    });
+  }
+
+  /// How many states of the variant's recurrence are above their threshold; none where `fires` says that it has none.
+  /// Arguments, errors and cost as those of SegmentedRecurrent::count_firing.
+  template <class B, class T>
+  static FiringCount count_firing(B& be, const AttentionInputs<B, T>& in,
+                                  const std::type_identity_t<LearnedPointers<const T>>& learned,
+                                  const Options& options) {
+    return options.visit([&]<class V>(V, const typename V::Options& o) -> FiringCount {
+      if constexpr (detail::CountsFiring<V, B, T>)
+        if (V::fires(o))
+          return V::template count_firing<B, T>(be, in, parameters<V>(o, learned), o);
+      return {};
+    });
   }
 
   /// out = the cross-attention of a decoder step: K rows of each of G groups.

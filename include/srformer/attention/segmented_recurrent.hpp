@@ -25,6 +25,9 @@
 // attention/detail/segmented_recurrent_batched.hpp has the same for backends with gemm_batched.
 #pragma once
 
+#include <numeric>
+#include <vector>
+
 #include <srformer/attention/detail/recurrent_strips.hpp>
 #include <srformer/attention/detail/segmented_recurrent_batched.hpp>
 #include <srformer/attention/full.hpp>
@@ -550,6 +553,48 @@ struct RecurrentStep {
   }
 };
 
+/// counts[row] = the cells above 0 of a state R [D,D], of which `states` holds one row after the other; 0 of a state that no
+/// query visits, which nothing has written. Of the same rows, visits[row] = its cells, or 0.
+template <class T, class Space>
+struct CountFired {
+  using C = compute_t<T>;
+  RecurrentInputs<T, Space> in;
+  View<const C, 5, Space> states;
+  index_t *counts, *visits;
+
+  template <class Team>
+  SRF_HD void operator()(const Team& team, index_t row, void*) const {
+    const index_t of_lane = states.extent(2), lane = row / of_lane, s = row % of_lane;
+    const index_t H = in.heads(), M = in.q.extent(2), cells = in.head_size() * in.head_size();
+    const bool visited = is_visited(lane / H, s, M);
+    const C* r = &states(lane / H, lane % H, s, 0, 0);
+    const index_t fired = team.template sum<index_t>(
+        visited ? cells : 0, [=](index_t c) { return index_t(math::positive(r[c]) ? 1 : 0); });
+    if (team.leader()) counts[row] = fired, visits[row] = visited ? cells : 0;
+  }
+
+ private:
+  SRF_HD bool is_visited(index_t b, index_t s, index_t queries) const {
+    if (in.stepwise()) return true;
+    const SegmentRule rule =
+        segment_rule(in.options.segments(), in.context.mask, b, queries, in.keys());
+    return s < rule.count() && rule.first_query(s) < rule.end_query(s, queries);
+  }
+};
+
+/// The sources [first, first + count) of `in`.
+template <class B, class T>
+AttentionInputs<B, T> sources_of(const AttentionInputs<B, T>& in, index_t first, index_t count) {
+  AttentionInputs<B, T> some = in;
+  some.q.extents[0] = count;
+  if (some.q.data != nullptr) some.q.data += first * some.q.stride(0);
+  some.k = in.k.slice(0, first, count), some.v = in.v.slice(0, first, count);
+  auto& mask = some.context.mask;
+  if (mask.lengths != nullptr) mask.lengths += first;
+  if (mask.dense.data != nullptr) mask.dense = mask.dense.slice(0, first, count);
+  return some;
+}
+
 }  // namespace SRF_DETAIL
 
 /// The cross-attention of SRformer (paper, Algorithm 1).
@@ -654,6 +699,48 @@ struct SegmentedRecurrent {
                        const Saved<B, T>&, const AttentionGradients<B, T>& d,
                        const Parameters<T>& d_parameters) {
     segmented_recurrent_backward(be, in, parameters, options, d, d_parameters);
+  }
+  static bool fires(const Options& options) { return options.recurrence; }
+
+  /// How many states of the recurrence were above their threshold, u > 0 in attention/raf.hpp: of every source, head, visited
+  /// segment (or query, where each is a step of the recurrence) and cell [D,D]. Of q the extents count alone. Errors: those
+  /// of segmented_recurrent_forward, options without a recurrence. Cost that of prepare and a pass over the states, of which
+  /// 64 MiB are in memory at a time, or those of one source; it waits for the backend.
+  template <class B, class T>
+  static FiringCount count_firing(B& be, const AttentionInputs<B, T>& in,
+                                  const Parameters<const T>& parameters, const Options& options) {
+    require(fires(options), "SegmentedRecurrent::count_firing", "the options have no recurrence");
+    using Space = typename B::space;
+    // What prepare gives is then R itself, whose cells are above 0 where they fired.
+    Options plain = options;
+    plain.gate = plain.sigma = plain.normalize = false;
+    Parameters<const T> of_recurrence = parameters;
+    of_recurrence.gate = of_recurrence.sigma = nullptr;
+    const index_t sources = in.k.extent(0), H = in.k.extent(1), N = in.k.extent(2),
+                  D = in.k.extent(3), L = std::max<index_t>(options.segment_size, 1);
+    const index_t most_states =
+        options.advance == Advance::token ? in.q.extent(2) : (N + L - 1) / L;
+    const auto bytes = H * most_states * D * D * static_cast<index_t>(sizeof(compute_t<T>));
+    const index_t together =
+        std::max<index_t>(1, (index_t{64} << 20) / std::max<index_t>(bytes, 1));
+    FiringCount all;
+    for (index_t first = 0; first < sources; first += together) {
+      const AttentionInputs<B, T> some =
+          detail::sources_of(in, first, std::min(together, sources - first));
+      const Prepared<B, T> made = prepare(be, some, of_recurrence, plain);
+      const index_t rows = some.k.extent(0) * H * made.states.extent(2);
+      Tensor<B, index_t, 2> counts(be, {2, rows});
+      be.for_each_row(
+          rows, 0,
+          detail::CountFired<T, Space>{{some.q, some.k, some.v, of_recurrence, some.context, plain},
+                                       made.states.view(),
+                                       counts.data(),
+                                       counts.data() + rows});
+      const std::vector<index_t> host = to_host(be, counts);
+      all.fired += std::accumulate(host.begin(), host.begin() + rows, index_t{0});
+      all.states += std::accumulate(host.begin() + rows, host.end(), index_t{0});
+    }
+    return all;
   }
   /// States that no query visits are not written.
   template <class B, class T>

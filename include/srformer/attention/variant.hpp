@@ -12,7 +12,11 @@
 //   prepare(be, in, parameters, options)                       returns Prepared<B, T>
 //   step(be, step, parameters, options, prepared)              one decoder step
 //
-// The last four are static templates over <B, T>. docs/custom_variant.md writes one from the start.
+// The last four are static templates over <B, T>. docs/custom_variant.md writes one from the start. A variant whose
+// cells fire may also have, for what is logged while training:
+//
+//   fires(options)                                             whether these options have a recurrence
+//   count_firing(be, in, parameters, options)                  returns FiringCount
 #pragma once
 
 #include <array>
@@ -189,6 +193,17 @@ template <class B, class T>
 struct AttentionGradients {
   In<B, T, 4> d_out;
   Out<B, T, 4> d_q, d_k, d_v;
+};
+
+/// The states of a recurrence, one for each cell at each of its steps: how many there were and how many of them were above
+/// the threshold.
+struct FiringCount {
+  index_t fired = 0, states = 0;
+
+  /// From 0 to 1; 0 of no states.
+  double share() const {
+    return states > 0 ? static_cast<double>(fired) / static_cast<double>(states) : 0;
+  }
 };
 
 /// Nothing is saved, or prepared.

@@ -165,6 +165,20 @@ class EncoderDecoder {
                       [&](index_t l) { finished(encoder_stage(l)); });
   }
 
+  /// The share of the states of the recurrence that are above their threshold, from 0 to 1, for each decoder layer, over the
+  /// segments that the targets of the batch visit; no dropout. Empty where the cross-attention has no recurrence.
+  /// Cost: the encoder's forward pass, and per layer the keys and values of the source and the states.
+  std::vector<double> firing_shares(const Batch& batch) {
+    std::vector<double> shares;
+    if (!List::template fires<B, T>(cross_)) return shares;
+    Pass pass = begin("firing_shares", batch, {}, false);
+    pass.encoded = encoder_.forward(be_, encoder_input(pass), nullptr);
+    const StackInput<B, T> in = decoder_input(pass);
+    for (const auto& layer : decoder_.layers)
+      shares.push_back(layer.cross->count_firing(be_, in.shape, *in.source).share());
+    return shares;
+  }
+
   /// Encodes sources and computes once what no decoder step changes: models/seq2seq.hpp.
   DecoderState start_decoding(std::span<const std::int32_t> ids, std::span<const index_t> lengths,
                               index_t max_steps, index_t horizon = 0, index_t rows_per_source = 1) {

@@ -335,6 +335,19 @@ struct CrossAttention {
     return inputs(s, saved, source.context);
   }
 
+  /// How many states of the variant's recurrence fire for these sources and s.queries queries.
+  FiringCount count_firing(B& be, const AttentionShape& s, const Source& source) const {
+    SpacedRows<B, T> kv(be, source.encoded.extent(0), 2 * s.inner());
+    keys_and_values(be, s, source.encoded, kv.view());
+    const View<const T, 4, typename B::space> steps(nullptr,
+                                                    {s.batch, s.heads, s.queries, s.head_size});
+    return List::template count_firing<B, T>(
+        be,
+        {steps, heads(s, std::as_const(kv)), heads(s, std::as_const(kv), s.inner()),
+         source.context},
+        values(), *options);
+  }
+
   /// What decoder steps need of the source.
   typename List::template Prepared<B, T> prepare(B& be, const AttentionShape& s,
                                                  const Source& source,

@@ -98,8 +98,10 @@ struct StepReport {
   index_t tokens = 0;        ///< of source and target, without padding
   index_t examples = 0;
   double seconds = 0;
-  double exchange_seconds =
-      0;  ///< of them, those in which this rank sent, waited for or added what ranks exchange
+  double data_seconds = 0;      ///< of these, for the batches
+  double gradient_seconds = 0;  ///< of these, for forward and backward
+  /// Of these, those in which this rank sent, waited for or added what ranks exchange.
+  double exchange_seconds = 0;
   bool skipped = false;  ///< the parameters stayed as they were, as something was not finite
 };
 
@@ -289,16 +291,23 @@ class Trainer {
   /// Makes one step. Throws nonfinite_error, with the parameters and the state as they were, unless
   /// such steps are to be skipped.
   StepReport step() {
-    const auto start = std::chrono::steady_clock::now();
+    using Clock = std::chrono::steady_clock;
+    const auto seconds = [](Clock::time_point from, Clock::time_point to) {
+      return std::chrono::duration<double>(to - from).count();
+    };
+    const Clock::time_point start = Clock::now();
     B& be = model_->backend();
     if (!std::exchange(compared_, true))
       exchange_.require_same_values(be, model_->parameters().values().data,
                                     model_->parameters().size());
     const Work work = this->work(state_.step);
+    const Clock::time_point made = Clock::now();
     add_gradients(work);
-    T* gradients = model_->parameters().gradients().data;
-    exchange_.finish(be, gradients, loss_.data());
+    be.synchronize();
     StepReport report;
+    report.data_seconds = seconds(start, made);
+    report.gradient_seconds = seconds(made, Clock::now());
+    exchange_.finish(be, model_->parameters().gradients().data, loss_.data());
     const double scheduled = options_.learning_rate * schedule_.factor(state_.step);
     report.learning_rate = rate(scheduled, state_.updates + 1);
     update(scheduled);
@@ -316,8 +325,7 @@ class Trainer {
     state_.step += 1;
     if (!report.skipped) state_.updates += 1;
     if (std::isfinite(report.loss)) state_.loss_sum += report.loss, state_.loss_steps += 1;
-    report.seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    report.seconds = seconds(start, Clock::now());
     report.exchange_seconds = exchange_.seconds();
     return report;
   }
