@@ -36,6 +36,7 @@ struct Options {
   std::vector<std::string> predictions, references;
   std::string prediction_column, reference_column;
   std::string prediction_format = "auto", reference_format = "auto";
+  std::string scores_file;
   bool json = false;
   srformer::RougeOptions rouge;
   srformer::BootstrapOptions resampling;
@@ -58,6 +59,8 @@ struct Options {
         ->capture_default_str()
         ->check(CLI::Range(1, 1000000));
     app.add_option("--seed", resampling.seed, "of the resampling")->capture_default_str();
+    app.add_option("--scores_file", scores_file,
+                   "file for the F-measures of each pair, a JSON object a line");
     app.add_flag("--json", json, "print JSON, in fractions");
     srformer::program::parse(app, argc, argv);
     rouge.stemmer = !no_stemmer;
@@ -139,6 +142,19 @@ nlohmann::ordered_json as_json(const RougeInterval& rouge, std::size_t pairs) {
   return result;
 }
 
+/// One line {"rouge1": ..., "rouge2": ..., ...} for each pair.
+void write_scores(const std::string& path, const std::vector<RougeScores>& scores) {
+  std::string lines;
+  for (const RougeScores& score : scores) {
+    nlohmann::ordered_json line;
+    for (const auto& [name, type] : types) line[name] = (score.*type).fmeasure;
+    lines += line.dump() + '\n';
+  }
+  srformer::ReplacementFile file(path);
+  file.write(lines);
+  file.commit();
+}
+
 std::string as_table(const RougeInterval& rouge, std::size_t pairs) {
   std::ostringstream table;
   table << std::fixed << std::setprecision(2) << std::left << std::setw(10) << "" << std::right
@@ -166,6 +182,7 @@ int main(int argc, char** argv) {
     for (std::size_t i = 0; i < texts.references.size(); ++i)
       scores.push_back(srformer::rouge(texts.references[i], texts.predictions[i], options.rouge));
     const RougeInterval rouge = srformer::bootstrap(scores, options.resampling);
+    if (!options.scores_file.empty()) write_scores(options.scores_file, scores);
     srformer::program::tell(texts.notices);
     const std::string notice = srformer::program::rouge_notice(texts.references);
     if (!notice.empty()) srformer::program::tell({notice});

@@ -242,6 +242,12 @@ check "as many words as summaries have" test "$(cat words.txt)" = "one two"
 run 0 evaluate --predictions words.txt --references pairs.jsonl --reference_column summary
 check "the same words score 100" grep -q '^rouge1 .* 100.00' out.txt
 
+printf '{"summary": "one two"}\n{"summary": "three four"}\n' >both.jsonl
+printf 'one two\nthree five\n' >mixed.txt
+run 0 evaluate --predictions mixed.txt --references both.jsonl --scores_file scores.jsonl
+check "each pair has its scores" test "$(cat scores.jsonl)" = '{"rouge1":1.0,"rouge2":1.0,"rougeL":1.0,"rougeLsum":1.0}
+{"rouge1":0.5,"rouge2":0.0,"rougeL":0.5,"rougeLsum":0.5}'
+
 printf '{"summary": "one two"}\n\n' >blank.jsonl
 run 0 evaluate --predictions words.txt --references blank.jsonl
 check "a column is found, a blank last line passed over" grep -q '^rouge1 .* 100.00' out.txt
