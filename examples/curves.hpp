@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <span>
 #include <srformer/io/file.hpp>
 #include <string>
 #include <string_view>
@@ -31,7 +32,7 @@ struct Panel {
 };
 
 /// What finetune logs.
-inline const std::array<Panel, 6> panels{{
+inline const std::array<Panel, 7> panels{{
     {"loss", "loss per token", {{"loss", "training"}, {"eval_loss", "validation"}}},
     {"rouge",
      "ROUGE in percent",
@@ -40,7 +41,33 @@ inline const std::array<Panel, 6> panels{{
     {"gradient", "norm of the gradient", {{"grad_norm", "norm"}}},
     {"leak", "leak of the recurrence", {{"leak", "layer"}}},
     {"threshold", "threshold of the recurrence", {{"threshold", "layer"}}},
+    {"firing", "share of the states that fire", {{"firing", "layer"}}},
 }};
+
+/// How a picture looks: sizes are gnuplot's own unless given. An inlined one is part of a page: without a background, with
+/// its key below, in colours that are seen on light and on
+/// dark, and what it shows is said above it.
+struct Canvas {
+  int width = 0, height = 0;
+  bool inlined = false;
+};
+
+/// What a run has logged without what was made again later: a run that went on from a checkpoint, and whose file has both,
+/// drops what the earlier part has from that step on.
+inline std::vector<nlohmann::ordered_json> without_overtaken(
+    std::vector<nlohmann::ordered_json> entries) {
+  const auto step_of = [](const nlohmann::ordered_json& entry) {
+    return entry.contains("step") && entry["step"].is_number() ? entry["step"].get<double>() : 0;
+  };
+  std::vector<nlohmann::ordered_json> kept;
+  for (nlohmann::ordered_json& entry : entries) {
+    const double step = step_of(entry);
+    if (!kept.empty() && step < step_of(kept.back()))
+      std::erase_if(kept, [&](const auto& earlier) { return step_of(earlier) >= step; });
+    kept.push_back(std::move(entry));
+  }
+  return kept;
+}
 
 namespace detail {
 
@@ -61,41 +88,61 @@ class PlotScript {
         const bool listed = holds_list(run, key);
         const std::size_t count = listed ? longest_list(run, key) : 1;
         for (std::size_t i = 0; i < count; ++i) {
-          const std::string points = points_of(run, key, listed, i);
-          if (points.empty()) continue;
+          const Points points = points_of(run, key, listed, i);
+          if (points.text.empty()) continue;
           const std::string block = "$d" + std::to_string(blocks_++);
-          data_ += block + " << END\n" + points + "END\n";
+          data_ += block + " << END\n" + points.text + "END\n";
           std::string title = name + (listed ? " " + std::to_string(i) : "");
           if (runs.size() > 1) title = run.name + ", " + title;
-          lines += (lines.empty() ? "" : ", ") + block + " " + style(key) + " title " +
+          lines += (lines.empty() ? "" : ", ") + block + " " + style(key, points) + " title " +
                    gnuplot_quoted(title);
         }
       }
     if (lines.empty()) return false;
     ++panels_;
-    plots_ += "set ylabel " + gnuplot_quoted(panel.axis) + " noenhanced\nplot " + lines + "\n";
+    plots_.emplace_back("set ylabel " + gnuplot_quoted(panel.axis) + " noenhanced\n",
+                        "plot " + lines + "\n");
     return true;
   }
 
   bool empty() const { return panels_ == 0; }
 
   /// The whole script; the picture is as `terminal` of gnuplot makes it.
-  std::string text(const std::string& terminal, const std::filesystem::path& output) const {
+  std::string text(const std::string& terminal, const std::filesystem::path& output,
+                   const Canvas& canvas = {}) const {
     const int columns = panels_ > 1 ? 2 : 1, rows = (panels_ + columns - 1) / columns;
-    std::string all = data_ + "set terminal " + terminal + " size " +
-                      std::to_string(columns == 1 ? 800 : 1200) + "," +
-                      std::to_string(panels_ == 1 ? 500 : 380 * rows) +
-                      " background rgb 'white'\nset output " + gnuplot_quoted(output.string()) +
-                      "\nset xlabel 'step'\nset grid\nset key top right opaque noenhanced\n";
+    const int width = canvas.width > 0 ? canvas.width : columns == 1 ? 800 : 1200;
+    const int height = canvas.height > 0 ? canvas.height : panels_ == 1 ? 500 : 380 * rows;
+    std::string all = data_ + "set terminal " + terminal + " size " + std::to_string(width) + "," +
+                      std::to_string(height) +
+                      (canvas.inlined ? " font 'sans-serif,14'" : " background rgb 'white'") +
+                      "\nset output " + gnuplot_quoted(output.string()) +
+                      "\nset xlabel 'step'\nset grid\nset key " +
+                      (canvas.inlined ? "below" : "top right opaque") + " noenhanced\n";
+    if (canvas.inlined) {
+      int line = 0;
+      for (const char* colour :
+           {"#3b82c4", "#e07b00", "#2a9d6f", "#c2559d", "#8a6fd1", "#b8860b", "#d64545", "#5b7f95"})
+        all += "set linetype " + std::to_string(++line) + " linecolor rgb '" + colour + "'\n";
+      all += "set linetype cycle 8\n";
+    }
     if (panels_ > 1)
       all += "set multiplot layout " + std::to_string(rows) + "," + std::to_string(columns) + "\n";
-    return all + plots_;
+    for (const auto& [axis, plot] : plots_) all += (canvas.inlined ? "" : axis) + plot;
+    return all;
   }
 
  private:
-  static std::string style(const std::string& key) {
-    return key.starts_with("eval_") ? "with linespoints linewidth 2 pointtype 7"
-                                    : "with lines linewidth 2";
+  /// Lines of gnuplot's data, and whether a point has no neighbour that a line could lead to.
+  struct Points {
+    std::string text;
+    bool alone = false;
+  };
+
+  static std::string style(const std::string& key, const Points& points) {
+    if (key.starts_with("eval_")) return "with linespoints linewidth 2 pointtype 7";
+    return points.alone ? "with linespoints linewidth 2 pointtype 7 pointsize 0.5"
+                        : "with lines linewidth 2";
   }
   static bool holds_list(const LoggedRun& run, const std::string& key) {
     return longest_list(run, key) > 0;
@@ -107,20 +154,32 @@ class PlotScript {
         longest = std::max(longest, entry[key].size());
     return longest;
   }
-  static std::string points_of(const LoggedRun& run, const std::string& key, bool listed,
-                               std::size_t i) {
-    std::string points;
+  /// A gap stands where a number was logged that is none: NaN and infinity are null in metrics.jsonl.
+  static Points points_of(const LoggedRun& run, const std::string& key, bool listed,
+                          std::size_t i) {
+    Points points;
+    std::size_t together = 0;
+    const auto end = [&] {
+      points.alone = points.alone || together == 1;
+      together = 0;
+    };
     for (const auto& entry : run.entries) {
       if (!entry.contains(key) || !entry.contains("step")) continue;
       nlohmann::ordered_json value = entry[key];
       if (listed)
         value = value.is_array() && i < value.size() ? value[i] : nlohmann::ordered_json();
-      if (value.is_number()) points += entry["step"].dump() + " " + value.dump() + "\n";
+      if (value.is_number() && std::isfinite(value.get<double>())) {
+        points.text += entry["step"].dump() + " " + value.dump() + "\n", ++together;
+      } else if (together > 0) {
+        points.text += "\n", end();
+      }
     }
+    end();
     return points;
   }
 
-  std::string data_, plots_;
+  std::string data_;
+  std::vector<std::pair<std::string, std::string>> plots_;  ///< what names the axis, and what draws
   int blocks_ = 0, panels_ = 0;
 };
 
@@ -144,10 +203,17 @@ inline int run_gnuplot(const std::filesystem::path& script) {
 
 }  // namespace detail
 
+/// Whether a run has a number for one of some panels.
+inline bool has_numbers(const LoggedRun& run, std::span<const Panel> wanted) {
+  detail::PlotScript script;
+  for (const Panel& panel : wanted) script.add({run}, panel);
+  return !script.empty();
+}
+
 /// Draws some panels of some runs into `picture`, .svg or .png, and says in one line why it could not; an empty string when
 /// it could or when there is nothing to draw.
 inline std::string draw_curves(const std::vector<LoggedRun>& runs, std::span<const Panel> wanted,
-                               const std::filesystem::path& picture) {
+                               const std::filesystem::path& picture, const Canvas& canvas = {}) {
   detail::PlotScript script;
   for (const Panel& panel : wanted) script.add(runs, panel);
   if (script.empty()) return "";
@@ -158,7 +224,7 @@ inline std::string draw_curves(const std::vector<LoggedRun>& runs, std::span<con
   const std::filesystem::path file_of_script = picture.string() + ".gnuplot";
   {
     ReplacementFile file(file_of_script);
-    file.write(script.text(extension == ".svg" ? "svg" : "pngcairo", aside));
+    file.write(script.text(extension == ".svg" ? "svg" : "pngcairo", aside, canvas));
     file.commit();
   }
   const int status = detail::run_gnuplot(file_of_script);

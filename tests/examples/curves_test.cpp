@@ -46,6 +46,52 @@ TEST_CASE("several runs are told apart by their names") {
   CHECK(script_of({{"a", {}}}, panels).empty());
 }
 
+TEST_CASE("a number that is none is a gap, and a point without neighbours is seen") {
+  const LoggedRun run{"a",
+                      {{{"step", 1}, {"loss", 3}, {"grad_norm", 5}},
+                       {{"step", 2}, {"loss", nullptr}, {"grad_norm", 6}},
+                       {{"step", 3}, {"loss", 1}, {"grad_norm", 7}},
+                       {{"step", 4}, {"loss", std::nan("")}, {"firing", {nullptr, 0.5}}},
+                       {{"step", 5}, {"loss", nullptr}, {"firing", {nullptr, 0.25}}}}};
+  const std::string script = script_of({run}, panels);
+  CHECK_THAT(script, ContainsSubstring("$d0 << END\n1 3\n\n3 1\n\nEND\n"));
+  CHECK_THAT(script,
+             ContainsSubstring("$d0 with linespoints linewidth 2 pointtype 7 pointsize 0.5"));
+  CHECK_THAT(script, ContainsSubstring("$d1 << END\n1 5\n2 6\n3 7\nEND\n") &&
+                         ContainsSubstring("$d1 with lines"));
+  CHECK_THAT(script, ContainsSubstring("$d2 << END\n4 0.5\n5 0.25\nEND\n") &&
+                         ContainsSubstring("'layer 1'") && !ContainsSubstring("'layer 0'"));
+  CHECK_THAT(script_of({{"a", {{{"step", 1}, {"lr", 2}}}}}, panels),
+             ContainsSubstring("with linespoints"));
+}
+
+TEST_CASE("what a run made again after a checkpoint takes the place of what it had made") {
+  const auto steps = [](const std::vector<int>& given) {
+    std::vector<nlohmann::ordered_json> entries;
+    for (const int step : given) entries.push_back({{"step", step}, {"at", entries.size()}});
+    std::vector<std::pair<int, int>> kept;
+    for (const auto& entry : without_overtaken(entries))
+      kept.emplace_back(entry["step"].get<int>(), entry["at"].get<int>());
+    return kept;
+  };
+  using Kept = std::vector<std::pair<int, int>>;
+  CHECK(steps({1, 2, 2, 3}) == Kept{{1, 0}, {2, 1}, {2, 2}, {3, 3}});
+  CHECK(steps({1, 2, 3, 4, 3, 4, 4, 5}) == Kept{{1, 0}, {2, 1}, {3, 4}, {4, 5}, {4, 6}, {5, 7}});
+  CHECK(steps({5, 6, 1, 2}) == Kept{{1, 2}, {2, 3}});
+  CHECK(steps({}).empty());
+}
+
+TEST_CASE("a picture of a page has no background and its key below") {
+  srformer::program::detail::PlotScript script;
+  script.add({logged_run("a", 4)}, panels[0]);
+  const std::string inlined = script.text("svg", "a.svg", {560, 340, true});
+  CHECK_THAT(inlined, ContainsSubstring("size 560,340 font") &&
+                          ContainsSubstring("set key below") && !ContainsSubstring("background"));
+  CHECK_THAT(script.text("svg", "a.svg"),
+             ContainsSubstring("size 800,500 background rgb 'white'") &&
+                 ContainsSubstring("set key top right opaque"));
+}
+
 TEST_CASE("a picture is drawn, or one line says why not") {
   const TemporaryFolder folder;
   const std::vector<LoggedRun> runs{logged_run("a", 4)};

@@ -277,6 +277,19 @@ TEST_CASE("The mean of a log is that of the steps since the last one") {
   CHECK(trainer.take_mean_loss() == Approx((a + b) / 2));
   const double c = trainer.step().loss;
   CHECK(trainer.take_mean_loss() == Approx(c));
+  CHECK(std::isnan(trainer.take_mean_loss()));  // of no steps
+}
+
+TEST_CASE("The parts of a step's time are parts of it") {
+  EigenBackend be(1);
+  const auto examples = odd_examples(8);
+  BigramModel<double> model(be);
+  Trainer trainer(model, std::span<const Example>(examples), {.batch_size = 2, .accumulation = 2});
+  while (!trainer.done()) {
+    const StepReport report = trainer.step();
+    CHECK((report.data_seconds > 0 && report.gradient_seconds > 0));
+    CHECK(report.data_seconds + report.gradient_seconds <= report.seconds);
+  }
 }
 
 TEST_CASE("What is not finite stops training with the first parameter affected") {

@@ -272,10 +272,11 @@ class Trainer {
   /// Goes on from another state; parameters and the optimizer's state are the caller's to set.
   void set_state(const TrainingState& state) { state_ = state; }
 
-  /// The mean loss of the steps since it was last taken, or since the start.
+  /// The mean loss of the steps since it was last taken, or since the start; NaN where there was none, or none finite.
   double take_mean_loss() {
-    const double mean =
-        state_.loss_sum / static_cast<double>(std::max<index_t>(state_.loss_steps, 1));
+    const double mean = state_.loss_steps > 0
+                            ? state_.loss_sum / static_cast<double>(state_.loss_steps)
+                            : std::numeric_limits<double>::quiet_NaN();
     state_.loss_sum = 0, state_.loss_steps = 0;
     return mean;
   }
