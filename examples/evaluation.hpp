@@ -22,6 +22,7 @@ struct Evaluation {
   std::optional<RougeScores> rouge;
   double generated_length = 0;  ///< tokens without padding, as eval_gen_len of transformers
   std::vector<std::string> predictions;
+  std::vector<double> rouge_l;  ///< of each prediction, a share; NaN where there is no summary
 
   /// Adds PREFIX_loss, PREFIX_rouge1, ... with ROUGE in percent.
   void add_to(nlohmann::ordered_json& entry, const std::string& prefix) const {
@@ -83,10 +84,13 @@ inline std::optional<Evaluation> evaluate(AnyModel& model, const TextSet& set, b
                      "generating " + std::to_string(i + 1) + "/" + std::to_string(order.steps()));
   }
   std::vector<RougeScores> scores;
-  for (std::size_t i = 0; i < examples.size(); ++i)
-    if (!set.summaries[i].empty())
-      scores.push_back(rouge(set.summaries[i], evaluation.predictions[i],
-                             {.stemmer = true, .split_sentences = true}));
+  evaluation.rouge_l.resize(examples.size(), std::nan(""));
+  for (std::size_t i = 0; i < examples.size(); ++i) {
+    if (set.summaries[i].empty()) continue;
+    scores.push_back(rouge(set.summaries[i], evaluation.predictions[i],
+                           {.stemmer = true, .split_sentences = true}));
+    evaluation.rouge_l[i] = scores.back().rougeL.fmeasure;
+  }
   if (!scores.empty()) evaluation.rouge = mean(scores);
   evaluation.generated_length = static_cast<double>(tokens) / static_cast<double>(examples.size());
   return evaluation;

@@ -25,7 +25,9 @@
 #include "evaluation.hpp"
 #include "finetune_options.hpp"
 #include "interruption.hpp"
+#include "report.hpp"
 #include "rouge_notice.hpp"
+#include "run_record.hpp"
 #include "tensorboard.hpp"
 #include "text_set.hpp"
 #include "training_log.hpp"
@@ -103,6 +105,8 @@ ModelConfig trained_config(const HfCheckpoint& checkpoint, const FinetuneOptions
                            bool resumed) {
   const ModelConfig before = ProgramArchitectures::read(checkpoint);
   if (resumed) check_resumed(options.model, checkpoint, before);
+  if (const Preset* preset = find_preset(finetune_presets(), options.preset))
+    check_preset(*preset, checkpoint.config(), options.model);
   nlohmann::json json = checkpoint.config();
   set_defaults_of_paper(before, json);
   options.cross_attention.apply(json);
@@ -227,9 +231,9 @@ std::optional<fs::path> check_output(const FolderLock& lock, const FinetuneOptio
 /// What a run that is to be overwritten has left.
 void remove_old_run(const fs::path& output) {
   for (const auto& checkpoint : training_checkpoints(output)) remove_checkpoint(checkpoint.path);
-  for (const char* name :
-       {"metrics.jsonl", "loss.svg", "all_results.json", "train_results.json", "eval_results.json",
-        "predict_results.json", "trainer_state.json", "generated_predictions.txt"})
+  for (const char* name : {"metrics.jsonl", "loss.svg", "all_results.json", "train_results.json",
+                           "eval_results.json", "predict_results.json", "trainer_state.json",
+                           "generated_predictions.txt", "report.json", "report.html"})
     fs::remove(output / name);
   fs::remove_all(output / "runs");
 }
@@ -295,8 +299,9 @@ class Finetuning {
     const index_t first = trainer_->state().step;
     train();
     const double seconds = seconds_since(start_);
+    record_run(first);
     load_best();
-    save_whole(output_);
+    record_.timed("saving", [&] { save_whole(output_); });
     results_["epoch"] = epoch();
     ordered_json trained;
     if (const index_t steps = trainer_->state().step - first; steps > 0) {
@@ -314,6 +319,7 @@ class Finetuning {
     state["max_steps"] = trainer_->total_steps();
     write_json_file(output_ / "trainer_state.json", state);
     draw();
+    report();
     console_.line("the model is in " + output_.string());
   }
 
@@ -322,8 +328,13 @@ class Finetuning {
     if (!options_.train) return nullptr;
     const CommonConfig config = common(config_);
     const SetFlags flags{"train_file", options_.train_file, options_.max_train_samples};
-    return std::make_unique<TrainingData>(flags, options_, texts_as_ids(), config.vocab_size,
-                                          console_);
+    const ConsoleCopy said(console_);
+    auto data = record_.timed("reading data", [&] {
+      return std::make_unique<TrainingData>(flags, options_, texts_as_ids(), config.vocab_size,
+                                            console_);
+    });
+    record_.add_data(flags.name, flags.files, data->examples(), said.lines());
+    return data;
   }
 
   TextsAsIds texts_as_ids() const {
@@ -333,7 +344,10 @@ class Finetuning {
   std::optional<TextSet> set(const SetFlags& flags) {
     if (flags.files.empty()) return std::nullopt;
     const CommonConfig config = common(config_);
-    TextSet set = read_set(flags, options_, texts_as_ids(), console_);
+    const ConsoleCopy said(console_);
+    TextSet set = record_.timed(
+        "reading data", [&] { return read_set(flags, options_, texts_as_ids(), console_); });
+    record_.add_data(flags.name, flags.files, set.examples, said.lines());
     check_tokens("--" + flags.name, set.examples, config.vocab_size);
     const bool scores = options_.generate.value_or(true);
     if (const std::string notice = scores ? rouge_notice(set.summaries) : ""; !notice.empty())
@@ -379,17 +393,26 @@ class Finetuning {
            static_cast<double>(trainer_->steps_per_epoch());
   }
 
-  void introduce() {
-    const std::string notice =
-        objective_ ? objective_->notice
-                   : prefix_notice(checkpoint_.config(), options_.source_prefix.has_value(), "");
-    if (!notice.empty()) console_.line(notice);
+  /// "segmented_recurrent (segments of 64, horizon 128)"
+  std::string variant_text() const {
     const auto cross = cross_attention_options<ProgramVariants>(model_->config().cross_attention);
     std::string variant(cross.name());
     if (const auto L = cross.value_or<index_t>("segment_size", 0); L > 0)
       variant += " (segments of " + std::to_string(L) + ", horizon " +
                  std::to_string(cross.value_or<index_t>("horizon", 0)) + ")";
-    const std::string model = std::to_string(model_->size()) + " parameters, " + variant;
+    return variant;
+  }
+
+  void introduce() {
+    if (const Preset* preset = find_preset(finetune_presets(), options_.preset))
+      if (const auto changes = preset_notice(*preset, options_.of_preset, checkpoint_.config());
+          !changes.empty())
+        console_.line(changes);
+    const std::string notice =
+        objective_ ? objective_->notice
+                   : prefix_notice(checkpoint_.config(), options_.source_prefix.has_value(), "");
+    if (!notice.empty()) console_.line(notice);
+    const std::string model = std::to_string(model_->size()) + " parameters, " + variant_text();
     if (!trainer_) return console_.line(model);
     const std::string size =
         options_.max_tokens_per_batch > 0
@@ -408,6 +431,9 @@ class Finetuning {
     if (evaluation_is_due() && !has_evaluation(first)) evaluate_between(first, epoch());
     while (!trainer_->done() && !best_.exhausted()) {
       const StepReport report = trainer_->step();
+      record_.add_time("batches", report.data_seconds);
+      record_.add_time("forward and backward", report.gradient_seconds);
+      record_.add_time("update", report.seconds - report.data_seconds - report.gradient_seconds);
       loss_of_run_ += std::isfinite(report.loss) ? report.loss : 0;
       tokens_ += report.tokens, step_seconds_ += report.seconds, examples_ += report.examples;
       const double steps = static_cast<double>(report.step - first);
@@ -462,6 +488,8 @@ class Finetuning {
                        {"tokens_per_second", rate},
                        {"seconds", seconds_since(start_)}};
     add_recurrence(entry, *model_);
+    const auto shares = record_.timed("logging", [&] { return trainer_->firing_shares(); });
+    if (!shares.empty()) entry["firing"] = shares;
     add_metrics(entry);
     console_.line("step " + step_text(report) + "  loss " + format("%.4f", loss) + "  lr " +
                   format("%.2e", report.learning_rate) + "  norm " +
@@ -486,8 +514,10 @@ class Finetuning {
 
   /// Whether it is the best so far.
   bool evaluate_between(index_t step, double epoch) {
-    const auto evaluation = evaluate(*model_, *validation_, options_.generate.value_or(false),
-                                     generation_, options_, tokenizer_, console_);
+    const auto evaluation = record_.timed("evaluation", [&] {
+      return evaluate(*model_, *validation_, options_.generate.value_or(false), generation_,
+                      options_, tokenizer_, console_);
+    });
     if (!evaluation) return false;
     ordered_json entry{{"step", step}, {"epoch", epoch}};
     evaluation->add_to(entry, "eval");
@@ -544,7 +574,8 @@ class Finetuning {
     for (const ordered_json& entry : metrics_->entries()) {
       nlohmann::json& logged = state["log_history"].emplace_back(nlohmann::json::object());
       for (const auto& [name, value] : entry.items())
-        if (value.is_number()) logged[name == "lr" ? "learning_rate" : name] = value;
+        if (value.is_number() || value.is_array())
+          logged[name == "lr" ? "learning_rate" : name] = value;
     }
     return state;
   }
@@ -563,8 +594,9 @@ class Finetuning {
     if (!set) return;
     const auto start = Clock::now();
     const bool generates = options_.generate.value_or(true);
-    const auto evaluation =
-        evaluate(*model_, *set, generates, generation_, options_, tokenizer_, console_);
+    const auto evaluation = record_.timed("evaluation", [&] {
+      return evaluate(*model_, *set, generates, generation_, options_, tokenizer_, console_);
+    });
     if (!evaluation) {
       console_.clear();
       std::fprintf(stderr, "interrupted while evaluating%s%s\n",
@@ -587,8 +619,10 @@ class Finetuning {
     }
     console_.line((prefix == "eval" ? "validation  " : "test  ") + evaluation->text());
     // The test set comes last and takes the place of the validation set.
-    if (generates)
-      write_predictions(output_ / "generated_predictions.txt", evaluation->predictions);
+    if (!generates) return;
+    write_predictions(output_ / "generated_predictions.txt", evaluation->predictions);
+    record_.set_examples(prefix == "eval" ? "validation_file" : "test_file", set->texts,
+                         set->summaries, evaluation->predictions, evaluation->rouge_l);
   }
 
   /// Model and tokenizer, as transformers and the other programs read them.
@@ -598,9 +632,11 @@ class Finetuning {
   }
 
   void save_checkpoint() {
-    saved_ = trainer_->save(
-        output_, [&](const fs::path& folder) { save_whole(folder); }, flags_.save_total_limit,
-        run_state(), flags_.load_best ? best_checkpoint() : fs::path());
+    saved_ = record_.timed("saving", [&] {
+      return trainer_->save(
+          output_, [&](const fs::path& folder) { save_whole(folder); }, flags_.save_total_limit,
+          run_state(), flags_.load_best ? best_checkpoint() : fs::path());
+    });
     saved_step_ = trainer_->state().step;
   }
 
@@ -608,6 +644,33 @@ class Finetuning {
     const std::string problem =
         draw_curves({{"", metrics_->entries()}}, std::span(panels).first(1), output_ / "loss.svg");
     if (!problem.empty()) console_.line("notice: " + problem);
+  }
+
+  /// What the report says of the training itself: the model, the steps of this start, and memory so far.
+  void record_run(index_t first) {
+    record_.set("model",
+                {{"checkpoint", options_.model},
+                 {"model_type", plain_model_type(checkpoint_.config().value("model_type", ""))},
+                 {"parameters", model_->size()},
+                 {"cross_attention", variant_text()},
+                 {"device", options_.device.device + ", " + options_.device.dtype}});
+    record_.set(
+        "steps",
+        {{"first", first}, {"last", trainer_->state().step}, {"of", trainer_->total_steps()}});
+    const MemoryUse use = trainer_->memory();
+    record_.set("memory", {{"parameters", use.parameters},
+                           {"gradients", use.gradients},
+                           {"optimizer_state", use.optimizer_state},
+                           {"peak", use.peak}});
+  }
+
+  void report() {
+    ordered_json settings = options_.settings;
+    if (!options_.preset.empty()) settings["preset"] = options_.preset;
+    record_.set("settings", settings);
+    record_.write(output_);
+    if (const std::string notice = write_report(output_); !notice.empty())
+      console_.line("notice: " + notice);
   }
 
   [[noreturn]] void stop() {
@@ -624,6 +687,7 @@ class Finetuning {
   const FinetuneOptions& options_;
   const EvaluationFlags& flags_ = options_.evaluation;
   Console console_;
+  RunRecord record_;
   FolderLock lock_;  ///< first: nothing in the folder is looked at before it is held
   fs::path output_;
   std::optional<fs::path> resume_;
@@ -655,7 +719,8 @@ int main(int argc, char** argv) {
     FinetuneOptions options;
     CLI::App app("Train or fine-tune a T5 or BART for summaries and evaluate it");
     options.add_to(app);
-    parse(app, argc, argv);
+    options.of_preset = parse(app, argc, argv, finetune_presets());
+    options.settings = settings_of(app);
     options.check(app);
     catch_interruptions();
     const auto device = open_device(options.device);

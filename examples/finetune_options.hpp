@@ -49,6 +49,9 @@ struct FinetuneOptions {
   CrossAttentionFlags cross_attention;
   GenerationFlags generation;
   bool do_train = false, do_eval = false, do_predict = false;
+  std::string preset;
+  std::vector<std::string> of_preset;  ///< flags that the preset gave
+  nlohmann::ordered_json settings;     ///< all flags, as settings_of gives them
   bool recurrence_scale_given = false, source_length_given = false;
 
   void add_to(CLI::App& app) {
@@ -94,7 +97,8 @@ struct FinetuneOptions {
     max_steps = std::max(max_steps, index_t{0});
     if (resume == "True" || resume == "true") resume = "auto";  // of transformers
     source_length_given = app.count("--max_source_length") > 0;
-    recurrence_scale_given = app.count("--recurrence_init_scale") > 0;
+    recurrence_scale_given =
+        app.count("--recurrence_init_scale") > 0 && !is_of_preset("recurrence_init_scale");
     if (app.count("--predict_with_generate") > 0) generate = generate_flag;
     objective.check(app, data.format);
     if (objective.of_texts()) {
@@ -110,6 +114,10 @@ struct FinetuneOptions {
                      one_line(name).c_str());
     needs(!validation_file.empty() || evaluation.eval_strategy == "no", "--validation_file",
           {"--eval_strategy"});
+  }
+
+  bool is_of_preset(const std::string& flag) const {
+    return std::ranges::find(of_preset, flag) != of_preset.end();
   }
 
   bool to_tensorboard() const {
@@ -207,6 +215,11 @@ struct FinetuneOptions {
   void add_data_to(CLI::App& app) {
     app.add_option("--model_name_or_path", model, "Checkpoint folder with its tokenizer")
         ->required();
+    std::vector<std::string> presets;
+    for (const Preset& known : finetune_presets()) presets.emplace_back(known.name);
+    app.add_option("--preset", preset, "Settings under a name; flags given here go before")
+        ->check(CLI::IsMember(presets))
+        ->configurable(false);
     app.add_option("--train_file", train_file,
                    "JSON lines, JSON, CSV or TSV, of an --objective of texts also text, also .gz: "
                    "files, folders or patterns");

@@ -3,16 +3,16 @@
 //
 //   plot out                                       out/curves.svg
 //   plot full segmented srformer --output all.png --panels loss rouge
+//   plot --report out                              out/report.html again
 #include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <string>
 #include <vector>
 
-#include <srformer/io/table.hpp>
-
 #include "curves.hpp"
 #include "program.hpp"
+#include "report.hpp"
 
 namespace {
 
@@ -23,17 +23,24 @@ using srformer::program::Panel;
 
 struct Options {
   std::vector<std::string> runs, panels;
-  std::string output;
+  std::string output, report;
 
   void parse(int argc, char** argv) {
     CLI::App app("Draw what runs of finetune have logged");
-    app.add_option("runs", runs, "Folders of runs, or their metrics.jsonl")->required();
-    app.add_option("--output", output, "Picture to write, .svg or .png; else RUN/curves.svg");
+    auto* drawn = app.add_option("runs", runs, "Folders of runs, or their metrics.jsonl");
+    auto* picture =
+        app.add_option("--output", output, "Picture to write, .svg or .png; else RUN/curves.svg");
     std::vector<std::string> names;
     for (const Panel& panel : srformer::program::panels) names.push_back(panel.name);
-    app.add_option("--panels", panels, "What to draw; else all that was logged")
-        ->check(CLI::IsMember(names));
+    auto* chosen = app.add_option("--panels", panels, "What to draw; else all that was logged")
+                       ->check(CLI::IsMember(names));
+    app.add_option("--report", report, "A run's folder, whose report.html is written again")
+        ->excludes(drawn)
+        ->excludes(picture)
+        ->excludes(chosen);
     srformer::program::parse(app, argc, argv);
+    if (runs.empty() && report.empty())
+      throw srformer::program::usage_error("give the folders of runs, or --report and that of one");
     if (output.empty() && runs.size() > 1)
       throw srformer::program::usage_error("several runs need --output");
     const std::string extension = fs::path(output).extension().string();
@@ -49,20 +56,8 @@ fs::path metrics_of(const std::string& run) {
 /// A run is named by its folder, or by its whole path where two folders have the same name.
 std::vector<LoggedRun> read_runs(const std::vector<std::string>& names) {
   std::vector<LoggedRun> runs;
-  for (const std::string& name : names) {
-    const fs::path path = metrics_of(name);
-    const srformer::MappedFile file(path);
-    LoggedRun& run = runs.emplace_back();
-    run.name = fs::absolute(path).parent_path().filename().string();
-    srformer::for_each_json_line(
-        file.text(), [&](std::string_view line, std::size_t number, std::size_t begin) {
-          const std::string place = path.string() + ":" + std::to_string(number);
-          if (!srformer::parse_json(line, place, begin).is_object())
-            throw io_error(place + ": is no object; give the metrics.jsonl of a run");
-          run.entries.push_back(nlohmann::ordered_json::parse(line));
-          return true;
-        });
-  }
+  for (const std::string& name : names)
+    runs.push_back(srformer::program::read_logged_run(metrics_of(name)));
   const auto same = [&](const LoggedRun& run) {
     return std::ranges::count(runs, run.name, &LoggedRun::name) > 1;
   };
@@ -77,12 +72,22 @@ int main(int argc, char** argv) {
   return srformer::program::run([&] {
     Options options;
     options.parse(argc, argv);
+    if (!options.report.empty()) {
+      if (const auto notice = srformer::program::write_report(options.report); !notice.empty())
+        std::fprintf(stderr, "notice: %s\n", notice.c_str());
+      std::printf("%s\n", (fs::path(options.report) / "report.html").c_str());
+      return;
+    }
     const std::vector<LoggedRun> runs = read_runs(options.runs);
     std::vector<Panel> wanted;
     for (const Panel& panel : srformer::program::panels)
       if (options.panels.empty() ||
           std::ranges::find(options.panels, panel.name) != options.panels.end())
         wanted.push_back(panel);
+    for (std::size_t i = 0; i < runs.size() && runs.size() > 1; ++i)
+      if (!srformer::program::has_numbers(runs[i], wanted))
+        std::fprintf(stderr, "notice: %s has logged nothing of what is to be drawn\n",
+                     options.runs[i].c_str());
     fs::path output = options.output;
     if (output.empty()) output = metrics_of(options.runs.front()).replace_filename("curves.svg");
     std::error_code error;

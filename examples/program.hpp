@@ -5,12 +5,14 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "config_file.hpp"
 #include "errors.hpp"
 #include "hf_flags.hpp"
+#include "presets.hpp"
 
 namespace srformer::program {
 
@@ -89,7 +91,10 @@ inline void answer_hf_flags(const HfFlagsGiven& given) {
 
 /// Parses the command line; --help and --dump_config exit with 0, bad use with 2. Flags of transformers' scripts that the
 /// program does not have are answered as hf_flags.hpp says.
-inline void parse(CLI::App& app, int argc, char** argv) {
+///   presets   what --preset, an option of the program, chooses from
+/// Returns the names of the flags that a preset gave.
+inline std::vector<std::string> parse(CLI::App& app, int argc, char** argv,
+                                      std::span<const Preset> presets = {}) {
   std::vector<std::string> words(argv + 1, argv + argc);
   const std::string program = argv[0];
   app.name(program.substr(program.rfind('/') + 1));
@@ -105,6 +110,7 @@ inline void parse(CLI::App& app, int argc, char** argv) {
         ->configurable(false);
     expand_config(words);
   }
+  std::vector<std::string> of_preset = expand_preset(words, presets);
   underscore_flags(app, words);
   HfFlagsGiven given = take_hf_flags(words, known);
   join_truths(app, words);
@@ -124,6 +130,7 @@ inline void parse(CLI::App& app, int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     throw usage_error(error.what() + std::string("; --help lists the options"));
   }
+  return of_preset;
 }
 
 }  // namespace srformer::program

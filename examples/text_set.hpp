@@ -16,6 +16,7 @@
 #include "finetune_options.hpp"
 #include "interruption.hpp"
 #include "objective.hpp"
+#include "run_record.hpp"
 #include "training_log.hpp"
 
 namespace srformer::program {
@@ -26,6 +27,7 @@ struct TextSet {
   std::vector<std::string> summaries;
   std::vector<Example> scored;  ///< those with a summary, where some have none
   bool denoised = false;        ///< of texts alone: there are no summaries, and all have a target
+  std::vector<Excerpt> texts;   ///< how they begin, of a set that is scored
 
   std::span<const Example> with_summaries() const {
     return scored.empty() ? std::span(examples) : std::span(scored);
@@ -157,6 +159,7 @@ inline TextSet read_set(const SetFlags& flags, const FinetuneOptions& options,
   TextSet set;
   for (Pair& pair : read.rows) {
     set.examples.push_back({source(prefix + pair.text), target(pair.summary)});
+    if (flags.name != "train_file") set.texts.emplace_back(pair.text);
     set.summaries.push_back(std::move(pair.summary));
     if (!keep_going()) throw interrupted_exit();
   }

@@ -47,6 +47,7 @@ class Console {
   bool terminal() const { return terminal_; }
 
   void line(const std::string& text) {
+    if (copy_ != nullptr) copy_->push_back(text);
     clear();
     std::printf("%s\n", text.c_str());
     std::fflush(stdout);
@@ -78,9 +79,26 @@ class Console {
   }
 
  private:
+  friend class ConsoleCopy;
   bool terminal_;
   bool open_ = false;
+  std::vector<std::string>* copy_ = nullptr;
   std::chrono::steady_clock::time_point shown_at_{};
+};
+
+/// Keeps the lines that a console is given as long as it lives; one at a time.
+class ConsoleCopy {
+ public:
+  explicit ConsoleCopy(Console& console) : console_(console) { console_.copy_ = &lines_; }
+  ConsoleCopy(const ConsoleCopy&) = delete;
+  ConsoleCopy& operator=(const ConsoleCopy&) = delete;
+  ~ConsoleCopy() { console_.copy_ = nullptr; }
+
+  const std::vector<std::string>& lines() const { return lines_; }
+
+ private:
+  Console& console_;
+  std::vector<std::string> lines_;
 };
 
 /// A file of JSON lines, each written at once and for good.
