@@ -112,9 +112,9 @@ struct ObjectiveFlags {
   }
 
   /// What the flags come to with a tokenizer, or nothing where pairs are summarized. Throws usage_error where the tokenizer
-  /// lacks what the objective needs, and where the lengths leave no room.
-  std::optional<TextObjective> of(const Tokenizer& tokenizer, index_t longest_source,
-                                  index_t longest_target) const {
+  /// or the model's vocabulary lacks what the objective needs, and where the lengths leave no room.
+  std::optional<TextObjective> of(const Tokenizer& tokenizer, index_t vocabulary,
+                                  index_t longest_source, index_t longest_target) const {
     if (!of_texts()) return std::nullopt;
     TextObjective made{.denoising = name == "span_corruption"
                                         ? Denoising(corruption(tokenizer))
@@ -125,6 +125,10 @@ struct ObjectiveFlags {
                                                           : TextUnit::document,
                        .notice = ""};
     const auto* spans = std::get_if<SpanCorruptionOptions>(&made.denoising);
+    check_id("the end token", tokenizer.eos_id(), vocabulary);
+    check_id("what stands for a span",
+             spans != nullptr ? spans->first_sentinel : std::get<1>(made.denoising).mark,
+             vocabulary);
     TextWindowOptions& windows = made.windows;
     windows.min_ids = spans != nullptr ? 2 : 1;
     try {
@@ -152,6 +156,16 @@ struct ObjectiveFlags {
   }
 
  private:
+  void check_id(const std::string& what, std::int32_t id, index_t vocabulary) const {
+    if (id >= 0 && id < vocabulary) return;
+    throw usage_error("--objective " + name + ": " + what +
+                      (id < 0 ? " is no token of this tokenizer"
+                              : " has the id " + std::to_string(id) +
+                                    ", outside the model's vocabulary of " +
+                                    std::to_string(vocabulary)) +
+                      "; take another tokenizer");
+  }
+
   void check_text_length(const TextWindowOptions& windows) const {
     if (text_length < windows.min_ids || text_length > windows.max_ids)
       throw usage_error("--text_length " + std::to_string(text_length) + " is not from " +

@@ -181,6 +181,8 @@ refused 2 "leave no room for --objective text_infilling" --model_name_or_path ba
 refused 2 "need as many sentinels, and the tokenizer has 100" --model_name_or_path t5 --max_source_length 1000 \
   --max_target_length 1000 "${spans[@]}" --mean_span_length 1 --train_file corpus.txt --output_dir x
 refused 2 "needs sentinels <extra_id_0>" "${bart[@]}" "${spans[@]}" --train_file corpus.txt --output_dir x
+cp -r t5 more-sentinels && sed -i 's/"extra_ids": *100/"extra_ids": 300/' more-sentinels/tokenizer_config.json
+refused 2 "what stands for a span has the id" --model_name_or_path more-sentinels --output_dir x "${spans[@]}" --train_file corpus.txt
 refused 2 "--mask_token <none> is no token" "${new[@]}" "${infilling[@]}" --train_file corpus.txt --mask_token "<none>"
 refused 1 "is JSON lines, whose rows are the texts" "${new[@]}" "${spans[@]}" --train_file corpus.jsonl --sample_by document
 echo >blank.txt
