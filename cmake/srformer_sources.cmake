@@ -14,6 +14,7 @@ set(SRFORMER_INCLUDE_TARGETS
     "nlohmann/=srformer::io"
     "zlib.h=srformer::gzip"
     "mpi.h=srformer::mpi"
+    "nccl.h=srformer::nccl"
     "sentencepiece_=srformer::text"
     "unicode/=srformer::text"
     "benchmark/=benchmark::benchmark"
