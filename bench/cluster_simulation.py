@@ -11,7 +11,8 @@ the forward and backward passes of the rank's micro-batches, the exchange of gra
                    They become final evenly over the backward pass of the last micro-batch, except the share --late,
                    which does at its end (tied embeddings).
   all_gather       without ZeRO of the summed gradients, each bucket behind its reduce_scatter; with --zero 1 of the
-                   updated values, after the update, which then is of a share of the parameters alone.
+                   updated values, in the same buckets, after the update, which then is of a share of the parameters
+                   alone.
 
 Each of both moves (W-1)/W of the bytes of a bucket out of each of W ranks, in W-1 messages. --exchange says on which
 way: `direct`, every rank to every other, as srformer does, where the ranks of a machine share its link; `ring`,
@@ -136,7 +137,6 @@ def step(setting, ranks):
     setting.check()
     if ranks < 1:
         raise ValueError("there is no rank")
-    size = setting.parameters * setting.bytes_per_parameter
     update = setting.update / ranks if setting.zero else setting.update
     passes = setting.accumulation * (setting.forward + setting.backward)
     slowest = 1 + setting.spread * largest_of(ranks)
@@ -148,7 +148,7 @@ def step(setting, ranks):
         end = max(end, ready) + needed
         communication += needed
     waited = max(0.0, end - setting.backward) if ranks > 1 else 0.0
-    gathered = half_exchange(setting, ranks, size) if setting.zero else 0.0
+    gathered = sum(half_exchange(setting, ranks, part) for _, part in buckets(setting)) if setting.zero else 0.0
     communication, waited = communication + gathered, waited + gathered
     seconds = before + setting.backward + waited + update
     alone = passes + setting.update

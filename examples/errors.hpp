@@ -24,11 +24,22 @@ class usage_error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// Who reports errors, as "rank 2: "; empty of the first of several processes, as of one that is alone.
+inline std::string speaker;
+
+/// Whether this process keeps notices to itself, as another tells the same.
+inline bool quiet = false;
+
+/// A line on standard error that is no error.
+inline void print_notice(const std::string& text) {
+  if (!quiet) std::fprintf(stderr, "%s\n", text.c_str());
+}
+
 /// Writes an error on one line of at most 500 bytes. Returns `code`.
 inline int report_error(int code, const std::string& what) {
   constexpr std::size_t most = 480;  // with "error: " and what stands for the rest
   std::fflush(stdout);
-  std::fprintf(stderr, "error: %s\n", one_line(what, most).c_str());
+  std::fprintf(stderr, "error: %s\n", one_line(speaker + what, most).c_str());
   return code;
 }
 

@@ -27,6 +27,7 @@
 #include "interruption.hpp"
 #include "report.hpp"
 #include "rouge_notice.hpp"
+#include "run_on_ranks.hpp"
 #include "run_record.hpp"
 #include "tensorboard.hpp"
 #include "text_set.hpp"
@@ -202,12 +203,11 @@ nlohmann::json generation_of(const HfCheckpoint& checkpoint, const FinetuneOptio
 
 // ---- where things go ----------------------------------------------------------------------------
 
-/// Says why the output folder must not be used, or gives the checkpoint to resume from.
-std::optional<fs::path> check_output(const FolderLock& lock, const FinetuneOptions& options,
-                                     Console& console) {
+/// Says why the output folder must not be used, or gives the checkpoint to resume from, empty: none.
+fs::path check_output(const FolderLock& lock, const FinetuneOptions& options, Console& console) {
   for (const std::string& notice : lock.notices()) console.line(notice);
   const fs::path& output = lock.folder();
-  std::optional<fs::path> resume;
+  fs::path resume;
   if (options.resume == "auto") {
     const auto checkpoints = training_checkpoints(output);
     if (checkpoints.empty()) {
@@ -217,8 +217,8 @@ std::optional<fs::path> check_output(const FolderLock& lock, const FinetuneOptio
     }
   } else if (!options.resume.empty()) {
     resume = options.resume;
-    if (!fs::exists(*resume / "optimizer.safetensors"))
-      throw io_error(resume->string() +
+    if (!fs::exists(resume / "optimizer.safetensors"))
+      throw io_error(resume.string() +
                      ": holds no optimizer.safetensors; give a folder checkpoint-STEP");
   }
   if (options.train && lock.in_use() && options.resume.empty() && !options.overwrite)
@@ -226,6 +226,15 @@ std::optional<fs::path> check_output(const FolderLock& lock, const FinetuneOptio
                    ": is not empty; give --resume_from_checkpoint auto to go on, "
                    "--overwrite_output_dir to start afresh, or another folder");
   return resume;
+}
+
+/// The same of all ranks, of which the first holds the folder.
+std::optional<fs::path> check_output(const std::unique_ptr<FolderLock>& lock,
+                                     const FinetuneOptions& options, Console& console,
+                                     Ranks& ranks) {
+  const std::string resume =
+      ranks.broadcast(lock ? check_output(*lock, options, console).string() : std::string());
+  return resume.empty() ? std::nullopt : std::optional<fs::path>(resume);
 }
 
 /// What a run that is to be overwritten has left.
@@ -242,11 +251,12 @@ void remove_old_run(const fs::path& output) {
 
 class Finetuning {
  public:
-  Finetuning(Device& device, const FinetuneOptions& options)
+  Finetuning(Device& device, const FinetuneOptions& options, Ranks& ranks)
       : options_(options),
-        lock_(options.output_dir),
+        ranks_(ranks),
+        lock_(ranks.first() ? std::make_unique<FolderLock>(options.output_dir) : nullptr),
         output_(options.output_dir),
-        resume_(check_output(lock_, options, console_)),
+        resume_(check_output(lock_, options, console_, ranks)),
         checkpoint_(resume_ ? *resume_ : fs::path(options.model)),
         config_(trained_config(checkpoint_, options, resume_.has_value())),
         generation_options_(generation_of(checkpoint_, options, common(config_))),
@@ -272,26 +282,17 @@ class Finetuning {
                         " positions; give a lower --max_length");
     model_ = device.model(config_);
     const bool measured = load(*model_, checkpoint_, options, resume_.has_value(), console_);
+    require_alike(ranks_, what_is_read());
     if (!options.train) return;
-    TrainingOptions training = options.training();
+    TrainingOptions training = options.training(ranks_.size());
     if (objective_) training.denoising = objective_->denoising;
-    trainer_ = model_->train(train_->examples(), training);
+    trainer_ = model_->train(train_->examples(), training, ranks_);
     if (resume_)
       resume_training();
     else if (measured)
       start_recurrence();
-    if (options.overwrite) remove_old_run(output_);
-    // A run that was stopped after its last step makes its last evaluations again.
-    const auto made = [&](const ordered_json& entry) {
-      const auto step = entry.value("step", index_t{0}), now = trainer_->state().step;
-      return step < now || (step == now && (!trainer_->done() || entry.contains("loss")));
-    };
-    metrics_ = std::make_unique<MetricsFile>(output_ / "metrics.jsonl", made);
+    if (ranks_.first()) begin_records();
     restore_best();
-    if (options.to_tensorboard())
-      events_.emplace(
-          options.logging_dir.empty() ? output_ / "runs" : fs::path(options.logging_dir),
-          trainer_->state().step);
   }
 
   void run() {
@@ -315,6 +316,7 @@ class Finetuning {
     write_results("train", trained);
     last_evaluation("eval", validation_);
     last_evaluation("predict", test_);
+    if (!ranks_.first()) return;
     nlohmann::json state = run_state();
     state["global_step"] = trainer_->state().step, state["epoch"] = epoch();
     state["max_steps"] = trainer_->total_steps();
@@ -325,16 +327,57 @@ class Finetuning {
   }
 
  private:
+  /// What ranks may have found in other files, where these lie on the machines.
+  Settings what_is_read() const {
+    if (!ranks_.several()) return {};
+    Settings settings{{"--model_name_or_path", model_->fingerprint()}};
+    if (train_) settings.emplace_back("--train_file", examples_text(train_->examples()));
+    if (validation_)
+      settings.emplace_back("--validation_file", examples_text(validation_->examples));
+    if (test_) settings.emplace_back("--test_file", examples_text(test_->examples));
+    return settings;
+  }
+
+  /// What a run tells of itself, beginning with what it told before it was resumed.
+  void begin_records() {
+    if (options_.overwrite) remove_old_run(output_);
+    // A run that was stopped after its last step makes its last evaluations again.
+    const auto made = [&](const ordered_json& entry) {
+      const auto step = entry.value("step", index_t{0}), now = trainer_->state().step;
+      return step < now || (step == now && (!trainer_->done() || entry.contains("loss")));
+    };
+    metrics_ = std::make_unique<MetricsFile>(output_ / "metrics.jsonl", made);
+    if (options_.to_tensorboard())
+      events_.emplace(
+          options_.logging_dir.empty() ? output_ / "runs" : fs::path(options_.logging_dir),
+          trainer_->state().step);
+  }
+
   std::unique_ptr<TrainingData> training_data() {
     if (!options_.train) return nullptr;
-    const CommonConfig config = common(config_);
     const SetFlags flags{"train_file", options_.train_file, options_.max_train_samples};
     const ConsoleCopy said(console_);
-    auto data = record_.timed("reading data", [&] {
-      return std::make_unique<TrainingData>(flags, options_, texts_as_ids(), config.vocab_size,
-                                            console_);
-    });
+    std::unique_ptr<TrainingData> data;
+    record_.timed("reading data", [&] { data = read_training_data(flags); });
     record_.add_data(flags.name, flags.files, data->examples(), said.lines());
+    return data;
+  }
+
+  std::unique_ptr<TrainingData> read_training_data(const SetFlags& flags) {
+    const auto read = [&](bool renew = false) {
+      FinetuneOptions options = options_;
+      options.overwrite_cache = renew;
+      return std::make_unique<TrainingData>(flags, options, texts_as_ids(),
+                                            common(config_).vocab_size, console_);
+    };
+    if (options_.data_cache.empty()) return read();
+    // Made by the first rank, then by the first of each other machine where it is not found there, then found.
+    const int turn = ranks_.first() ? 0 : ranks_.local_rank() == 0 ? 1 : 2;
+    std::unique_ptr<TrainingData> data;
+    for (int t = 0; t < 3; ++t) {
+      if (t == turn) data = read(options_.overwrite_cache && turn < 2);
+      ranks_.barrier();
+    }
     return data;
   }
 
@@ -417,10 +460,14 @@ class Finetuning {
     if (!trainer_) return console_.line(model);
     const std::string size =
         options_.max_tokens_per_batch > 0
-            ? std::to_string(options_.max_tokens_per_batch * options_.accumulation) + " tokens"
-            : std::to_string(options_.train_batch * options_.accumulation);
+            ? std::to_string(options_.max_tokens_per_batch * options_.accumulation *
+                             ranks_.size()) +
+                  " tokens"
+            : std::to_string(options_.train_batch * options_.accumulation * ranks_.size());
     console_.line(model + ", " + std::to_string(train_->examples().size()) + " examples, " +
                   std::to_string(trainer_->total_steps()) + " steps of up to " + size);
+    if (const std::string text = ranks_text(ranks_, options_.device.threads); !text.empty())
+      console_.line(text);
     if (resume_)
       console_.line("resumed from " + resume_->string() + " after step " +
                     std::to_string(trainer_->state().step));
@@ -430,13 +477,15 @@ class Finetuning {
     start_ = Clock::now();
     const index_t first = trainer_->state().step;
     if (evaluation_is_due() && !has_evaluation(first)) evaluate_between(first, epoch());
-    while (!trainer_->done() && !best_.exhausted()) {
+    while (!trainer_->done() && !exhausted_) {
       const StepReport report = trainer_->step();
+      ranks_.agree();
       record_.add_time("batches", report.data_seconds);
       record_.add_time("forward and backward", report.gradient_seconds);
       record_.add_time("update", report.seconds - report.data_seconds - report.gradient_seconds);
       loss_of_run_ += std::isfinite(report.loss) ? report.loss : 0;
       tokens_ += report.tokens, step_seconds_ += report.seconds, examples_ += report.examples;
+      exchange_seconds_ += report.exchange_seconds;
       const double steps = static_cast<double>(report.step - first);
       const double left = seconds_since(start_) / steps *
                           static_cast<double>(trainer_->total_steps() - report.step);
@@ -448,10 +497,10 @@ class Finetuning {
       const bool best = evaluation_is_due() && evaluate_between(report.step, report.epoch);
       if (flags_.save_strategy == "best" ? best : is_due(flags_.save_strategy, flags_.save_steps))
         save_checkpoint();
-      if (!keep_going() && !trainer_->done()) stop();
+      if (!ranks_.going() && !trainer_->done()) stop();
     }
     console_.clear();
-    if (best_.exhausted() && !trainer_->done())
+    if (exhausted_ && !trainer_->done())
       console_.line("stopped after step " + std::to_string(trainer_->state().step) +
                     ": no better " + flags_.metric + " in " + std::to_string(flags_.patience) +
                     " evaluations");
@@ -488,6 +537,7 @@ class Finetuning {
                        {"grad_norm", report.gradient_norm},
                        {"tokens_per_second", rate},
                        {"seconds", seconds_since(start_)}};
+    if (ranks_.several()) entry["exchange_seconds"] = exchange_seconds_;
     add_recurrence(entry, *model_);
     const auto shares = record_.timed("logging", [&] { return trainer_->firing_shares(); });
     if (!shares.empty()) entry["firing"] = shares;
@@ -496,52 +546,55 @@ class Finetuning {
                   format("%.2e", report.learning_rate) + "  norm " +
                   format("%.3f", report.gradient_norm) + "  " + format("%.0f", rate) +
                   " tokens/s  " + duration_text(left) + " left");
-    tokens_ = 0, step_seconds_ = 0;
+    tokens_ = 0, step_seconds_ = 0, exchange_seconds_ = 0;
   }
 
   /// The last step is followed by the last evaluation, but has one before where it may be the best.
   bool evaluation_is_due() const {
     const bool last = trainer_->done() && !flags_.tracks_best();
-    if (last || !keep_going()) return false;
+    if (last || !ranks_.going()) return false;
     return (trainer_->state().step == 0 && flags_.on_start) ||
            is_due(flags_.eval_strategy, flags_.eval_steps);
   }
   /// Whether the evaluation after a step was made, before which a run may have been stopped.
   bool has_evaluation(index_t step) const {
-    return std::ranges::any_of(metrics_->entries(), [&](const ordered_json& entry) {
+    const auto is_it = [&](const ordered_json& entry) {
       return entry.value("step", index_t{0}) == step && entry.contains("eval_loss");
-    });
+    };
+    return ranks_.decide(metrics_ && std::ranges::any_of(metrics_->entries(), is_it));
   }
 
   /// Whether it is the best so far.
   bool evaluate_between(index_t step, double epoch) {
-    const auto evaluation = record_.timed("evaluation", [&] {
-      return evaluate(*model_, *validation_, options_.generate.value_or(false), generation_,
-                      options_, tokenizer_, console_);
-    });
+    const auto evaluation = record_.timed(
+        "evaluation", [&] { return evaluator()(*validation_, options_.generate.value_or(false)); });
     if (!evaluation) return false;
     ordered_json entry{{"step", step}, {"epoch", epoch}};
     evaluation->add_to(entry, "eval");
     add_metrics(entry);
-    const bool best = best_.add(entry, step);
+    const bool best = ranks_.decide(best_.add(entry, step));
+    exhausted_ = ranks_.decide(best_.exhausted());
     console_.line("evaluation after step " + std::to_string(step) + "  " + evaluation->text() +
                   (best ? "  the best so far" : ""));
     return best;
   }
 
+  Evaluator evaluator() { return {*model_, generation_, options_, tokenizer_, console_, ranks_}; }
+
   void add_metrics(const ordered_json& entry) {
-    metrics_->add(entry);
+    if (metrics_) metrics_->add(entry);
     if (events_) events_->add(entry);
   }
 
   /// The best evaluation of the run so far: those that are logged, or, where it goes on in another folder, what its
-  /// checkpoint says.
+  /// checkpoint says. The first rank alone knows it.
   void restore_best() {
     if (!resume_) return;
     const fs::path file = *resume_ / "trainer_state.json";
-    if (metrics_->entries().empty()) return best_.restore(read_json_file(file), file.string());
-    for (const ordered_json& entry : metrics_->entries())
+    if (metrics_ && metrics_->entries().empty()) best_.restore(read_json_file(file), file.string());
+    for (const ordered_json& entry : metrics_ ? metrics_->entries() : std::vector<ordered_json>())
       if (entry.contains("eval_loss")) best_.add(entry, entry.value("step", index_t{0}));
+    exhausted_ = ranks_.decide(best_.exhausted());
   }
 
   fs::path best_checkpoint() const {
@@ -551,14 +604,17 @@ class Finetuning {
   /// Takes the parameters of the checkpoint whose evaluation was best.
   void load_best() {
     if (!flags_.load_best) return;
-    const fs::path folder = best_checkpoint();
-    if (folder.empty() || !fs::exists(folder))
+    fs::path folder = best_checkpoint();
+    if (ranks_.first() && !folder.empty() && !fs::exists(folder)) folder.clear();
+    folder = ranks_.broadcast(folder.string());
+    if (folder.empty())
       return console_.line(
           "notice: there is no checkpoint of a best evaluation; the model is that of the last "
           "step");
     model_->load(HfCheckpoint(folder), false);
-    console_.line("the model is that of " + folder.string() + ", " + flags_.metric + " " +
-                  format("%.4f", *best_.value()));
+    if (ranks_.first())
+      console_.line("the model is that of " + folder.string() + ", " + flags_.metric + " " +
+                    format("%.4f", *best_.value()));
   }
 
   /// What trainer_state.json has beside the state of the trainer, by the names of transformers.
@@ -572,6 +628,7 @@ class Finetuning {
     state["logging_steps"] = options_.logging_steps, state["num_train_epochs"] = options_.epochs;
     state["train_batch_size"] = options_.train_batch;
     state["log_history"] = nlohmann::json::array();
+    if (!metrics_) return state;
     for (const ordered_json& entry : metrics_->entries()) {
       nlohmann::json& logged = state["log_history"].emplace_back(nlohmann::json::object());
       for (const auto& [name, value] : entry.items())
@@ -583,6 +640,7 @@ class Finetuning {
 
   /// Writes PREFIX_results.json and adds to all_results.json.
   void write_results(const std::string& prefix, const ordered_json& part) {
+    if (!ranks_.first()) return;
     results_.update(part);
     ordered_json alone;
     if (trainer_) alone["epoch"] = epoch();
@@ -595,15 +653,11 @@ class Finetuning {
     if (!set) return;
     const auto start = Clock::now();
     const bool generates = options_.generate.value_or(true);
-    const auto evaluation = record_.timed("evaluation", [&] {
-      return evaluate(*model_, *set, generates, generation_, options_, tokenizer_, console_);
-    });
-    if (!evaluation) {
-      console_.clear();
-      std::fprintf(stderr, "interrupted while evaluating%s%s\n",
-                   trainer_ ? "; the trained model is in " : "", trainer_ ? output_.c_str() : "");
-      throw interrupted_exit();
-    }
+    const auto evaluation =
+        record_.timed("evaluation", [&] { return evaluator()(*set, generates); });
+    if (!evaluation)
+      end_interrupted("interrupted while evaluating" +
+                      (trainer_ ? "; the trained model is in " + output_.string() : ""));
     const double seconds = seconds_since(start), count = static_cast<double>(set->examples.size());
     ordered_json part;
     evaluation->add_to(part, prefix);
@@ -620,7 +674,7 @@ class Finetuning {
     }
     console_.line((prefix == "eval" ? "validation  " : "test  ") + evaluation->text());
     // The test set comes last and takes the place of the validation set.
-    if (!generates) return;
+    if (!generates || !ranks_.first()) return;
     write_predictions(output_ / "generated_predictions.txt", evaluation->predictions);
     record_.set_examples(prefix == "eval" ? "validation_file" : "test_file", set->texts,
                          set->summaries, evaluation->predictions, evaluation->rouge_l);
@@ -628,6 +682,7 @@ class Finetuning {
 
   /// Model and tokenizer, as transformers and the other programs read them.
   void save_whole(const fs::path& folder) {
+    if (!ranks_.first()) return;
     copy_tokenizer_files(tokenizer_folder_, folder);
     model_->save(folder, generation_options_);
   }
@@ -642,6 +697,7 @@ class Finetuning {
   }
 
   void draw() {
+    if (!ranks_.first()) return;
     const std::string problem =
         draw_curves({{"", metrics_->entries()}}, std::span(panels).first(1), output_ / "loss.svg");
     if (!problem.empty()) console_.line("notice: " + problem);
@@ -677,19 +733,24 @@ class Finetuning {
   [[noreturn]] void stop() {
     if (saved_step_ != trainer_->state().step) save_checkpoint();
     draw();
+    end_interrupted("interrupted after step " + std::to_string(trainer_->state().step) +
+                    "; to go on, give the same flags and --resume_from_checkpoint " +
+                    saved_.string());
+  }
+
+  [[noreturn]] void end_interrupted(const std::string& how) {
     console_.clear();
-    std::fprintf(stderr,
-                 "interrupted after step %td; to go on, give the same flags and "
-                 "--resume_from_checkpoint %s\n",
-                 trainer_->state().step, saved_.c_str());
+    print_notice(how);
     throw interrupted_exit();
   }
 
   const FinetuneOptions& options_;
   const EvaluationFlags& flags_ = options_.evaluation;
-  Console console_;
+  Ranks& ranks_;
+  Console console_{!ranks_.several()};
   RunRecord record_;
-  FolderLock lock_;  ///< first: nothing in the folder is looked at before it is held
+  std::unique_ptr<FolderLock>
+      lock_;  ///< first: nothing in the folder is looked at before it is held
   fs::path output_;
   std::optional<fs::path> resume_;
   HfCheckpoint checkpoint_;
@@ -706,9 +767,10 @@ class Finetuning {
   std::unique_ptr<MetricsFile> metrics_;
   std::optional<TensorBoardFile> events_;
   BestModel best_{options_.evaluation};
+  bool exhausted_ = false;  ///< whether the best evaluation is too long ago
   ordered_json results_ = ordered_json::object();
   Clock::time_point start_;
-  double loss_of_run_ = 0, step_seconds_ = 0;
+  double loss_of_run_ = 0, step_seconds_ = 0, exchange_seconds_ = 0;
   index_t tokens_ = 0, examples_ = 0, saved_step_ = -1;
   fs::path saved_;
 };
@@ -716,7 +778,7 @@ class Finetuning {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return run([&] {
+  return run_on_ranks([&](Ranks& ranks) {
     FinetuneOptions options;
     CLI::App app("Train or fine-tune a T5 or BART for summaries and evaluate it");
     options.add_to(app);
@@ -724,7 +786,12 @@ int main(int argc, char** argv) {
     options.settings = settings_of(app);
     options.check(app);
     catch_interruptions();
+    require_alike(ranks, flags_of(app));
+    refuse_standard_input(ranks,
+                          {&options.train_file, &options.validation_file, &options.test_file});
+    options.ranks.share(ranks, options.device);
     const auto device = open_device(options.device);
-    Finetuning(*device, options).run();
+    Finetuning(*device, options, ranks).run();
+    ranks.barrier();
   });
 }

@@ -19,6 +19,7 @@
 #include "generation_flags.hpp"
 #include "objective.hpp"
 #include "optimizer_flags.hpp"
+#include "rank_flags.hpp"
 
 namespace srformer::program {
 
@@ -38,6 +39,7 @@ struct FinetuneOptions {
   OptimizerFlags optimizer;
   ScheduleFlags schedule;
   DeviceFlags device;
+  RankFlags ranks;
   std::uint64_t seed = 42;
   bool overwrite = false, group_by_length = false, skip_nonfinite = false;
   bool generate_flag = false, train = true, overwrite_cache = false;
@@ -60,6 +62,7 @@ struct FinetuneOptions {
     add_training_to(app);
     add_reports_to(app);
     device.add_to(app);
+    ranks.add_to(app);
     cross_attention.add_to(app);
     generation.add_search_to(app);
   }
@@ -110,8 +113,7 @@ struct FinetuneOptions {
     evaluation.check(app, logging_steps, generate.value_or(false));
     for (const std::string& name : report_to)
       if (name != "tensorboard" && name != "none" && name != "all")
-        std::fprintf(stderr, "notice: without effect here: --report_to %s\n",
-                     one_line(name).c_str());
+        print_notice("notice: without effect here: --report_to " + one_line(name));
     needs(!validation_file.empty() || evaluation.eval_strategy == "no", "--validation_file",
           {"--eval_strategy"});
   }
@@ -140,9 +142,11 @@ struct FinetuneOptions {
     }
   }
 
-  TrainingOptions training() const {
+  /// Of as many processes together.
+  TrainingOptions training(int processes) const {
     TrainingOptions o;
-    o.batch_size = train_batch, o.accumulation = accumulation;
+    o.batch_size = train_batch, o.accumulation = accumulation * processes;
+    o.zero = ranks.zero;
     o.max_tokens_per_batch = max_tokens_per_batch;
     o.epochs = epochs, o.max_steps = max_steps;
     o.learning_rate = learning_rate, o.schedule = schedule.type();
@@ -176,6 +180,7 @@ struct FinetuneOptions {
       "--dropout_rate",
       "--group_by_length",
       "--skip_nonfinite",
+      "--zero",
       "--logging_steps",
       "--eval_strategy",
       "--eval_steps",

@@ -81,8 +81,7 @@ struct GenerationFlags {
     const bool flags = max_length || max_new_tokens || min_length || min_new_tokens;
     if (!contradiction.empty() && flags) throw usage_error(contradiction);
     if (!contradiction.empty())
-      std::fprintf(stderr, "notice: %s: %s\n", generation_options_path(checkpoint).c_str(),
-                   contradiction.c_str());
+      print_notice("notice: " + generation_options_path(checkpoint) + ": " + contradiction);
     return config;
   }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A request from outside to end a long run: SIGINT (Ctrl-C), SIGTERM (kill, a batch system, a shutdown) and SIGHUP (a
-// terminal that is closed).
+// A request from outside to end a long run: SIGINT (Ctrl-C), SIGTERM (kill, a batch system, a shutdown), SIGHUP (a
+// terminal that is closed) and SIGUSR1 (a batch system ahead of its time limit, and what mpirun passes on).
 #pragma once
 
 #include <csignal>
@@ -35,7 +35,7 @@ inline void catch_interruptions() {
   action.sa_flags = SA_RESTART | SA_ONSTACK;
   ::sigemptyset(&action.sa_mask);
   std::signal(SIGPIPE, SIG_IGN);
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) {
     struct sigaction before {};
     ::sigaction(signal, nullptr, &before);
     if (signal == SIGHUP && before.sa_handler == SIG_IGN) continue;

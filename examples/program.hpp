@@ -73,8 +73,7 @@ inline void answer_hf_flags(const HfFlagsGiven& given) {
   for (const std::string& name : given.without_effect)
     if (without_effect.size() < 200) without_effect += (without_effect.empty() ? "" : ", ") + name;
   if (given.refused.empty()) {
-    if (!without_effect.empty())
-      std::fprintf(stderr, "notice: without effect here: %s\n", without_effect.c_str());
+    if (!without_effect.empty()) print_notice("notice: without effect here: " + without_effect);
     return;
   }
   std::string refused;

@@ -39,7 +39,8 @@ inline std::string format(const char* pattern, double value) {
 /// Standard output: lines for good, and below them on a terminal one that is rewritten.
 class Console {
  public:
-  Console() : terminal_(::isatty(STDOUT_FILENO) != 0) {}
+  /// mpirun gives its processes a terminal even where its own output goes to a file; they write lines alone.
+  explicit Console(bool rewrites = true) : terminal_(rewrites && ::isatty(STDOUT_FILENO) != 0) {}
   Console(const Console&) = delete;
   Console& operator=(const Console&) = delete;
   ~Console() { clear(); }

@@ -16,6 +16,7 @@
 #include <srformer/train/trainer.hpp>
 
 #include "../architectures.hpp"
+#include "../ranks.hpp"
 
 namespace srformer::program {
 
@@ -68,20 +69,21 @@ class AnyModel {
   virtual index_t size() const = 0;  ///< all parameters, in numbers
   virtual std::vector<ParameterName> parameters() const = 0;
   virtual double first_number(const std::string& parameter) = 0;
+  /// Tells the values of all parameters from others. Reads them all.
+  virtual std::string fingerprint() = 0;
   virtual void initialize_recurrence(const RandomStream& random, double scale) = 0;
   /// Returns the names of stored tensors that the model has no use for.
   virtual std::vector<std::string> load(const HfCheckpoint& checkpoint, bool new_variant) = 0;
   virtual void save(const std::filesystem::path& folder, const nlohmann::json& generation) = 0;
-  /// Over the labels of all examples, as srformer::mean_loss.
-  virtual double mean_loss(const Examples& examples, index_t batch_size, double label_smoothing,
-                           bool (*keep_going)()) = 0;
+  /// The sum over the labels of a batch, without dropout.
+  virtual double loss_sum(const Batch& batch, double label_smoothing) = 0;
   /// As srformer::generate.
   virtual Generation generate(std::span<const std::int32_t> ids, std::span<const index_t> lengths,
                               const GenerationConfig& options, std::uint64_t first_source = 0,
                               const OnToken& on_token = {}) = 0;
   /// Throws usage_error for weights that are too narrow to be trained.
   virtual std::unique_ptr<AnyTraining> train(const Examples& examples,
-                                             const TrainingOptions& options) = 0;
+                                             const TrainingOptions& options, Ranks& ranks) = 0;
 };
 
 /// A backend and a scalar; models made of it must not outlive it.

@@ -10,7 +10,7 @@ namespace srformer::program {
 
 // built_devices.inc is written by CMake: SRF_DEVICE("thrust-cpp", "float32", open_thrust_cpp_float32)
 // for everything that this machine can build.
-#define SRF_DEVICE(device, dtype, open) std::unique_ptr<Device> open(int threads);
+#define SRF_DEVICE(device, dtype, open) std::unique_ptr<Device> open(int threads, int number);
 #include "built_devices.inc"
 #undef SRF_DEVICE
 
@@ -18,7 +18,7 @@ namespace {
 
 struct Built {
   const char *device, *dtype;
-  std::unique_ptr<Device> (*open)(int threads);
+  std::unique_ptr<Device> (*open)(int threads, int number);
 };
 
 const Built built[] = {
@@ -80,7 +80,7 @@ std::unique_ptr<Device> open_device(const DeviceFlags& flags) {
     throw usage_error("--device " + flags.device + " --dtype " + dtype +
                       " is not in this build; see SRFORMER_DEVICES and SRFORMER_DTYPES, and what "
                       "cmake says of absent packages");
-  auto device = found->open(flags.threads);
+  auto device = found->open(flags.threads, flags.number);
   if (eight_bits) device->store_in_eight_bits();
   return device;
 }

@@ -13,6 +13,7 @@ namespace srformer::program {
 struct DeviceFlags {
   std::string device = "cpu", dtype = "float32";
   int threads = 0;
+  int number = 0;  ///< which of the machine's CUDA devices
 
   void add_to(CLI::App& app);
 };

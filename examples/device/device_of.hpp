@@ -3,6 +3,9 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
 #include <srformer/models/checkpoint.hpp>
 #include <srformer/train/checkpoint.hpp>
 #include <type_traits>
@@ -11,16 +14,18 @@
 #include "../program.hpp"
 #include "../variants.hpp"
 #include "any_model.hpp"
+#include "rank_communicator.hpp"
 #include "replay_attention.hpp"
 #include "replay_model.hpp"
 
 namespace srformer::program {
 
-template <class Model>
+/// `C` is what connects the ranks.
+template <class Model, class C>
 class TrainingOf final : public AnyTraining {
  public:
-  TrainingOf(Model& model, const Examples& examples, const TrainingOptions& options)
-      : trainer_(model, examples, options) {}
+  TrainingOf(Model& model, const Examples& examples, const TrainingOptions& options, C communicator)
+      : communicator_(std::move(communicator)), trainer_(model, examples, options, communicator_) {}
 
   StepReport step() override { return trainer_.step(); }
   const TrainingState& state() const override { return trainer_.state(); }
@@ -57,7 +62,8 @@ class TrainingOf final : public AnyTraining {
   }
 
  private:
-  Trainer<Model> trainer_;
+  C communicator_;
+  Trainer<Model, ChosenOptimizer<typename Model::backend_type, typename Model::scalar>, C> trainer_;
 };
 
 template <class B, class T>
@@ -80,6 +86,25 @@ class ModelOf final : public AnyModel {
   double first_number(const std::string& parameter) override {
     return read_number(model_.backend(), model_.parameters().at(parameter).value);
   }
+  std::string fingerprint() override {
+    std::uint64_t hash = 0xcbf29ce484222325ULL;  // FNV-1a
+    std::vector<T> part;
+    const auto values = model_.parameters().values();
+    for (index_t first = 0; first < model_.parameters().size(); first += std::ssize(part)) {
+      part.resize(
+          static_cast<std::size_t>(std::min<index_t>(1 << 20, model_.parameters().size() - first)));
+      model_.backend().to_host(part.data(), values.data + first, std::ssize(part));
+      for (const T& value : part) {
+        std::uint64_t bits = 0;
+        std::memcpy(&bits, &value, sizeof value);
+        hash = (hash ^ bits) * 0x100000001b3ULL;
+      }
+    }
+    char text[40];
+    std::snprintf(text, sizeof text, "a model with values %016llx",
+                  static_cast<unsigned long long>(hash));
+    return text;
+  }
   void initialize_recurrence(const RandomStream& random, double scale) override {
     model_.initialize_recurrence(random, scale);
   }
@@ -91,22 +116,29 @@ class ModelOf final : public AnyModel {
   void save(const std::filesystem::path& folder, const nlohmann::json& generation) override {
     save_model(model_, folder, *dtype_of<T>, generation);
   }
-  double mean_loss(const Examples& examples, index_t batch_size, double label_smoothing,
-                   bool (*keep_going)()) override {
-    return srformer::mean_loss(model_, examples, batch_size, label_smoothing, keep_going);
+  double loss_sum(const Batch& batch, double label_smoothing) override {
+    auto& be = model_.backend();
+    auto sum = zeros<accumulate_t<T>, 1>(be, {1});
+    model_.add_loss(batch, label_smoothing, sum.view());
+    return static_cast<double>(read_number(be, sum.data()));
   }
   Generation generate(std::span<const std::int32_t> ids, std::span<const index_t> lengths,
                       const GenerationConfig& options, std::uint64_t first_source,
                       const OnToken& on_token) override {
     return srformer::generate(model_, ids, lengths, options, first_source, on_token);
   }
-  std::unique_ptr<AnyTraining> train(const Examples& examples,
-                                     const TrainingOptions& options) override {
+  std::unique_ptr<AnyTraining> train(const Examples& examples, const TrainingOptions& options,
+                                     [[maybe_unused]] Ranks& ranks) override {
     if (eight_bits_)
       throw usage_error(
           "weights stored in eight bits cannot be trained; train with --dtype float32");
     if constexpr (std::is_floating_point_v<T>) {
-      return std::make_unique<TrainingOf<Model>>(model_, examples, options);
+      if (!ranks.several())
+        return std::make_unique<TrainingOf<Model, SingleProcess>>(model_, examples, options,
+                                                                  SingleProcess());
+      using Connection = CommunicatorOfBackend<B>;
+      return std::make_unique<TrainingOf<Model, typename Connection::type>>(
+          model_, examples, options, Connection::make(model_.backend(), ranks));
     } else {
       throw usage_error("parameters stored in " + srformer::detail::torch_dtype(*dtype_of<T>) +
                         " lose the small steps of the optimizer; train with --dtype float32");

@@ -7,7 +7,7 @@
 
 namespace srformer::program {
 
-std::unique_ptr<Device> SRF_DEVICE_OPEN(int threads) {
+std::unique_ptr<Device> SRF_DEVICE_OPEN(int threads, int) {
   return std::make_unique<DeviceOf<SRF_DEVICE_BACKEND, SRF_DEVICE_SCALAR>>(threads);
 }
 

@@ -64,10 +64,10 @@ class ClosedForms(unittest.TestCase):
             self.assertAlmostEqual(fast.seconds, 0.3 + update)
 
     def test_zero_gathers_values_behind_the_update(self):
-        two = step(with_(zero=1, latency=0.0), 2)
-        scattered = 0.5e6 / 1e9
-        self.assertAlmostEqual(two.communication, 8 * scattered + 4e6 / 1e9)
-        self.assertAlmostEqual(two.seconds, 0.3 + scattered + 0.02 + 4e6 / 1e9)
+        two = step(with_(zero=1), 2)
+        bucket = 1e-5 + 0.5e6 / 1e9
+        self.assertAlmostEqual(two.communication, 16 * bucket)
+        self.assertAlmostEqual(two.seconds, 0.3 + bucket + 0.02 + 8 * bucket)
 
     def test_memory(self):
         for ranks, zero in itertools.product((1, 2, 8), (0, 1)):
