@@ -3,6 +3,9 @@
 
 cmake_minimum_required(VERSION 3.22)
 
+# A folder of its own in WORK, since what is there is removed.
+string(APPEND WORK "/check_rule_tree")
+
 # expect(<"pass" or regex of the message> <line of the page>...): a tree of code.hpp and docs/part/page.md.
 function(expect message)
   file(REMOVE_RECURSE "${WORK}")

@@ -3,6 +3,9 @@
 
 cmake_minimum_required(VERSION 3.22)
 
+# A folder of its own in WORK, since what is there is removed.
+string(APPEND WORK "/check_rule_tree")
+
 # expect(<"pass" or regex of the message> <file> <line>...): a tree of core/error.hpp, backend/tensor.hpp,
 # backend/concept.hpp and `file` with the given lines.
 function(expect message file)

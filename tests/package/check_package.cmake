@@ -4,6 +4,9 @@
 
 cmake_minimum_required(VERSION 3.22)
 
+# A folder of its own in WORK, since what is there is removed.
+string(APPEND WORK "/package")
+
 function(run)
   execute_process(COMMAND ${ARGV} RESULT_VARIABLE status OUTPUT_VARIABLE output ERROR_VARIABLE output)
   if(NOT status EQUAL 0)

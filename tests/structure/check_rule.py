@@ -14,7 +14,8 @@ sys.dont_write_bytecode = True
 from check_structure import check  # noqa: E402
 from cxx_functions import Unreadable, functions_of  # noqa: E402
 
-SCRIPT, WORK = sys.argv[1], sys.argv[2]
+# A folder of its own in WORK, since what is there is removed.
+SCRIPT, WORK = sys.argv[1], os.path.join(sys.argv[2], "check_rule_tree")
 HEADER = "include/srformer/ops/norm.hpp"
 ATTENTION = "include/srformer/attention/full.hpp"
 PINNED = "include/srformer/attention | - | files 2 | pinned"
