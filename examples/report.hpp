@@ -174,12 +174,14 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid var(--rule); }
 th { font-weight: 600; }
 td { overflow-wrap: anywhere; }
+td:first-child { overflow-wrap: break-word; }
 td.number, th.number { text-align: right; }
 td.number { overflow-wrap: normal; white-space: nowrap; }
 .text { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0 0 .6rem; }
 .name { color: var(--soft); font-size: .85rem; margin: .4rem 0 0; }
 .bar { display: block; height: .6rem; min-width: 1px; background: var(--accent); border-radius: .2rem; }
-.wide { width: 12rem; }
+.wide { width: 12rem; vertical-align: middle; }
+@media (max-width: 30rem) { .wide { display: none; } }
 summary { cursor: pointer; }
 .example { margin-bottom: 1rem; }
 @media print { :root { color-scheme: light; --ink: #000000; --soft: #444444; --paper: #ffffff; --card: #ffffff; --rule: #bbbbbb; }
@@ -422,7 +424,7 @@ class ReportPage {
       std::snprintf(seconds, sizeof seconds, "%.2f", part);
       page_ += "<tr><td>" + html(name) + "</td><td class=\"number\">" +
                html(bytes ? bytes_text(part) : seconds) + "</td><td class=\"number\">" + percent +
-               " %</td><td><span class=\"bar\" style=\"width:" + percent +
+               " %</td><td class=\"wide\"><span class=\"bar\" style=\"width:" + percent +
                "%\"></span></td></tr>\n";
     }
     page_ += "</table></div>\n";
