@@ -98,7 +98,16 @@ inline const std::vector<Preset>& finetune_presets() {
         {"learning_rate", "1e-3"},
         {"lr_scheduler_type", "constant"},
         {"weight_decay", "0"},
-        {"max_grad_norm", "0"}}}};
+        {"max_grad_norm", "0"}}},
+      {"denoise-pilot",
+       "",
+       {{"objective", "text_infilling", false},
+        {"whole_words", "true", false, "objective"},
+        {"text_length", "60", false, "objective"},
+        {"noise_density", "0.08", false, "objective"},
+        {"span_length", "uniform", false, "objective"},
+        {"mean_span_length", "2", false, "objective"},
+        {"denoised_length", "40", false, "objective"}}}};
   return presets;
 }
 

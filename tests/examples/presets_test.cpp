@@ -47,6 +47,10 @@ TEST_CASE("the presets have the numbers that the documentation says") {
              "clip_threshold=1.0",
              "--learning_rate=1e-3", "--lr_scheduler_type=constant", "--weight_decay=0",
              "--max_grad_norm=0", "--preset", "t5-adafactor"});
+  CHECK(with_preset({"--preset", "denoise-pilot"}) ==
+        Line{"--objective=text_infilling", "--whole_words=true", "--text_length=60",
+             "--noise_density=0.08", "--span_length=uniform", "--mean_span_length=2",
+             "--denoised_length=40", "--preset", "denoise-pilot"});
 }
 
 TEST_CASE("flags go before those of a preset, and take with them what belongs to them") {
@@ -63,6 +67,10 @@ TEST_CASE("flags go before those of a preset, and take with them what belongs to
          word_of(segmented, "recurrence_init_scale").empty()));
   const Line same = t5({"--cross_attention", "segmented_recurrent"});
   CHECK((word_of(same, "segment_size") == "64" && word_of(same, "recurrence_init_scale") == "1"));
+  const Line spans = with_preset({"--preset", "denoise-pilot", "--objective=span_corruption"});
+  CHECK((word_of(spans, "whole_words").empty() && word_of(spans, "mean_span_length").empty()));
+  // They say what an evaluation is of as well.
+  CHECK(word_of(with_preset({"--preset", "denoise-pilot", "--do_eval"}), "text_length") == "60");
   const auto adafactor = with_preset({"--preset", "t5-adafactor", "--optim=sgd"});
   CHECK(word_of(adafactor, "optim_args").empty());
   CHECK(word_of(adafactor, "learning_rate") == "1e-3");

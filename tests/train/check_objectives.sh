@@ -116,6 +116,10 @@ run 0 "${t5[@]}" "${infilling[@]}" --train_file corpus.txt --max_steps 40 --outp
   --noise_density 0.08 --span_length uniform --mean_span_length 2 --denoised_length 12 --group_by_length \
   --cross_attention segmented_recurrent --segment_size 8
 said "and 20 words"
+run 0 "${t5[@]}" --preset denoise-pilot --train_file corpus.txt --max_steps 2 --output_dir pilot
+run 0 "${t5[@]}" "${infilling[@]}" --whole_words --text_length 60 --noise_density 0.08 --span_length uniform \
+  --mean_span_length 2 --denoised_length 40 --train_file corpus.txt --max_steps 2 --output_dir pilot-flags
+check "a preset is its flags" cmp pilot/model.safetensors pilot-flags/model.safetensors
 first=$(losses words | head -n 1 | cut -d: -f2) last=$(losses words | tail -n 1 | cut -d: -f2)
 check "the loss falls" awk "BEGIN { exit !($last < 0.8 * $first) }"
 run 0 "${t5[@]}" "${infilling[@]}" --train_file corpus.txt --separate_texts --max_steps 1 --mask_token "<extra_id_7>" \
