@@ -265,7 +265,8 @@ struct FinetuneOptions {
         ->check(CLI::Range(0.0, 1.0));
     add(app, "--label_smoothing_factor", label_smoothing, "0: none")->check(below_one());
     optimizer.add_to(app);
-    app.add_option("--dropout_rate", dropout_rate, "In place of config.json's")->check(below_one());
+    app.add_option("--dropout_rate,--dropout", dropout_rate, "In place of config.json's")
+        ->check(below_one());
     app.add_flag("--group_by_length", group_by_length, "Batches of similar source length");
     add(app, "--max_tokens_per_batch", max_tokens_per_batch,
         "Tokens of a micro-batch at most, padding included; 0: batches by examples")

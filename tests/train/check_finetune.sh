@@ -244,7 +244,7 @@ check "nothing differs, nothing is told" eval '! grep -q "in the run so far" out
 # What differs from the run so far is told, a line each, and the run goes on.
 other=(--learning_rate 0.02 --weight_decay 0.5 --label_smoothing_factor 0.2 --lr_scheduler_type cosine
   --warmup_steps 3 --max_grad_norm 2 --max_steps 52
-  --dropout_rate 0.3)
+  --dropout 0.3)
 run 0 "${long[@]}" "${other[@]}" --output_dir differs --resume_from_checkpoint whole/checkpoint-50
 for line in 'learning_rate was 0.01 in the run so far, now it is 0.02' 'weight_decay was 0.0 .* 0.5' \
   'label_smoothing was 0.1 .* 0.2' 'schedule was "linear" .* "cosine"' 'warmup_steps was 2 .* 3' \
