@@ -201,14 +201,51 @@ TEST_CASE("Ranks divide the examples of micro-batches that are fewer than they")
   options.accumulation = 1;
   CHECK(outcome_on(5, placed_t5, few, options).distance(outcome_alone(placed_t5, few, options)) <
         1e-10);
-  // Parts of a micro-batch draw dropout of their own: equal examples do not lose the same elements.
-  const std::vector<Example> equal(4, odd_examples(1)[0]);
-  options.dropout = DropoutRates{0.5}, options.batch_size = 2, options.epochs = 1;
-  options.optimizer = SgdOptions{}, options.learning_rate = 0;
-  const auto halves = outcome_on(2, placed_bigram<double>, equal, options);
-  options.batch_size = 1;
-  const auto single = outcome_alone(placed_bigram<double>, equal, options);
-  CHECK(halves.losses[0] != single.losses[0]);
+}
+
+namespace {
+
+/// Keeps the streams of dropout that it is given.
+struct ListeningModel : BigramModel<double> {
+  using BigramModel<double>::BigramModel;
+  std::vector<std::uint64_t> streams;
+
+  void add_gradients(const Batch& batch, const LossOptions& options, LossSum loss_sum) {
+    streams.push_back(options.random.stream);
+    BigramModel<double>::add_gradients(batch, options, loss_sum);
+  }
+};
+
+/// Those of all ranks and steps, sorted.
+std::vector<std::uint64_t> dropout_streams(int ranks, const TrainingOptions& options) {
+  const auto examples = odd_examples(parallel_examples);
+  std::vector<std::uint64_t> all;
+  std::mutex mutex;
+  on_ranks(ranks, [&](ThreadRank& comm) {
+    EigenBackend be(1);
+    ListeningModel model(be);
+    Trainer trainer(model, Examples(examples), options, comm);
+    trainer.run([](const StepReport&) { return true; });
+    const std::lock_guard lock(mutex);
+    all.insert(all.end(), model.streams.begin(), model.streams.end());
+  });
+  std::ranges::sort(all);
+  return all;
+}
+
+}  // namespace
+
+TEST_CASE("Dropout is that of the micro-batch, and parts of one have their own") {
+  TrainingOptions options = parallel_options();
+  const auto alone = dropout_streams(1, options);
+  REQUIRE(alone.size() == 20);
+  for (const int ranks : {2, 3, 4}) CHECK(dropout_streams(ranks, options) == alone);
+  for (const index_t accumulation : {1, 2, 3}) {
+    options.accumulation = accumulation;
+    const auto streams = dropout_streams(7, options);
+    CHECK(streams.size() > 20);
+    CHECK(std::ranges::adjacent_find(streams) == streams.end());
+  }
 }
 
 TEST_CASE("Narrow scalars have the same bits twice, and with ZeRO") {
