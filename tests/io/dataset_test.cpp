@@ -249,3 +249,26 @@ TEST_CASE("truncation keeps the end of sequence last", "[dataset]") {
   CHECK(ids == std::vector<std::int32_t>{1});
   CHECK_THROWS_AS(truncate(ids, 0, 1), shape_error);
 }
+
+TEST_CASE("rows of a batch keep its widths", "[dataset]") {
+  const std::vector<Example> examples{{{5, 6, 7}, {8}}, {{1}, {2, 3}}, {{4}, {9}}, {{2, 2}, {7}}};
+  const std::vector<index_t> all{0, 1, 2, 3};
+  const Batch batch = make_batch(examples, all, 0);
+  std::vector<std::int32_t> ids, labels;
+  std::vector<index_t> lengths;
+  for (const auto& [first, end] : {std::pair{0, 1}, std::pair{1, 1}, std::pair{1, 4}}) {
+    const Batch part = batch_rows(batch, first, end);
+    CHECK(part.rows == end - first);
+    CHECK(part.source_width == 3);
+    CHECK(part.target_width == 2);
+    ids.insert(ids.end(), part.source_ids.begin(), part.source_ids.end());
+    labels.insert(labels.end(), part.labels.begin(), part.labels.end());
+    lengths.insert(lengths.end(), part.source_lengths.begin(), part.source_lengths.end());
+  }
+  CHECK(ids == batch.source_ids);
+  CHECK(labels == batch.labels);
+  CHECK(lengths == batch.source_lengths);
+  CHECK_THROWS_AS(batch_rows(batch, -1, 2), shape_error);
+  CHECK_THROWS_AS(batch_rows(batch, 2, 1), shape_error);
+  CHECK_THROWS_AS(batch_rows(batch, 0, 5), shape_error);
+}
