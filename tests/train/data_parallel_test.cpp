@@ -248,6 +248,29 @@ TEST_CASE("Dropout is that of the micro-batch, and parts of one have their own")
   }
 }
 
+TEST_CASE("Texts that are denoised anew in every epoch are the same over ranks") {
+  auto texts = odd_examples(parallel_examples);
+  for (Example& text : texts) text.target.clear();
+  TrainingOptions options = parallel_options();
+  // How many labels a text gives is known when its words are counted alone.
+  TextInfillingOptions infilling{.mark = 3, .target_length = 2};
+  for (int id = 0; id < 64; ++id) infilling.word_beginnings.push_back(id % 3 == 0);
+  options.denoising = infilling;
+  for (const index_t accumulation : {1, 4}) {
+    options.accumulation = accumulation;
+    options.dropout = DropoutRates{};
+    const auto alone = outcome_alone(placed_t5, texts, options);
+    REQUIRE(alone.losses.size() >= 4);
+    for (const int ranks : {2, 3, 4}) {
+      const auto whole = outcome_on(ranks, placed_t5, texts, options);
+      CHECK(whole.distance(alone) < 1e-10);
+      TrainingOptions zero = options;
+      zero.zero = 1;
+      CHECK(outcome_on(ranks, placed_t5, texts, zero).same_bits(whole));
+    }
+  }
+}
+
 TEST_CASE("Narrow scalars have the same bits twice, and with ZeRO") {
   const auto examples = odd_examples(parallel_examples);
   const auto check = [&](auto place) {
