@@ -87,7 +87,7 @@ def system_rows(groups, lead):
         paper = PAPER.get(group.system)
         row = [SYSTEMS[group.system][0], f"{group.mean:.2f} ({low:.2f} to {high:.2f})", group.seeds(),
                f"{group.rouge('rouge2'):.2f}", f"{group.rouge('rougeL'):.2f}",
-               f"{group.mean / full.mean:.3f}" if full else "-",
+               f"{group.mean / full.mean:.3f}" if full and full.mean > 0 else "-",
                f"{paper / PAPER['full']:.3f}" if paper else "-",
                f"{group.half(hard):.2f}" if hard else "-"]
         if segmented and group.system != "segmented":

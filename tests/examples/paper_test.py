@@ -109,6 +109,8 @@ def test_page():
     check("a line for each system", len([p for p in drawn.getElementsByTagName("path") if p.getAttribute("fill")]) == 2)
     whole = page.as_html(lines, pictures)
     check("one file", whole.count("<table>") == whole.count("</table>") == 1 and "<svg" in whole and "http://www.w3" in whole)
+    nothing = page.page_of({"a": record("full", 0, 1, 1e-3, 9.0, [0.0] * 4)}, {})[0]
+    check("a model that scores 0", any(line.startswith("| full attention | 0.00 (0.00 to 0.00)") for line in nothing))
     check("nothing yet", "No run has been recorded yet." in page.page_of({}, {})[0])
 
 
