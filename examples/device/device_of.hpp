@@ -44,10 +44,11 @@ class TrainingOf final : public AnyTraining {
     const std::size_t numbers = static_cast<std::size_t>(model.parameters().size());
     MemoryUse use{numbers * sizeof(typename Model::scalar),
                   numbers * sizeof(typename Model::scalar)};
-    trainer_.optimizer().visit_state(
-        model.parameters(), [&](const auto&, const auto&, const auto* values, index_t count) {
-          use.optimizer_state += static_cast<std::size_t>(count) * sizeof(*values);
-        });
+    // With --zero 1 that of this rank.
+    trainer_.optimizer().visit_share(model.parameters(), [&](const auto&, const auto&, index_t,
+                                                             const auto* values, index_t count) {
+      use.optimizer_state += static_cast<std::size_t>(count) * sizeof(*values);
+    });
     use.peak = model.backend().pool().peak_bytes();
     return use;
   }
