@@ -107,8 +107,6 @@ for optimizer in adamw_torch sgd adafactor; do
   flags=("${base[@]}" "${micro[@]}" --gradient_accumulation_steps 2 --max_steps 3 --save_steps 2 --optim $optimizer)
   run 0 2 "${flags[@]}" --output_dir "zero0_$optimizer"
   run 0 2 "${flags[@]}" --zero 1 --output_dir "zero1_$optimizer"
-  near "zero0_$optimizer" "zero1_$optimizer"
-  [ $optimizer != adafactor ] || continue  # which divides by parameters, so that its norm is added up in other parts
   for file in model.safetensors checkpoint-2/optimizer.safetensors; do
     check "$optimizer has the same $file with ZeRO" cmp "zero0_$optimizer/$file" "zero1_$optimizer/$file"
   done
