@@ -167,11 +167,11 @@ TEST_CASE("versions of a document are in one split") {
   documents[301] = document(301, {5000});
   documents[299] = document(299, {17});
   for (const int n : {40, 140, 240, 340}) documents[n] = document(n, {390});
-  const auto splits = splits_of(documents);
-  for (const int n : {299, 300, 301}) CHECK(splits.at(n) == splits.at(17));
-  for (const int n : {40, 140, 240, 340}) CHECK(splits.at(n) == splits.at(390));
+  const auto split_by_number = splits_of(documents);
+  for (const int n : {299, 300, 301}) CHECK(split_by_number.at(n) == split_by_number.at(17));
+  for (const int n : {40, 140, 240, 340}) CHECK(split_by_number.at(n) == split_by_number.at(390));
   std::array<int, 3> counts{};
-  for (const auto& [number, split] : splits) ++counts[static_cast<std::size_t>(split)];
+  for (const auto& [number, split] : split_by_number) ++counts[static_cast<std::size_t>(split)];
   CHECK(counts[0] > 320);
   CHECK(counts[1] > 4);
   CHECK(counts[2] > 4);
@@ -179,7 +179,7 @@ TEST_CASE("versions of a document are in one split") {
   auto more = documents;
   more[401] = document(401);
   for (const auto& [number, split] : splits_of(more))
-    if (number != 401) CHECK(split == splits.at(number));
+    if (number != 401) CHECK(split == split_by_number.at(number));
 }
 
 TEST_CASE("nothing of validation and test is pretrained on") {
@@ -194,7 +194,7 @@ TEST_CASE("nothing of validation and test is pretrained on") {
   REQUIRE(!validation.empty());
   REQUIRE(!test.empty());
   for (const auto* pairs : {&validation, &test}) {
-    for (const Pair& pair : *pairs) {
+    for (const examples::Pair& pair : *pairs) {
       CHECK(all.find(pair.summary) == std::string::npos);
       for (std::size_t at = 0; at < pair.text.size();) {
         const std::size_t end = std::min(pair.text.find('\n', at), pair.text.size());
