@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include <srformer/core/config.hpp>
+
 namespace srformer {
 
 /// The hash of 64 bits of what it was given, in order. FNV-1a takes octets; what is larger is taken as one.
