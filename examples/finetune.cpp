@@ -338,7 +338,7 @@ class Finetuning {
     return settings;
   }
 
-  /// What a run tells of itself, beginning with what it told before it was resumed.
+  /// Opens the logs of the run, which go on after those of the run that is resumed.
   void begin_records() {
     if (options_.overwrite) remove_old_run(output_);
     // A run that was stopped after its last step makes its last evaluations again.

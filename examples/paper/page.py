@@ -67,7 +67,7 @@ def signed(value):
 def compared(first, second):
     """\"+1.20 (0.40 to 2.10), above\" of two lists of items."""
     value, low, high = own.difference(first, second)
-    word = "above" if low > 0 else "below" if high < 0 else "not told apart"
+    word = "above" if low > 0 else "below" if high < 0 else "no difference shown"
     return f"{signed(value)} ({signed(low)} to {signed(high)}), {word}"
 
 

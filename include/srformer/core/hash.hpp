@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// FNV-1a, a hash that tells apart what is there by accident; not against those who mean harm.
+// FNV-1a, a hash that detects accidental changes. It is no protection against intended ones.
 // Source: Fowler, Noll and Vo, "The FNV non-cryptographic hash algorithm", draft-eastlake-fnv.
 #pragma once
 
@@ -20,7 +20,7 @@ class Fnv1a {
   std::uint64_t hash_ = 0xcbf29ce484222325ULL;
 };
 
-/// Sums up a text, to tell it from others.
+/// The hash of a text.
 constexpr std::uint64_t text_hash(std::string_view text) {
   Fnv1a hash;
   for (const char c : text) hash.add(static_cast<unsigned char>(c));
