@@ -6,23 +6,8 @@
 set -u
 programs=$1 sources=$2
 model=$sources/tests/reference/values/models/t5_srformer
-export OMP_WAIT_POLICY=passive
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder" || exit 1
-checks=0
+. "$(dirname "${BASH_SOURCE[0]}")/../support/checks.sh"
 
-fail() {
-  echo "FAILED: $*" >&2
-  head -n 20 out.txt err.txt >&2
-  exit 1
-}
-check() {  # check WHAT COMMAND...
-  local what=$1
-  shift
-  checks=$((checks + 1))
-  "$@" >/dev/null 2>&1 || fail "$what"
-}
 # run CODE PROGRAM ARGUMENT...: the program ends with that code; its input is input.txt.
 run() {
   local code=$1 program=$2

@@ -7,17 +7,8 @@ set -u
 programs=$1 sources=$2
 models=$sources/tests/reference/values/models
 model=$models/t5_full
-export OMP_WAIT_POLICY=passive
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder" || exit 1
-checks=0
+. "$(dirname "${BASH_SOURCE[0]}")/../support/checks.sh"
 
-fail() {
-  echo "FAILED: $*" >&2
-  tail -n 20 out.txt err.txt >&2
-  exit 1
-}
 check() {  # check WHAT COMMAND...
   local what=$1
   shift
@@ -31,13 +22,6 @@ run() {  # run CODE PROGRAM ARGUMENT...
   "$programs/$program" "$@" >out.txt 2>err.txt
   local got=$?
   [ $got -eq "$code" ] || fail "exit code $got, expected $code: $program $*"
-}
-refused() {  # refused CODE TEXT PROGRAM ARGUMENT...: with TEXT in the one line on standard error
-  local code=$1 text=$2
-  shift 2
-  run "$code" "$@"
-  [ "$(wc -l <err.txt)" -eq 1 ] || fail "not one line on standard error: $*"
-  grep -qF -- "$text" err.txt || fail "no \"$text\" on standard error: $*"
 }
 page() { python3 "$sources/tests/examples/check_report.py" "$@"; }
 pictures() { if command -v gnuplot >where.txt; then echo "$1"; else echo 0; fi; }

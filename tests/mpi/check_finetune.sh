@@ -7,23 +7,9 @@ set -u
 finetune=$1 model=$2
 shift 2
 launch=("$@")
-export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder" || exit 1
-checks=0
+export OMP_NUM_THREADS=1
+. "$(dirname "${BASH_SOURCE[0]}")/../support/checks.sh"
 
-fail() {
-  echo "FAILED: $*" >&2
-  sed 's/^/    /' out.txt err.txt >&2
-  exit 1
-}
-check() {  # check WHAT COMMAND...
-  local what=$1
-  shift
-  checks=$((checks + 1))
-  "$@" >/dev/null 2>&1 || fail "$what"
-}
 # run CODE RANKS ARGUMENT...: that many ranks end with that code.
 run() {
   local code=$1 ranks=$2

@@ -10,16 +10,8 @@ finetune=$1 model=$2 count=$3
 RANDOM=$4
 shift 4
 launch=("$@")
-export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder" || exit 1
-
-fail() {
-  echo "FAILED: $*" >&2
-  sed 's/^/    /' out.txt err.txt >&2
-  exit 1
-}
+export OMP_NUM_THREADS=1
+. "$(dirname "${BASH_SOURCE[0]}")/../support/checks.sh"
 
 words=(segment recurrence attention query key value memory leak reset model)
 for ((i = 0; i < 40; ++i)); do

@@ -4,23 +4,8 @@
 #   check_finetune.sh FINETUNE MODEL     MODEL is the folder of a small T5 with full attention
 set -u
 finetune=$1 model=$2
-export OMP_WAIT_POLICY=passive
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
-checks=0
+. "$(dirname "${BASH_SOURCE[0]}")/../support/checks.sh"
 
-fail() {
-  echo "FAILED: $*" >&2
-  sed 's/^/    /' out.txt err.txt >&2
-  exit 1
-}
-check() {  # check WHAT COMMAND...
-  local what=$1
-  shift
-  checks=$((checks + 1))
-  "$@" >/dev/null 2>&1 || fail "$what"
-}
 # run CODE ARGUMENT...: the program ends with that code.
 run() {
   local code=$1
@@ -30,14 +15,6 @@ run() {
   "$finetune" --threads 1 "${arguments[@]}" >out.txt 2>err.txt
   local got=$?
   [ $got -eq "$code" ] || fail "exit code $got, expected $code: $*"
-}
-# refused CODE TEXT ARGUMENT...: the same, with TEXT in the one line on standard error.
-refused() {
-  local code=$1 text=$2
-  shift 2
-  run "$code" "$@"
-  [ "$(wc -l <err.txt)" -eq 1 ] || fail "not one line on standard error: $*"
-  grep -qF -- "$text" err.txt || fail "no \"$text\" on standard error: $*"
 }
 # Every flag is given once: a later value takes the place of an earlier one.
 last_of_each() {

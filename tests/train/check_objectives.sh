@@ -5,23 +5,8 @@
 #   check_objectives.sh PROGRAMS     PROGRAMS is the folder of finetune and init_model
 set -u
 programs=$1
-export OMP_WAIT_POLICY=passive
-folder=$(mktemp -d)
-trap 'rm -rf "$folder"' EXIT
-cd "$folder"
-checks=0
+. "$(dirname "${BASH_SOURCE[0]}")/../support/checks.sh"
 
-fail() {
-  echo "FAILED: $*" >&2
-  sed 's/^/    /' out.txt err.txt >&2
-  exit 1
-}
-check() {  # check WHAT COMMAND...
-  local what=$1
-  shift
-  checks=$((checks + 1))
-  "$@" >/dev/null 2>&1 || fail "$what"
-}
 # program CODE NAME ARGUMENT...: the program ends with that code.
 program() {
   local code=$1 name=$2
@@ -32,14 +17,6 @@ program() {
   [ $got -eq "$code" ] || fail "$name: exit code $got, expected $code: $*"
 }
 run() { program "$1" finetune --threads 1 "${@:2}"; }
-# refused CODE TEXT ARGUMENT...: with TEXT in the one line on standard error.
-refused() {
-  local code=$1 text=$2
-  shift 2
-  run "$code" "$@"
-  [ "$(wc -l <err.txt)" -eq 1 ] || fail "not one line on standard error: $*"
-  grep -qF -- "$text" err.txt || fail "no \"$text\" on standard error: $*"
-}
 said() { check "said: $1" grep -qF -- "$1" out.txt; }
 losses() { grep -oE '"(eval_)?loss":[^,}]*' "$1"/metrics.jsonl; }
 

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+# What the tests that run programs share. Sourced, it makes a folder of its own, which is removed at the end, and goes there.
+# shellcheck shell=bash
+export OMP_WAIT_POLICY=passive
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder" || exit 1
+checks=0
+
+# fail WHAT: ends the test, and shows what the last program has written.
+fail() {
+  echo "FAILED: $*" >&2
+  tail -n 40 out.txt err.txt >&2
+  exit 1
+}
+# check WHAT COMMAND...
+check() {
+  local what=$1
+  shift
+  checks=$((checks + 1))
+  "$@" >/dev/null 2>&1 || fail "$what"
+}
+# refused CODE TEXT ARGUMENT...: run CODE ARGUMENT..., with TEXT in the one line on standard error.
+refused() {
+  local code=$1 text=$2
+  shift 2
+  run "$code" "$@"
+  [ "$(wc -l <err.txt)" -eq 1 ] || fail "not one line on standard error: $*"
+  grep -qF -- "$text" err.txt || fail "no \"$text\" on standard error: $*"
+}
