@@ -142,7 +142,7 @@ TEST_CASE("every program in examples/ ends through run") {
     REQUIRE(start != std::string::npos);
     // run_on_ranks ends through run as well.
     CHECK_THAT(text.substr(start, 260),
-               ContainsSubstring(" run([&]") || ContainsSubstring("run_on_ranks([&]"));
+               ContainsSubstring("run([&]") || ContainsSubstring("run_on_ranks([&]"));
     ++programs;
   }
   CHECK(programs >= 14);
