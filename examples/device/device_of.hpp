@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <srformer/core/hash.hpp>
 #include <srformer/models/checkpoint.hpp>
 #include <srformer/train/checkpoint.hpp>
 #include <type_traits>
@@ -88,7 +89,7 @@ class ModelOf final : public AnyModel {
     return read_number(model_.backend(), model_.parameters().at(parameter).value);
   }
   std::string fingerprint() override {
-    std::uint64_t hash = 0xcbf29ce484222325ULL;  // FNV-1a
+    Fnv1a hash;
     std::vector<T> part;
     const auto values = model_.parameters().values();
     for (index_t first = 0; first < model_.parameters().size(); first += std::ssize(part)) {
@@ -98,12 +99,12 @@ class ModelOf final : public AnyModel {
       for (const T& value : part) {
         std::uint64_t bits = 0;
         std::memcpy(&bits, &value, sizeof value);
-        hash = (hash ^ bits) * 0x100000001b3ULL;
+        hash.add(bits);
       }
     }
     char text[40];
     std::snprintf(text, sizeof text, "a model with values %016llx",
-                  static_cast<unsigned long long>(hash));
+                  static_cast<unsigned long long>(hash.value()));
     return text;
   }
   void initialize_recurrence(const RandomStream& random, double scale) override {

@@ -64,7 +64,7 @@ class RankCommunicator {
     virtual ~Staged() = default;
     virtual void put_back() = 0;
   };
-  /// What lies on a device, on the host.
+  /// A copy on the host of an array of a device.
   template <class B, class T>
   struct StagedArray final : Staged {
     B& be;

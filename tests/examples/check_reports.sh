@@ -29,12 +29,7 @@ pictures() { if command -v gnuplot >where.txt; then echo "$1"; else echo 0; fi; 
 last_list() { grep "\"$2\"" "$1/metrics.jsonl" | tail -n 1 | sed -E "s/.*\"$2\":\[([^]]*)\].*/\1/"; }
 
 # ---- data: some of it such as nobody writes ------------------------------------------------------
-words=(segment recurrence attention query key value memory leak reset model)
-for ((i = 0; i < 40; ++i)); do
-  text=
-  for ((w = 0; w <= i % 13; ++w)); do text+="${words[(i * 7 + w * w) % 10]} "; done
-  echo "{\"text\": \"$text.\", \"summary\": \"${words[i % 10]} ${words[i * 7 % 10]}.\"}"
-done >train.jsonl
+example_pairs 40 >train.jsonl
 head -n 6 train.jsonl >validation.jsonl
 long=$(printf 'word %.0s' {1..3000})
 cat >test.jsonl <<END

@@ -54,12 +54,7 @@ rank_process() {
   done
 }
 
-words=(segment recurrence attention query key value memory leak reset model)
-for ((i = 0; i < 57; ++i)); do
-  text=
-  for ((w = 0; w <= i % 13; ++w)); do text+="${words[(i * 7 + w * w) % 10]} "; done
-  echo "{\"text\": \"$text.\", \"summary\": \"${words[i % 10]} ${words[i * 7 % 10]}.\"}"
-done >train.jsonl
+example_pairs 57 >train.jsonl
 head -n 11 train.jsonl >validation.jsonl
 tail -n 9 train.jsonl >test.jsonl
 base=(--model_name_or_path "$model" --train_file train.jsonl --max_target_length 8 --cross_attention segmented_recurrent

@@ -12,43 +12,19 @@ shift 4
 launch=("$@")
 export OMP_NUM_THREADS=1
 . "$(dirname "${BASH_SOURCE[0]}")/../support/checks.sh"
+. "$support/kills.sh"
 
-words=(segment recurrence attention query key value memory leak reset model)
-for ((i = 0; i < 40; ++i)); do
-  text=
-  for ((w = 0; w <= i % 13; ++w)); do text+="${words[(i * 7 + w * w) % 10]} "; done
-  echo "{\"text\": \"$text.\", \"summary\": \"${words[i % 10]} ${words[i * 7 % 10]}.\"}"
-done >train.jsonl
+example_pairs 40 >train.jsonl
 head -n 5 train.jsonl >validation.jsonl
 flags=(--model_name_or_path "$model" --train_file train.jsonl --validation_file validation.jsonl --max_target_length 8
   --cross_attention segmented_recurrent --segment_size 8 --dropout_rate 0.1 --learning_rate 0.01 --warmup_steps 3
   --per_device_train_batch_size 4 --group_by_length --max_steps 40 --eval_steps 7 --logging_steps 3 --save_steps 2
   --save_total_limit 3 --predict_with_generate=false --seed 3 --ddp_timeout 20)
 
-metrics() { sed -E 's/"tokens_per_second":[^,]*,"seconds":[^,}]*(,"exchange_seconds":[^,}]*)?//' "$1"/metrics.jsonl; }
-exec {never}<> <(:)
-pause() { read -rt "$(printf '%d.%03d' $(($1 / 1000)) $(($1 % 1000)))" -u "$never"; }
-now() { echo $((${EPOCHREALTIME/[^0-9]/} / 1000)); }
-
 start=$(now)
 "${launch[@]}" 2 "$finetune" "${flags[@]}" --output_dir whole >out.txt 2>err.txt || fail "the run that is left alone"
 length=$(($(now) - start))
 
-check_checkpoints() {
-  local checkpoint file
-  for checkpoint in killed/checkpoint-*; do
-    [[ -d $checkpoint && $checkpoint != *.tmp-* ]] || continue
-    for file in config.json model.safetensors optimizer.safetensors trainer_state.json spiece.model; do
-      [ -s "$checkpoint/$file" ] || fail "$checkpoint lacks $file after kill $kills"
-    done
-  done
-}
-check_end() {
-  cmp -s whole/model.safetensors killed/model.safetensors || fail "other parameters after kill $kills"
-  diff <(metrics whole) <(metrics killed) >>err.txt || fail "other metrics after kill $kills"
-  [ ! -e killed/srformer.lock ] || fail "a lock is left after kill $kills"
-  rm -rf killed
-}
 # The processes of the run, all of them or those of one rank.
 processes() {
   local process
@@ -72,11 +48,7 @@ while [ "$kills" -lt "$count" ]; do
   whom=${whom[RANDOM % 4]}
   pause $((length / 4 + RANDOM % length))
   if [ $((RANDOM % 2)) -eq 0 ]; then  # while it saves
-    for ((i = 0; i < 2000; ++i)); do
-      compgen -G 'killed/*.tmp-*' >/dev/null && break
-      kill -0 $job 2>/dev/null || break
-      pause 1
-    done
+    wait_for_saving $job
   fi
   if [ "$whom" = job ]; then victims=$job; else victims=$(processes "$whom"); fi
   # shellcheck disable=SC2086

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <srformer/backend/tensor.hpp>
+#include <srformer/core/hash.hpp>
 #include <srformer/core/utf8.hpp>
 #include <srformer/train/communicator.hpp>
 
@@ -22,10 +23,9 @@ using Settings = std::vector<std::pair<std::string, std::string>>;
 
 namespace detail {
 
-/// Adds FNV-1a of a text as two numbers of 32 bits, which doubles hold exactly.
+/// Adds the hash of a text as two numbers of 32 bits, which doubles hold exactly.
 inline void add_text_hash(std::string_view text, std::vector<double>& numbers) {
-  std::uint64_t hash = 0xcbf29ce484222325ULL;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
+  const std::uint64_t hash = text_hash(text);
   numbers.push_back(static_cast<double>(hash >> 32));
   numbers.push_back(static_cast<double>(hash & 0xFFFFFFFFu));
 }
