@@ -4,11 +4,15 @@
     paper.sh table2 | table3 | figure4 | all     pretrains once, then every system from the same weights with the same steps
     paper.sh page                                the page alone, from the records that there are
 
-The rate of a system is that of three with the lowest validation loss at the first seed; the last checkpoint is scored.
-A finished run leaves a record, so the same command goes on where it stopped, on another machine too.
+The rate of a system is that of three with the lowest validation loss at the first seed and the data's own segment size;
+the last checkpoint is scored. A finished run leaves a record, so the same command goes on where it stopped, on another
+machine too.
 """
 import argparse
+import concurrent.futures
+import dataclasses
 import json
+import os
 import pathlib
 import platform
 import shutil
@@ -159,8 +163,12 @@ class Paper:
         there = any(folder.glob("checkpoint-*/trainer_state.json"))
         return ["--resume_from_checkpoint", "auto"] if there else ["--overwrite_output_dir"]
 
-    def threads(self):
-        return ["--threads", self.flags.threads] if self.flags.threads else []
+    def threads(self, jobs=1):
+        """Flags of a program that runs beside jobs - 1 others."""
+        threads = self.flags.threads
+        if not threads and jobs > 1:
+            threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+        return ["--threads", threads] if threads else []
 
     # ---- runs ----
 
@@ -178,17 +186,21 @@ class Paper:
         whole, limit = self.files / "test.jsonl", self.flags.test_samples
         if not limit:
             return whole
-        part = self.work / "test.jsonl"
-        with open(whole, encoding="utf-8") as file:
-            part.write_text("".join(line for line, _ in zip(file, range(limit))), encoding="utf-8")
+        part = self.work / "data" / f"{self.data.name}-test-{limit}.jsonl"
+        if not part.exists():
+            with open(whole, encoding="utf-8") as file:
+                part.parent.mkdir(parents=True, exist_ok=True)
+                part.write_text("".join(line for line, _ in zip(file, range(limit))), encoding="utf-8")
         return part
 
-    def scores(self, predictions):
-        """ROUGE of a file of predictions: means in percent, and each item's ROUGE-1 in hundredths of a percent."""
-        file = self.work / "scores.jsonl"
+    def scores(self, name, predictions):
+        """ROUGE of a run's predictions: means in percent, and each item's ROUGE-1 in hundredths of a percent."""
+        file = self.work / "log" / f"{name}-scores.jsonl"
         self.run(self.program("evaluate"), "--predictions", predictions, "--references", self.test_file(),
-                 "--reference_column", "summary", "--scores_file", file, "--bootstrap_samples", 1)
+                 "--reference_column", "summary", "--scores_file", file, "--bootstrap_samples", 1,
+                 log=self.work / "log" / f"{name}-evaluate.txt")
         rows = read_rows(file)
+        file.unlink()
         result = {name: round(100 * bootstrap.mean([row[name] for row in rows]), 4)
                   for name in ("rouge1", "rouge2", "rougeL", "rougeLsum")}
         return result | {"pairs": len(rows), "rouge1_items": [round(10000 * row["rouge1"]) for row in rows]}
@@ -201,7 +213,7 @@ class Paper:
         predictions = self.work / "first_words.txt"
         self.run(self.program("first_words"), "--train_file", self.files / "train.jsonl", "--test_file", self.test_file(),
                  "--output_file", predictions)
-        self.write_record(name, {"data": self.data.name, "system": "first_words", **self.scores(predictions)})
+        self.write_record(name, {"data": self.data.name, "system": "first_words", **self.scores(name, predictions)})
 
     def known(self, run):
         """The record of a run that is finished. Throws Stop where it was made with other settings."""
@@ -240,7 +252,7 @@ class Paper:
                  "--per_device_train_batch_size", d.batch, "--per_device_eval_batch_size", d.batch, "--group_by_length",
                  "--learning_rate", run.rate, "--warmup_steps", max(1, d.steps // 20), "--seed", run.seed,
                  "--logging_steps", max(1, d.steps // 18), "--save_steps", max(1, d.steps // 3), "--save_total_limit", 1,
-                 "--predict_with_generate", *run.flags(), *self.threads(), log=self.work / "log" / f"{run.name}.txt")
+                 "--predict_with_generate", *run.flags(), *self.threads(self.flags.jobs), log=self.work / "log" / f"{run.name}.txt")
         results = json.loads((output / "all_results.json").read_text(encoding="utf-8"))
         log = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         record = {"data": d.name, "model": run.model, "system": run.system,
@@ -249,7 +261,7 @@ class Paper:
                   "pretraining": start.name, "validation_loss": results["eval_loss"],
                   "losses": [[row["step"], round(row["loss"], 4)] for row in log if "loss" in row and "step" in row],
                   "seconds": round(time.monotonic() - began, 1), "machine": platform.processor() or platform.machine(),
-                  **self.scores(output / "generated_predictions.txt")}
+                  **self.scores(run.name, output / "generated_predictions.txt")}
         self.write_record(run.name, record)
         if not self.flags.keep:
             shutil.rmtree(output)
@@ -257,19 +269,36 @@ class Paper:
               flush=True)
         return record
 
-    def with_rate(self, run):
-        """The run at the rate that the first seed chooses."""
-        tried = {rate: self.tune(Run(run.data, run.model, run.system, run.segment_size, 1, rate)) for rate in run.data.rates}
-        best = min(tried, key=lambda rate: tried[rate]["validation_loss"])
-        return Run(run.data, run.model, run.system, run.segment_size, run.seed, best)
+    def at_rates(self, run):
+        """The runs that the rate of a system is chosen from: the first seed at the data's own segment size."""
+        return [Run(run.data, run.model, run.system, run.data.segment_size, 1, rate) for rate in run.data.rates]
+
+    def tune_all(self, runs):
+        """Makes each run once, --jobs at a time; their records by name. The first error ends it after those that run."""
+        runs = list({run.name: run for run in runs}.values())
+        if not all(self.known(run) for run in runs):
+            self.pretrained()
+        with concurrent.futures.ThreadPoolExecutor(self.flags.jobs) as pool:
+            def tune(run):
+                try:
+                    return self.tune(run)
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
+
+            made = {run.name: pool.submit(tune, run) for run in runs}
+            return {name: future.result() for name, future in made.items()}
 
     def make(self, command):
         self.make_data()
+        self.test_file()
         self.first_words()
-        # A seed of all systems before the next one, so that what is there after a stop can be compared.
         runs = list(runs_of(command, self.data, self.model, self.flags.seeds, self.flags.systems))
-        for run in sorted(runs, key=lambda run: run.seed):
-            self.tune(self.with_rate(run))
+        tried = self.tune_all(candidate for run in runs for candidate in self.at_rates(run))
+        rate = {run.system: min(self.at_rates(run), key=lambda r: tried[r.name]["validation_loss"]).rate for run in runs}
+        # A seed of all systems before the next one, so that what is there after a stop can be compared.
+        runs.sort(key=lambda run: run.seed)
+        self.tune_all(dataclasses.replace(run, rate=rate[run.system]) for run in runs)
 
     def write_page(self):
         default_sizes = {name: data.segment_size for name, data in DATA.items()}
@@ -298,7 +327,8 @@ def parse(arguments):
     parser.add_argument("--records", default="bench/records", help="folder of records (bench/records)")
     parser.add_argument("--page", default="build/paper", help="folder of the page (build/paper)")
     parser.add_argument("--programs", default="build/release/examples", help="folder of the programs")
-    parser.add_argument("--threads", type=int, help="of the programs; else as many as processors")
+    parser.add_argument("--jobs", type=at_least_one, default=1, help="fine-tunings at a time (1), which share the processors")
+    parser.add_argument("--threads", type=int, help="of each program; else as many as processors")
     parser.add_argument("--keep", action="store_true", help="keep the checkpoints of finished runs")
     parser.add_argument("--test_samples", type=int, help="score the first so many pairs alone")
     parser.add_argument("--pretraining_steps", type=int)

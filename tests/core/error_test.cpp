@@ -2,6 +2,7 @@
 #include <srformer/core/error.hpp>
 
 #include <array>
+#include <vector>
 
 #include "support/catch.hpp"
 
@@ -12,6 +13,8 @@ TEST_CASE("shapes are written in brackets") {
   CHECK(shape_text(std::array<index_t, 3>{2, 8, 64}) == "[2,8,64]");
   CHECK(shape_text(std::array<index_t, 1>{-1}) == "[-1]");
   CHECK(shape_text({}) == "[]");
+  CHECK(shape_text(std::vector<index_t>(8, 1)) == "[1,1,1,1,1,1,1,1]");
+  CHECK(shape_text(std::vector<index_t>(5000, 1)) == "[1,1,1,1,1,1,1,1,... 5000 axes]");
 }
 
 TEST_CASE("a shape error names function, argument, letters and numbers") {

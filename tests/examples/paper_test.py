@@ -210,8 +210,13 @@ def test_commands():
             (at / "part/files-pretrained-files-t5-full-rate0.001-seed1.json").read_text())["rouge1_items"]) == 2)
         _, done = run(*few, "--steps", "7", code=1)
         check("records of other settings", "was made with steps 1000, now 7" in done.stderr)
+        commands, _ = run("figure4", "--seeds", "2", "--systems", "segmented", "--jobs", "3", "--threads", "1")
+        check("several at a time, the rate of one segment size for all", len(tunings(commands)) == 1 + 4 and
+              all(c[c.index("--threads") + 1] == "1" for c in tunings(commands)))
+        commands, done = run("figure4", "--seeds", "4", "--jobs", "2", fail="global_tokens", code=1)
+        check("the first error ends several", "stopped on purpose" in done.stderr and len(tunings(commands)) < 2 + 3 * 4)
         commands, done = run("table3", "--seeds", "1", "--minutes", "0.0000001", code=1)
-        check("the time is over", "the same command goes on with files-t5-srformer-L64-rate0.0005-seed1" in done.stderr)
+        check("the time is over", "the same command goes on with files-t5-no_local-L64-rate0.0005-seed1" in done.stderr)
         _, done = run("table2", "--programs", str(at / "nowhere"), "--model", "bart", code=1)
         check("programs that are not built", "build the target example_" in done.stderr)
 

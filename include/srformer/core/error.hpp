@@ -43,13 +43,16 @@ class nonfinite_error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-/// "[2,8,64]", as shapes are written in every message.
+/// "[2,8,64]", as shapes are written in every message; of more than 8 axes, which only a damaged file has, the first 8 and
+/// how many there are.
 inline std::string shape_text(std::span<const index_t> extents) {
+  constexpr std::size_t shown = 8;
   std::string text = "[";
-  for (std::size_t i = 0; i < extents.size(); ++i) {
+  for (std::size_t i = 0; i < extents.size() && i < shown; ++i) {
     if (i > 0) text += ',';
     text += std::to_string(extents[i]);
   }
+  if (extents.size() > shown) text += ",... " + std::to_string(extents.size()) + " axes";
   return text + "]";
 }
 
