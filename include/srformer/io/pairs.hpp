@@ -114,12 +114,8 @@ class RowFaults {
     const Fault& first = first_.front();
     const std::string place = file_.shown() + ":" + std::to_string(first.line) + ": ";
     if (count_ == 1) throw io_error(place + first.reason + "; " + advice(first.kind));
-    std::string list;
     const std::string name = std::filesystem::path(file_.shown()).filename().string();
-    for (const Fault& fault : first_)
-      list += (list.empty() ? "" : ", ") + name + ":" + std::to_string(fault.line) + " " +
-              shortened(fault.reason);
-    if (count_ > first_.size()) list += ", ...";
+    const std::string list = shown_faults(name);
     const bool droppable = kinds_[0] + kinds_[1] == 0;
     throw io_error(
         file_.shown() + ": " + std::to_string(count_) + " of " + counted(rows, "row") +
@@ -133,6 +129,20 @@ class RowFaults {
     std::size_t line;
     std::string reason;
   };
+
+  /// The first faults, as many as a message has room for.
+  std::string shown_faults(const std::string& name) const {
+    constexpr std::size_t room = 300;
+    std::string list;
+    std::size_t shown = 0;
+    for (const Fault& fault : first_) {
+      const std::string next =
+          name + ":" + std::to_string(fault.line) + " " + shortened(fault.reason);
+      if (shown > 0 && list.size() + next.size() > room) break;
+      list += (shown++ == 0 ? "" : ", ") + next;
+    }
+    return shown < count_ ? list + ", ..." : list;
+  }
 
   static std::string advice(Kind kind) {
     switch (kind) {
