@@ -3,6 +3,8 @@
 # Which include, by its first letters, asks for which target; the first match counts.
 set(SRFORMER_INCLUDE_TARGETS
     "device/device.hpp=srformer_device"
+    "program.hpp=srformer_command_line"
+    "../program.hpp=srformer_command_line"
     "../examples/device/device.hpp=srformer_device"
     "thrust/system/omp/=srformer::thrust_omp"
     "thrust/system/tbb/=srformer::thrust_tbb"
