@@ -48,7 +48,7 @@ std::vector<CrossAttentionOptions> all_options() {
   }
   CrossAttentionOptions recurrent;
   recurrent.variant = Variant::segmented_recurrent;
-  for (int i = 0; i < 7; ++i) all.push_back(recurrent);
+  for (int i = 0; i < 10; ++i) all.push_back(recurrent);
   CrossAttentionOptions* option = &all[std::size(all_variants)];
   option[0].gate = option[0].sigma = true;
   option[1].advance = Advance::token;
@@ -57,6 +57,9 @@ std::vector<CrossAttentionOptions> all_options() {
   option[4].local = false, option[4].product = Product::segment;
   option[5].normalize = false;
   option[6].binary_firing = true;
+  option[7].average_products = option[7].gate = option[7].sigma = true;
+  option[8].average_products = true, option[8].recurrence = option[8].normalize = false;
+  option[9].average_products = true, option[9].advance = Advance::token, option[9].clamp = 1.5;
   return all;
 }
 

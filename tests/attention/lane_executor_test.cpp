@@ -183,6 +183,16 @@ TEMPLATE_TEST_CASE("packs are what single elements give, whatever the options", 
     c.threshold = -0.5;
     check();
   }
+  SECTION("averages, lengths, gate and sigma") {
+    c.options.average_products = c.options.gate = c.options.sigma = true;
+    c.threshold = 0.3, c.lengths = {45, 6};
+    check();
+  }
+  SECTION("averages, a step for every query, clamped") {
+    c.options.average_products = true, c.options.advance = Advance::token, c.options.clamp = 2;
+    c.threshold = 0.05;
+    check();
+  }
 }
 
 TEST_CASE("binary firing in packs") {

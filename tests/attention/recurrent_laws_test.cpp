@@ -26,6 +26,36 @@ void check_same(const Gradients<double>& got, const Gradients<double>& expected,
 
 Values output_gradient(const AttentionCase& c) { return draw(c.B * c.H * c.M * c.D, {c.seed, 99}); }
 
+Values times(double factor, Values x) {
+  for (double& value : x) value *= factor;
+  return x;
+}
+
+/// Products and norms as averages, with a threshold that they reach.
+void average(AttentionCase& c) { c.options.average_products = true, c.threshold = 0.1; }
+
+/// The keys of a case, each of them `copies` times in a row, in segments as many times as long.
+AttentionCase with_copies(AttentionCase c, index_t copies) {
+  c.N *= copies, c.options.segment_size *= copies, c.options.clamp *= static_cast<double>(copies);
+  for (index_t& length : c.lengths) length *= copies;
+  return c;
+}
+Values with_copies(const Values& rows, index_t columns, index_t copies) {
+  Values all;
+  for (auto row = rows.begin(); row != rows.end(); row += columns)
+    for (index_t copy = 0; copy < copies; ++copy) all.insert(all.end(), row, row + columns);
+  return all;
+}
+/// The sums over the copies of each row.
+Values sums_of_copies(const Values& rows, index_t columns, index_t copies) {
+  Values sums(rows.size() / static_cast<std::size_t>(copies));
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const auto at = static_cast<index_t>(i);
+    sums[static_cast<std::size_t>(at / columns / copies * columns + at % columns)] += rows[i];
+  }
+  return sums;
+}
+
 }  // namespace
 
 TEST_CASE(
@@ -34,6 +64,7 @@ TEST_CASE(
   const double clamp = GENERATE(0.0, 2.0);
   const bool binary = GENERATE(false, true);
   AttentionCase c = recurrent_case(2, 2, 9, 11, L, 4);
+  if (GENERATE(false, true)) average(c);
   c.options.clamp = clamp, c.options.binary_firing = binary;
   const RafOptions firing{.binary_firing = binary};
   const index_t B = c.B, H = c.H, M = c.M, N = c.N, D = c.D, lanes = B * H, cells = D * D;
@@ -57,6 +88,8 @@ TEST_CASE(
   auto z = zeros<double, 5>(be, {B, H, S, D, D});
   const KvProductInputs<EigenBackend, double> products{k, v};
   kv_product_forward(be, products, segments, c.options.recurrent().products(), z.view());
+  const double keys = c.options.average_products ? static_cast<double>(N) : 1;
+  for (index_t i = 0; i < z.size(); ++i) z.data()[i] /= keys;
   const View<double, 2> z_rows = z.view().reshape<2>({lanes * S * D, D});
   auto x_rows = zeros<double, 2>(be, {lanes * S * D, D});
   linear_forward(be, z_rows, w, std::nullopt, x_rows.view());
@@ -97,7 +130,7 @@ TEST_CASE(
     for (index_t e = 0; e < D; ++e) {
       double n = 0, d_n = 0;
       for (index_t t = 0; t < N; ++t) n += k(b, h, t, e) * k(b, h, t, e);
-      n = std::sqrt(n);
+      n = std::sqrt(n / keys);
       for (index_t i = 0; i < M; ++i) {
         const double* r_j = r.data() + (rule.of(i) * lanes + lane) * cells;
         double* d_r_j = d_r.data() + (rule.of(i) * lanes + lane) * cells;
@@ -110,7 +143,7 @@ TEST_CASE(
         o(b, h, i, e) = a.view()(b, h, i, e) + rest / n;
         d_n -= d_o(b, h, i, e) * rest / n / n;
       }
-      for (index_t t = 0; t < N; ++t) d_k(b, h, t, e) += d_n * k(b, h, t, e) / n;
+      for (index_t t = 0; t < N; ++t) d_k(b, h, t, e) += d_n * k(b, h, t, e) / n / keys;
     }
   }
   CHECK(relative_error(library_output<double>(c, x), out) < 1e-12);
@@ -123,6 +156,7 @@ TEST_CASE(
   turn(d_steps.view(), d_x_rows.view(), false);
   linear_backward(be, z_rows, w, d_x_rows.view(), d_z_rows.view(),
                   View<double, 2>(d.weight.data(), {D, D}));
+  for (index_t i = 0; i < d_z_rows.size(); ++i) d_z_rows.data()[i] /= keys;
   const View<double, 4> d_v(d.v.data(), shape_k);
   kv_product_backward(be, products, segments, c.options.recurrent().products(),
                       {d_z_rows.view().reshape<5>({B, H, S, D, D}), d_k, d_v});
@@ -134,6 +168,7 @@ TEST_CASE("a source in a masked batch behaves as if it stood alone, whatever its
   AttentionCase c = recurrent_case(4, 2, 7, 13, 3, 4);
   const bool folded = GENERATE(true, false);
   if (!folded) c.options.segment_size = 5;
+  if (GENERATE(false, true)) average(c);
   c.options.sigma = c.options.gate = true;
   c.options.horizon = 6;
   c.lengths = {13, 6, 1, 8};
@@ -194,6 +229,71 @@ TEST_CASE("a source in a masked batch behaves as if it stood alone, whatever its
   CHECK(relative_error(d_together.threshold, sum.threshold) < 1e-12);
   CHECK(relative_error(d_together.sigma, sum.sigma) < 1e-12);
   CHECK(relative_error(d_together.gate, sum.gate) < 1e-12);
+}
+
+TEST_CASE("averages are sums with N times the threshold, times a power of N") {
+  const index_t L = GENERATE(2, 5), N = GENERATE(11, 40);  // folded and not
+  AttentionCase c = recurrent_case(2, 2, 9, N, L, 4);
+  c.options.local = false, c.options.gate = true;
+  const auto number = static_cast<double>(N);
+  double factor = std::sqrt(number);
+  SECTION("as they come") {}
+  SECTION("clamped") { c.options.clamp = 2; }
+  SECTION("product of the segment") { c.options.product = Product::segment; }
+  SECTION("a step for every query") { c.options.advance = Advance::token; }
+  SECTION("binary firing") { c.options.binary_firing = true; }
+  SECTION("without recurrence") { c.options.recurrence = false, factor /= number; }
+  SECTION("without normalisation") { c.options.normalize = false, factor = 1; }
+  SECTION("without both") {
+    c.options.recurrence = c.options.normalize = false, factor = 1 / number;
+  }
+  AttentionCase averaged = c;
+  average(averaged);
+  plain::Trace trace;
+  const AttentionValues x = sample(averaged, trace, c.options.recurrence);
+  AttentionValues of_sums = x;
+  of_sums.threshold = times(number, x.threshold);
+  const Values d_out = output_gradient(c);
+  CHECK(relative_error(library_output<double>(averaged, x),
+                       times(factor, library_output<double>(c, of_sums))) < 1e-13);
+  Gradients<double> d = library_gradients<double>(c, of_sums, d_out);
+  for (Values* each : {&d.q, &d.k, &d.v, &d.weight, &d.leak, &d.threshold, &d.gate})
+    *each = times(factor, *each);
+  d.threshold = times(number, d.threshold);
+  check_same(library_gradients<double>(averaged, x, d_out), d, 1e-12);
+}
+
+TEST_CASE("averages do not feel every key given several times in segments as many times as long") {
+  const index_t copies = GENERATE(2, 3);
+  AttentionCase c = recurrent_case(2, 2, 9, 11, GENERATE(3, 5), 4);
+  average(c);
+  c.options.gate = c.options.sigma = true;
+  SECTION("as they come") {}
+  SECTION("lengths") { c.lengths = {11, 7}; }
+  SECTION("upstream padding and lengths") {
+    c.lengths = {11, 7}, c.options.padding = Padding::upstream;
+  }
+  SECTION("clamped sums") { c.options.clamp = 2; }
+  SECTION("product of the segment") { c.options.product = Product::segment; }
+  SECTION("a step for every query") { c.options.advance = Advance::token; }
+  SECTION("binary firing") { c.options.binary_firing = true; }
+  SECTION("without recurrence") { c.options.recurrence = false; }
+  SECTION("without normalisation") { c.options.normalize = false; }
+  plain::Trace trace;
+  const AttentionValues x = sample(c, trace, c.options.recurrence);
+  const AttentionCase more = with_copies(c, copies);
+  AttentionValues y = x;
+  y.k = with_copies(x.k, c.D, copies), y.v = with_copies(x.v, c.D, copies);
+  const Values d_out = output_gradient(c), out = library_output<double>(c, x);
+  CHECK(relative_error(library_output<double>(more, y), out) < 1e-12);
+  Gradients<double> d = library_gradients<double>(more, y, d_out);
+  d.k = sums_of_copies(d.k, c.D, copies), d.v = sums_of_copies(d.v, c.D, copies);
+  check_same(d, library_gradients<double>(c, x, d_out), 1e-11);
+  // Sums do.
+  AttentionCase of_sums = c, more_of_sums = more;
+  of_sums.options.average_products = more_of_sums.options.average_products = false;
+  CHECK(relative_error(library_output<double>(more_of_sums, y),
+                       library_output<double>(of_sums, x)) > 0.01);
 }
 
 TEST_CASE("heads may lie interleaved in rows, as projections leave them") {

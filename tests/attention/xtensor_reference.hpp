@@ -279,6 +279,7 @@ inline RafGradients raf_backward(const Array& x, const Fired& fired, double leak
 
 // Segmented recurrent attention:  X_s = Z_s W^T,  C_i = (q_i R_seg(i)) / n,  n = sqrt(sum_t K^2),  G = gate C,
 //                                 O = A + G,  or  sigma A + (1 - sigma) G,  or G alone
+// With average_products Z_s / N in place of Z_s,  n = sqrt(sum_t K^2 / N)
 
 struct Recurrent {
   Segments seg;
@@ -290,13 +291,15 @@ struct Recurrent {
   Array gate;        // [h]
   Array a, c, g;     // [b,h,i,e]
   double of_a, of_g;
+  double keys;  // N where products and norms are averages, otherwise 1
 
   Recurrent(const Inputs& in, const CrossAttentionOptions& options)
       : seg(options, in.q.shape(2), in.k.shape(2)),
         k(seg.filled(in.k)),
         v(seg.filled(in.v)),
         bias(seg.filled_bias(in.bias)) {
-    z = einsum("sj,bhjde->sbhde", seg.step, kv_product(seg, options, k, v));
+    keys = options.average_products ? static_cast<double>(seg.N) : 1;
+    z = einsum("sj,bhjde->sbhde", seg.step, kv_product(seg, options, k, v) / keys);
     r = z;
     if (options.recurrence) {
       x = einsum("sbhde,fe->sbhdf", z, in.weight);
@@ -304,7 +307,7 @@ struct Recurrent {
       r = fired.r;
       r.reshape(x.shape());
     }
-    const Array n = xt::sqrt(sum(k * k, {2}));
+    const Array n = xt::sqrt(sum(k * k, {2}) / keys);
     inverse_n = options.normalize ? Array(xt::where(n > 0, 1 / n, 0.0)) : Array(xt::ones_like(n));
     gate = options.gate ? in.gate : ones({in.q.shape(1)});
     c = einsum("bhie,bhe->bhie", einsum("bhid,bhide->bhie", in.q, r_of_query()), inverse_n);
@@ -340,7 +343,7 @@ inline Inputs segmented_recurrent_backward(const Inputs& in, const CrossAttentio
   const Array d_r_of_query = einsum("bhid,bhie->bhide", in.q, d_y);
   const Array d_r = einsum("is,bhide->sbhde", f.seg.at, d_r_of_query);
   if (options.normalize) {
-    const Array d_n = -einsum("bhie,bhie->bhe", d_y, f.c);
+    const Array d_n = -einsum("bhie,bhie->bhe", d_y, f.c) / f.keys;
     d.k += einsum("bhte,bhe->bhte", f.k, d_n * f.inverse_n);
   }
   Array d_z = d_r;
@@ -353,8 +356,8 @@ inline Inputs segmented_recurrent_backward(const Inputs& in, const CrossAttentio
     d.weight = einsum("sbhdf,sbhde->fe", through.x, f.z);
     d_z = einsum("sbhdf,fe->sbhde", through.x, in.weight);
   }
-  const Inputs of_products =
-      kv_product_backward(f.seg, options, f.k, f.v, einsum("sbhde,sj->bhjde", d_z, f.seg.step));
+  const Inputs of_products = kv_product_backward(
+      f.seg, options, f.k, f.v, einsum("sbhde,sj->bhjde", d_z / f.keys, f.seg.step));
   d.k = f.seg.cut(d.k + of_products.k);
   d.v = f.seg.cut(d.v + of_products.v);
   return d;

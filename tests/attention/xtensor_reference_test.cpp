@@ -224,6 +224,21 @@ TEST_CASE("every option of segmented recurrent attention is its whole-array expr
   SECTION("binary firing") {
     with([](Options o) { o.binary_firing = true; });
   }
+  SECTION("averages") {
+    with([](Options o) { o.average_products = o.gate = o.sigma = true; });
+  }
+  SECTION("averages, clamp and a step for every query") {
+    with([](Options o) { o.average_products = true, o.clamp = 1.5, o.advance = Advance::token; });
+  }
+  SECTION("averages of binary firing") {
+    with([](Options o) { o.average_products = o.binary_firing = true; });
+  }
+  SECTION("averages without recurrence") {
+    with([](Options o) { o.average_products = true, o.recurrence = false; });
+  }
+  SECTION("averages without normalisation") {
+    with([](Options o) { o.average_products = true, o.normalize = false; });
+  }
   SECTION("a step for every query") {
     with([](Options o) { o.advance = Advance::token; });
   }

@@ -123,9 +123,11 @@ TEST_CASE("every field of config.json is read") {
                                {"padding", "upstream"},
                                {"sigma", true},
                                {"gate", true},
-                               {"binary_firing", true}};
+                               {"binary_firing", true},
+                               {"average_products", true}};
   const T5Config c = read(config);
   CHECK(cross_of(read(to_json(c))).binary_firing);
+  CHECK(cross_of(read(to_json(c))).average_products);
   CHECK(c.num_layers == 2);
   CHECK(c.num_decoder_layers == 5);
   CHECK(c.relative_attention_num_buckets == 8);
@@ -147,7 +149,7 @@ TEST_CASE("every field of config.json is read") {
   CHECK(o.product == Product::segment);
   CHECK(o.advance == Advance::token);
   CHECK(o.padding == Padding::upstream);
-  CHECK((o.sigma && o.gate && o.binary_firing));
+  CHECK((o.sigma && o.gate && o.binary_firing && o.average_products));
 }
 
 TEST_CASE("the width of all heads may differ from that of the model") {

@@ -60,6 +60,7 @@ struct Draw {
     const bool reads =
         options.variant == Variant::full || (scored && options.padding == Padding::upstream);
     absent = !reads && !lengths.empty();
+    options.average_products = coin();
   }
 
   index_t below(index_t bound) {
@@ -86,6 +87,7 @@ struct Draw {
     all += o.product == Product::segment ? ", product of the segment" : "";
     all += o.advance == Advance::token ? ", a step per token" : "";
     all += o.binary_firing ? ", binary firing" : "";
+    all += o.average_products ? ", averages" : "";
     return all + ", lengths " + shape_text(lengths) + ", groups " + std::to_string(sources.size());
   }
 };

@@ -35,6 +35,7 @@ struct CrossAttentionOptions {
   bool sigma = false;
   bool gate = false;
   bool binary_firing = false;
+  bool average_products = false;
 
   SegmentedOptions segments() const {
     return {.segment_size = segment_size, .horizon = horizon, .padding = padding};
@@ -52,7 +53,8 @@ struct CrossAttentionOptions {
             .padding = padding,
             .sigma = sigma,
             .gate = gate,
-            .binary_firing = binary_firing};
+            .binary_firing = binary_firing,
+            .average_products = average_products};
   }
   bool has_recurrent_parameters() const { return variant == Variant::segmented_recurrent; }
   bool has_memory() const { return variant == Variant::transformer_xl; }
@@ -99,6 +101,7 @@ inline CrossAttentionOptions paper_options(const PaperVariants::Options& chosen)
   o.sigma = chosen.value_or("sigma", o.sigma);
   o.gate = chosen.value_or("gate", o.gate);
   o.binary_firing = chosen.value_or("binary_firing", o.binary_firing);
+  o.average_products = chosen.value_or("average_products", o.average_products);
   return o;
 }
 

@@ -8,6 +8,8 @@
 //   U_j = leak Mem + X_j,  u = U_j / threshold - 1,  R_j = max(u, 0),  Mem = U_j - threshold [u > 0]
 //   C_i = (q_i R_j) / n,  n = sqrt(sum K^2)
 //   O_i = A_i + gate C_i,  or  sigma A_i + (1 - sigma) gate C_i
+//
+// With average_products Z_j / N in place of Z_j = clamp(P) - clamp(P_j), and n the root of the mean of K^2 over N keys.
 #pragma once
 
 #include <algorithm>
@@ -150,6 +152,7 @@ void attention_of_head(const Inputs<T>& in, index_t b, index_t h, View<T, 4> out
   const auto near = [&](const T& x, double kink) {
     trace.margin = std::min(trace.margin, std::abs(std::abs(double(primal(x))) - kink));
   };
+  const T N_of_mean(options.average_products ? static_cast<double>(length) : 1.0);
   const Matrix<T> whole = product(in, b, h, 0, length);
   Matrix<T> membrane = matrix<T>(D, D), r = matrix<T>(D, D);
   index_t before = -1;
@@ -165,6 +168,7 @@ void attention_of_head(const Inputs<T>& in, index_t b, index_t h, View<T, 4> out
           z[c][e] = options.product == Product::complement
                         ? clamp(whole[c][e], options.clamp) - other
                         : other;
+          z[c][e] = z[c][e] / N_of_mean;
         }
       }
       if (!options.recurrence) {
@@ -199,6 +203,7 @@ void attention_of_head(const Inputs<T>& in, index_t b, index_t h, View<T, 4> out
       T n(0), rest(0);
       for (index_t t = 0; t < length; ++t) n = n + in.k(b, h, t, c) * in.k(b, h, t, c);
       for (index_t f = 0; f < D; ++f) rest = rest + in.q(b, h, i, f) * r[f][c];
+      n = n / N_of_mean;
       if (options.normalize) rest = primal(n) > 0 ? rest / math::sqrt(n) : T(0);
       const T g = gate * rest;
       if (!options.local) {

@@ -349,6 +349,11 @@ inline std::vector<RecurrentCase> recurrent_cases() {
       {"no norms", 11, 23, 8, with([](auto& o) { o.normalize = false; })},
       {"padding as upstream", 11, 23, 8, with([](auto& o) { o.padding = Padding::upstream; })},
       {"binary firing", 11, 23, 8, with([](auto& o) { o.binary_firing = true; })},
+      {"averages", 11, 23, 8, with([](auto& o) { o.average_products = o.gate = true; })},
+      {"averages without recurrence", 11, 23, 8, with([](auto& o) {
+         o.average_products = true;
+         o.recurrence = false;
+       })},
       {"fewer queries than segments", 3, 23, 8, with([](auto& o) { o.horizon = 5; })},
   };
 }

@@ -29,6 +29,7 @@ struct SegmentedRecurrentOptions {
   bool sigma = false;                 ///< a learned weighted sum of both parts
   bool gate = false;                  ///< a learned factor per head on the recurrent part
   bool binary_firing = false;  ///< R_j = [u > 0] with a surrogate gradient, see attention/raf.hpp
+  bool average_products = false;  ///< Z_j / N in place of Z_j, and n_c the root of a mean
 
   static constexpr void visit(auto& o, auto&& f) {
     f(option::segment_size, o.segment_size);
@@ -48,6 +49,9 @@ struct SegmentedRecurrentOptions {
     f(OptionInfo{"binary_firing", "What fires is 1, with a surrogate gradient", OptionRange::any,
                  false},
       o.binary_firing);
+    f(OptionInfo{"average_products", "Products and squared norms are means over the keys",
+                 OptionRange::any, false},
+      o.average_products);
   }
   SRF_HD SegmentedOptions segments() const {
     return {.segment_size = segment_size, .horizon = horizon, .padding = padding};
@@ -90,9 +94,22 @@ struct RecurrentInputs {
   SRF_HD bool folded() const {
     return options.recurrence && options.clamp == 0 && options.segment_size < head_size();
   }
-  SRF_HD RafScalars<C> raf() const {
+  /// N of a source of `keys` keys, by which its products are divided; 1 where they are sums, or where there is no key.
+  SRF_HD C averaged_keys(index_t keys) const {
+    return C(static_cast<double>(options.average_products && keys > 0 ? keys : 1));
+  }
+  /// Those of the recurrence of Z_j, of a source of `keys` keys. R_j of Z_j / N with a threshold is that of Z_j with N times
+  /// the threshold.
+  SRF_HD RafScalars<C> raf(index_t keys) const {
     if (!options.recurrence) return {C(0), C(1)};
-    return {C(parameters.leak[0]), C(parameters.threshold[0]), options.binary_firing};
+    return {C(parameters.leak[0]), averaged_keys(keys) * C(parameters.threshold[0]),
+            options.binary_firing};
+  }
+  /// What 1 / n_c, of n_c the root of a sum, is multiplied by: N^1/2, as n_c is the root of a mean, and 1 / N where R_j is
+  /// Z_j / N without a recurrence.
+  SRF_HD C factor_of_rest(index_t keys) const {
+    const C N = averaged_keys(keys), root = options.normalize ? C(math::sqrt(N)) : C(1);
+    return options.recurrence ? root : C(root / N);
   }
   /// Whether every query is a step of the recurrence.
   SRF_HD bool stepwise() const { return options.recurrence && options.advance == Advance::token; }

@@ -8,6 +8,10 @@
 //   C_i = (q_i R_j) / n,  n_c = sqrt(sum_t K_tc^2)          1/n_c counts as 0 where n_c = 0
 //   O_i = A_i + gate C_i,  or  sigma A_i + (1 - sigma) gate C_i
 //
+// With the option average_products, of a source of N keys, Z_j / N stands for Z_j and n_c is the root of the mean of K_tc^2.
+// R is homogeneous: that of Z / N with a threshold is that of Z with N times the threshold. So the recurrence here is that
+// of Z, with N times the threshold, and 1 / n_c, of the root of the sum, is multiplied by N^1/2.
+//
 //   dA = alpha dO, dC = beta gate dO   (alpha, beta) = (1, 1), or (sigma, 1 - sigma)
 //   dR_j = sum_{i in j} q_i^T (dC_i / n),   dq_i += (dC_i / n) R_j^T
 //   dn_c = -sum_i dC_ic C_ic / n_c,   dK_tc += dn_c K_tc / n_c
@@ -152,10 +156,11 @@ void recur(On& on, const G& x, const RecurrentScratch<C>& m, bool keep_u) {
     on.multiply(m.x, m.z, transposed(x.w));
   }
   // R_s = RAF(X_s),  X_s = Z_s W^T, or Z_s where W is in Y
-  with_firing(in.raf(), [&](auto binary) {
+  const RafScalars<C> of_source = in.raf(on.this_lane().keys);
+  with_firing(of_source, [&](auto binary) {
     on.cells(
-        [raf = in.raf(), o = in.options.products(), folded = in.folded(), p = m.p, x = m.x, g = m.g,
-         u = m.u, r = m.r, keep_u](const auto& at) {
+        [raf = of_source, o = in.options.products(), folded = in.folded(), p = m.p, x = m.x,
+         g = m.g, u = m.u, r = m.r, keep_u](const auto& at) {
           auto to = recurrence<decltype(binary)::value>(at, raf, at(u), at(r), keep_u);
           if (folded) {
             combine_products(at, o, at(p), to, at(g)[0]);
@@ -217,10 +222,11 @@ template <class On, class G, class C, class Gradients>
 void make_states_backward(On& on, const G& x, const RecurrentScratch<C>& m, const Gradients& d) {
   const auto& in = x.in;
   const index_t H = in.heads();
-  const RecurrenceBackward<C> back{in.raf(), m.u, m.d_r, m.d_x, m.d_leak, m.d_threshold};
+  const RafScalars<C> raf = in.raf(on.this_lane().keys);
+  const RecurrenceBackward<C> back{raf, m.u, m.d_r, m.d_x, m.d_leak, m.d_threshold};
   const KvProductOptions o = in.options.products();
   if (in.folded()) {  // R_s = RAF(Z_s)
-    with_firing(in.raf(), [&](auto binary) {
+    with_firing(raf, [&](auto binary) {
       on.cells(
           [back, o, p = m.p, g = m.g, z = m.d_x, to = m.d_p, d_g = m.d_g](const auto& at) {
             const auto from_last = [&](auto give) {
@@ -233,7 +239,7 @@ void make_states_backward(On& on, const G& x, const RecurrentScratch<C>& m, cons
           binary);
     });
   } else if (in.options.recurrence) {  // R_s = RAF(X_s)
-    with_firing(in.raf(), [&](auto binary) {
+    with_firing(raf, [&](auto binary) {
       on.cells(
           [back](const auto& at) {
             back.template run<decltype(binary)::value>(at, [](index_t, const auto&) {});
@@ -261,14 +267,16 @@ void with_values(On& on, const G& x, const RecurrentScratch<C>& m, F f) {
 
 // ------------------------------------------------------------------------------- the part of the other segments
 
-/// inverse_c = 1 / n_c,  n_c = sqrt(sum_t K_tc^2); 0 for a dead feature, 1 without normalisation.
+/// inverse_c = factor / n_c,  n_c = sqrt(sum_t K_tc^2); 0 for a dead feature, factor without normalisation. The factor is 1,
+/// except with average_products.
 template <class On, class G, class C>
 void invert_norms(On& on, const G& x, const RecurrentScratch<C>& m) {
   const auto k = x.k.uncut();
   const bool normalize = x.in.options.normalize;
   if (normalize) on.column_sums(m.inverse, k, [k](const auto& at) { return at(k) * at(k); });
-  on.row(m.inverse, [normalize](const C& sum) {
-    return !normalize ? C(1) : math::positive(sum) ? C(C(1) / math::sqrt(sum)) : C(0);
+  const C factor = x.in.factor_of_rest(on.this_lane().keys);
+  on.row(m.inverse, [normalize, factor](const C& sum) {
+    return !normalize ? factor : math::positive(sum) ? C(factor / math::sqrt(sum)) : C(0);
   });
 }
 
@@ -453,28 +461,34 @@ void recurrent_backward(On& on, const RecurrentInputs<T, Space>& in,
   weight_gradients(on, in, d, m);
 }
 
-/// along_c = sum_i dO_ic rest_ic / n_c,  and  norm_factor_c = -dn_c / n_c  with  dn_c = -share along_c / n_c
+/// along_c = sum_i dO_ic rest_ic inverse_c,  and  norm_factor_c = -dn_c / n_c  with  dn_c = -share along_c / n_c
 template <class On, class G, class O, class C>
 void sum_along_rest(On& on, const G& x, const O& d_o, const RecurrentScratch<C>& m) {
   on.column_sums(m.along_rest, d_o, [d_o, rest = m.rest, inverse = m.inverse](const auto& at) {
     return at(d_o) * at(rest) * at(inverse);
   });
-  on.elements(m.norm_factor, [&x, along = m.along_rest, inverse = m.inverse,
+  const C scale = x.in.factor_of_rest(on.this_lane().keys);
+  const C share = x.share(on.this_lane().h) / (scale * scale);  // as inverse_c = scale / n_c
+  on.elements(m.norm_factor, [share, along = m.along_rest, inverse = m.inverse,
                               factor = m.norm_factor](const auto& at) {
-    at.set(factor, x.share(at.lane.h) * at(along) * at(inverse) * at(inverse));
+    at.set(factor, share * at(along) * at(inverse) * at(inverse));
   });
 }
 
-/// dsigma = sum_i dO_i (A_i - gate C_i),  dgate = beta sum_i dO_i C_i,  from the sums along_local and along_rest
+/// dsigma = sum_i dO_i (A_i - gate C_i),  dgate = beta sum_i dO_i C_i,  from the sums along_local and along_rest; and
+/// dthreshold from that of N times the threshold
 template <class On, class T, class Space, class C>
 void weight_gradients(On& on, const RecurrentInputs<T, Space>& in,
                       const RecurrentGradients<T, Space>& d, const RecurrentScratch<C>& m) {
-  const auto d_sigma = d.d_scalar(in.heads(), 2), d_gate = d.d_scalar(in.heads(), 3);
+  const auto d_threshold = d.d_scalar(in.heads(), 1), d_sigma = d.d_scalar(in.heads(), 2),
+             d_gate = d.d_scalar(in.heads(), 3);
   on.add_total(d_gate, m.along_rest);
   if (in.weighted()) on.add_total(d_sigma, m.along_local);
   on.lane([=](const auto& team, const Lane& lane) {
     C *sigma = d_sigma.at(lane, 0, 0, 0), *gate = d_gate.at(lane, 0, 0, 0);
+    C* threshold = d_threshold.at(lane, 0, 0, 0);
     if (!team.leader()) return;
+    *threshold = in.averaged_keys(lane.keys) * *threshold;
     if (in.weighted()) *sigma = *sigma - in.gate(lane.h) * *gate;
     *gate = in.share_of_rest() * *gate;
   });

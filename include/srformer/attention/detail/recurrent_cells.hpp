@@ -223,10 +223,10 @@ struct RunCells {
   const C* x;
   C *r, *u;
   SRF_HD void operator()(index_t i) const {
-    const RafScalars<C> raf = lanes.in.raf();
+    const index_t cells = lanes.cells(), c = i % cells;
+    const RecurrentLane& lane = lanes.lane(i / cells);
+    const RafScalars<C> raf = lanes.in.raf(lane.rule.length);
     with_firing(raf, [&](auto binary) {
-      const index_t cells = lanes.cells(), c = i % cells;
-      const RecurrentLane& lane = lanes.lane(i / cells);
       const C* from = x + i / cells * lanes.most * cells + c;
       const index_t at = i / cells * lanes.steps * cells + c;
       const C inverse = C(1) / raf.threshold;
@@ -259,10 +259,10 @@ struct RunCellsBackward {
   const C *u, *d_r;
   C *d_x, *d_scalars;
   SRF_HD void operator()(index_t i) const {
-    const RafScalars<C> raf = lanes.in.raf();
+    const index_t cells = lanes.cells(), c = i % cells;
+    const RecurrentLane& lane = lanes.lane(i / cells);
+    const RafScalars<C> raf = lanes.in.raf(lane.rule.length);
     with_firing(raf, [&](auto binary) {
-      const index_t cells = lanes.cells(), c = i % cells;
-      const RecurrentLane& lane = lanes.lane(i / cells);
       C* to = d_x + i / cells * lanes.most * cells + c;
       const index_t at = i / cells * lanes.steps * cells + c;
       const C inverse = C(1) / raf.threshold;

@@ -182,7 +182,8 @@ bool for_each_strip(On& on, const RecurrentInputs<T, Space>& in, const Family<T>
   T* notes = on.template notes<Strip::columns>();
   for (index_t r = 0; r < rows.count; ++r) {
     for (index_t c = 0; c < in.head_size(); c += Strip::columns) {
-      f(Strip{lane, in.raf(), p.at(lane, 0, r, c), g.at(lane, 0, r, c), p.matrix_stride, notes},
+      f(Strip{lane, in.raf(lane.keys), p.at(lane, 0, r, c), g.at(lane, 0, r, c), p.matrix_stride,
+              notes},
         rows.first + r, c);
     }
   }

@@ -117,18 +117,22 @@ struct ReadStepBackward {
   }
 };
 
-/// inverse[lane, c] = 1 / n_c, 0 for a dead feature, 1 everywhere without normalisation.
-template <class C>
+/// inverse[lane, c] = factor / n_c, 0 for a dead feature, factor everywhere without normalisation. The factor is 1, except
+/// with average_products.
+template <class T, class Space>
 struct InvertNorms {
+  using C = compute_t<T>;
+  RecurrentLanes<T, Space> lanes;
   const C* squares;  // [lane, segments, D]
   C* inverse;
-  index_t segments, head_size;
-  bool normalize;
   SRF_HD void operator()(index_t i) const {
-    const C* from = squares + i / head_size * segments * head_size + i % head_size;
+    const index_t D = lanes.in.head_size(), segments = lanes.segments;
+    const bool normalize = lanes.in.options.normalize;
+    const C factor = lanes.in.factor_of_rest(lanes.lane(i / D).rule.length);
+    const C* from = squares + i / D * segments * D + i % D;
     C sum(0);
-    for (index_t j = 0; j < segments && normalize; ++j) sum = sum + from[j * head_size];
-    inverse[i] = !normalize ? C(1) : math::positive(sum) ? C(1) / math::sqrt(sum) : C(0);
+    for (index_t j = 0; j < segments && normalize; ++j) sum = sum + from[j * D];
+    inverse[i] = !normalize ? factor : math::positive(sum) ? C(factor / math::sqrt(sum)) : C(0);
   }
 };
 
@@ -182,7 +186,7 @@ struct RestGradient {
   }
 };
 
-/// partial[lane, part, c] = the sum of dO_ic rest_ic / n_c over 16 queries.
+/// partial[lane, part, c] = the sum of dO_ic rest_ic inverse_c over 16 queries.
 template <class T, class Space>
 struct SumAlongRest {
   using C = compute_t<T>;
@@ -220,7 +224,8 @@ struct AddSegmentGradients {
     const int there = (rest < 0 ? 0 : rest < L ? static_cast<int>(rest) : L) * D;
     const Rows<T> to_k = head_rows(d_k, lane.b, lane.h).from(first),
                   to_v = head_rows(d_v, lane.b, lane.h).from(first);
-    const C share = lanes.in.options.normalize ? lanes.share(lane.h) : C(0);
+    const C scale = lanes.in.factor_of_rest(lane.rule.length);  // inverse_c = scale / n_c
+    const C share = lanes.in.options.normalize ? C(lanes.share(lane.h) / (scale * scale)) : C(0);
     const C *key = k + at, *more_k = from_k + at, *more_v = from_v + at;
     const C *sum = along + i * D, *inv = inverse + i * D;
     for_each_ahead(
@@ -257,7 +262,7 @@ struct SumLaneScalars {
     const C rest = sum(along_rest + i * D, D), local = sum(along_local.data + lane * terms, terms);
     if (!team.leader()) return;
     C* d = partials.scalars(lane);
-    d[0] = leak, d[1] = threshold;
+    d[0] = leak, d[1] = lanes.in.averaged_keys(lanes.lane(i).rule.length) * threshold;
     d[2] = weighted ? local - lanes.in.gate(lane % lanes.in.heads()) * rest : C(0);
     d[3] = lanes.in.share_of_rest() * rest;
   }
@@ -280,8 +285,7 @@ struct RecurrentRun {
     be.for_each_row(segments, 0,
                     GatherSegment<T, Space>{lanes, k.data(), v.data(), squares.data()});
     inverse = Tensor<B, C, 1>(be, {lanes.count * D});
-    be.for_each(lanes.count * D, InvertNorms<C>{squares.data(), inverse.data(), lanes.segments, D,
-                                                lanes.in.options.normalize});
+    be.for_each(lanes.count * D, InvertNorms<T, Space>{lanes, squares.data(), inverse.data()});
     be.gemm_batched(Op::transpose, Op::none, segments, D, D, L, C(1), matrices(k, L * D), D,
                     matrices(v, L * D), D, C(0), Following<C>{p.data(), cells}, D);
     for_each_long(be, lanes.count * cells, CombineProducts<T, Space>{lanes, p.data(), z.data()});
