@@ -89,6 +89,26 @@ TEST_CASE("with one factor the share grows with the source where keys have somet
   CHECK(share(4096, 0) < 2 * share(64, 0));
 }
 
+TEST_CASE("with averages one factor has about the same share at any length") {
+  SegmentedRecurrentOptions options{.segment_size = 16};
+  const auto share = [&](index_t N, double factor) {
+    DrawnSource source(N, 16, 0.5);
+    for (double& w : source.weight) w *= factor;
+    return source.sizes(options).largest_share();
+  };
+  const auto fitted = [&] { return DrawnSource(128, 16, 0.5).fit(options, 0.1).value_or(0); };
+  const double of_sums = fitted();
+  CHECK_THAT(share(128, of_sums), WithinRel(0.1, 0.01));
+  CHECK(share(4096, of_sums) > 1);
+  options.average_products = true;
+  const double of_averages = fitted();
+  CHECK_THAT(share(128, of_averages), WithinRel(0.1, 0.01));
+  for (const index_t N : {512, 1024, 4096}) {
+    CHECK(share(N, of_averages) > 0.04);
+    CHECK(share(N, of_averages) < 0.11);
+  }
+}
+
 TEST_CASE("the parts are those that the output is the sum of") {
   DrawnSource source(100, 8, 0.2);
   SegmentedRecurrentOptions options{.segment_size = 16};

@@ -43,6 +43,14 @@ std::vector<Named<Config>> variants_of(const Config& plain, bool with_horizon) {
   CrossAttentionOptions binary = cross_options(Variant::segmented_recurrent);
   binary.binary_firing = true;
   variants.push_back({"recurrent, binary firing", binary});
+  CrossAttentionOptions averages = cross_options(Variant::segmented_recurrent);
+  averages.average_products = averages.gate = averages.sigma = true;
+  variants.push_back({"recurrent, averages", averages});
+  averages.padding = Padding::upstream, averages.clamp = 2;
+  variants.push_back({"recurrent, averages of clamped sums, upstream padding", averages});
+  averages = cross_options(Variant::segmented_recurrent);
+  averages.average_products = true, averages.recurrence = averages.normalize = false;
+  variants.push_back({"averages alone", averages});
   for (const auto& [name, options] : variants) {
     if (options.variant == Variant::full) continue;
     Named<Config> one{std::string(Config::model_type) + ", " + name, plain};

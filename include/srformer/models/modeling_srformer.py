@@ -23,7 +23,8 @@ OPTIONS = {
     "full": {},
     "segmented": SEGMENTS,
     "segmented_recurrent": dict(SEGMENTS, clamp=None, normalize=True, recurrence=True, local=True, product="complement",
-                                advance="segment", sigma=False, gate=False, binary_firing=False),
+                                advance="segment", sigma=False, gate=False, binary_firing=False,
+                                average_products=False),
     "transformer_xl": SEGMENTS,
     "global_tokens": SEGMENTS,
     "linear": dict(padding="masked"),
@@ -154,6 +155,8 @@ def recurrent_states(s, options, learned):
         z = F.pad(products.cumsum(1)[:, :-1], (0, 0, 0, 0, 1, 0)) + F.pad(after[:, 1:], (0, 0, 0, 0, 0, 1))
     else:
         z = products.sum(1, keepdim=True).clamp(-clamp, clamp) - own
+    if options["average_products"]:
+        z = z / max(1, s.keys)
     if not options["recurrence"]:
         return torch.stack([z[:, j] for j in s.seen[s.first_step :]])
     membrane, state, last, states = torch.zeros_like(z[:, 0]), None, None, []
@@ -172,6 +175,8 @@ def segmented_recurrent(s, q, dropout, options, learned):
     rest = torch.einsum("hmd,mhde->hme", q, recurrent_states(s, options, learned))
     if options["normalize"]:
         norm = s.k_padded.norm(dim=1, keepdim=True)
+        if options["average_products"]:
+            norm = norm / max(1, s.keys) ** 0.5
         rest = torch.where(norm > 0, rest / norm, 0)
     if options["gate"]:
         rest = rest * learned.gate.view(-1, 1, 1)

@@ -3,7 +3,8 @@
 // recurrence that knows it.
 //
 // P sums over all keys and n grows with their root alone, so what keys and values have in common makes C grow with the
-// length of the source, by no more than its root, and a factor on W that is right for one length is wrong for another.
+// length of the source, by no more than its root, and a factor on W that is right for one length is wrong for another; with
+// the option average_products it does not grow.
 // Here the factor is found by measuring: R = max(U / threshold - 1, 0) is 0 where W is small and grows with it.
 #pragma once
 
