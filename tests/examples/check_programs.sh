@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs init_model, summarize, first_words, evaluate, check_gradient and the short examples as a user does, with bad input too, and
+# Runs init_model, summarize, first_words, evaluate, check_gradient, count_operations and the short examples as a user does, with bad input too, and
 # holds the example in README.md to the program that the package tests build.
 #
 #   check_programs.sh FOLDER_OF_PROGRAMS SOURCES
@@ -54,6 +54,14 @@ done
 refused 2 'is not one of q, k, v' check_gradient --cross_attention linear --break weight
 refused 2 '1 numbers for a batch of 2' check_gradient --lengths 3
 refused 2 '--keys' check_gradient --keys 0
+
+# ---- count_operations ----
+run 0 count_operations --queries 24 --keys 96 --head_size 8 --heads 2
+check "full attention's products, forward and decoding" test "$(grep -c '"multiply_adds": 73728,' out.txt)" -eq 2
+run 0 count_operations --cross_attention segmented --segment_size 8 --queries 24 --keys 96 --head_size 8 --heads 2
+check "segmented attention's products" test "$(grep -c '"multiply_adds": 6144,\|"multiply_adds": 15360,' out.txt)" -eq 3
+refused 2 '--queries' count_operations --queries 0
+refused 2 '--segment_size' count_operations --cross_attention segmented --segment_size 0
 
 # ---- init_model ----
 cat >lines.txt <<'END'
