@@ -7,6 +7,10 @@ PAPER = {"full": 41.60, "srformer": 39.39, "segmented": 33.31,
          "no_local": 36.86, "no_normalization": 36.77, "no_recurrence": 35.84, "own_product": 29.72}
 
 
+class Stop(Exception):
+    """Ends the program with its message."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
     """A data set and how it is trained on: lengths in tokens, steps of `batch` examples."""
@@ -61,6 +65,16 @@ SYSTEMS |= {name: (title, ["--cross_attention", "segmented_recurrent", *flags])
             for name, (title, flags) in ABLATIONS.items()}
 WITHOUT_SEGMENTS = {"full", "linear"}
 
+
+
+def flags_of(system, segment_size, horizon):
+    """Flags of finetune that make a system's cross-attention."""
+    _, flags = SYSTEMS[system]
+    if system in WITHOUT_SEGMENTS:
+        return flags
+    return [*flags, "--segment_size", str(segment_size), "--horizon", str(horizon), "--generation_horizon", str(horizon)]
+
+
 COMMANDS = {
     "table2": (["full", "srformer", "srformer_gate", "srformer_auto", "srformer_average", "segmented"], (None,)),
     "table3": (["srformer", *ABLATIONS], (None,)),
@@ -89,11 +103,7 @@ class Run:
         return f"{self.group}-rate{self.rate:g}-seed{self.seed}"
 
     def flags(self):
-        _, flags = SYSTEMS[self.system]
-        if self.system in WITHOUT_SEGMENTS:
-            return flags
-        return [*flags, "--segment_size", str(self.segment_size), "--horizon", str(self.data.horizon),
-                "--generation_horizon", str(self.data.horizon)]
+        return flags_of(self.system, self.segment_size, self.data.horizon)
 
 
 def runs_of(command, data, model, seeds, systems=None):

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the paper's tables on real data and writes a page of them.
+"""Makes the paper's tables on real data and writes a page of them.
 
     paper.sh table2 | table3 | figure4 | all     pretrains once, then every system from the same weights with the same steps
+    paper.sh table1 | figure5                    operations and memory, counted; `all` makes these too
+    paper.sh table4                              memory, bytes moved, time and energy of each system, measured in turn
     paper.sh page                                the page alone, from the records that there are
 
 The rate of a system is that of three with the lowest validation loss at the first seed and the data's own segment size;
@@ -21,14 +23,12 @@ import sys
 import time
 
 import bootstrap
+import cost
+import cost_page
 import page as pages
-from experiments import COMMANDS, DATA, MODELS, OTHER, SYSTEMS, WITHOUT_SEGMENTS, Data, Run, runs_of
+from experiments import COMMANDS, DATA, MODELS, OTHER, SYSTEMS, WITHOUT_SEGMENTS, Data, Run, Stop, runs_of
 
 HERE = pathlib.Path(__file__).resolve().parent
-
-
-class Stop(Exception):
-    """Ends the program with its message."""
 
 
 def words_of(text):
@@ -83,12 +83,13 @@ class Paper:
 
     # ---- programs ----
 
-    def run(self, *command, log=None):
-        """Runs a program of examples/, or a script; what it says goes to a log, whose end is shown where it fails."""
+    def run(self, *command, log=None, through=()):
+        """Runs a program of examples/, or a script, by the words before it that `through` has; what it says goes to a log,
+        whose end is shown where it fails."""
         log = log or self.work / "last.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "w", encoding="utf-8") as file:
-            code = subprocess.run([str(word) for word in command], stdout=file, stderr=subprocess.STDOUT).returncode
+            code = subprocess.run([str(word) for word in (*through, *command)], stdout=file, stderr=subprocess.STDOUT).returncode
         if code != 0:
             end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
             raise Stop(f"{pathlib.Path(command[0]).name} ended with {code}: {' / '.join(end)} (all of it: {log})")
@@ -183,12 +184,14 @@ class Paper:
 
     def test_file(self):
         """The pairs that are scored: all of the test set, or with --test_samples the first ones."""
-        whole, limit = self.files / "test.jsonl", self.flags.test_samples
-        if not limit:
-            return whole
-        part = self.work / "data" / f"{self.data.name}-test-{limit}.jsonl"
+        limit = self.flags.test_samples
+        return self.first_rows("test", limit) if limit else self.files / "test.jsonl"
+
+    def first_rows(self, split, limit):
+        """A file of the first rows of a split."""
+        part = self.work / "data" / f"{self.data.name}-{split}-{limit}.jsonl"
         if not part.exists():
-            with open(whole, encoding="utf-8") as file:
+            with open(self.files / f"{split}.jsonl", encoding="utf-8") as file:
                 part.parent.mkdir(parents=True, exist_ok=True)
                 part.write_text("".join(line for line, _ in zip(file, range(limit))), encoding="utf-8")
         return part
@@ -226,20 +229,26 @@ class Paper:
             return None
         record = json.loads(path.read_text(encoding="utf-8"))
         with open(self.test_file(), encoding="utf-8") as file:
-            now = {**settings, "pairs": sum(1 for _ in file)}
+            self.same_settings(path, record, {**settings, "pairs": sum(1 for _ in file)})
+        return record
+
+    @staticmethod
+    def same_settings(path, record, now):
         for key, value in now.items():
             if record[key] != value:
                 raise Stop(f"{path}: was made with {key} {record[key]}, now {value}; "
                            "give those settings, or another --records")
-        return record
+
+    def check_time(self, name):
+        if self.deadline and time.monotonic() > self.deadline:
+            raise Stop(f"--minutes {self.flags.minutes:g} are over; the same command goes on with {name}")
 
     def tune(self, run):
         """Makes the run, or takes its record."""
         record = self.known(run)
         if record:
             return record
-        if self.deadline and time.monotonic() > self.deadline:
-            raise Stop(f"--minutes {self.flags.minutes:g} are over; the same command goes on with {run.name}")
+        self.check_time(run.name)
         start = self.pretrained()
         print(f"{run.name}: {run.data.steps} steps", flush=True)
         began = time.monotonic()
@@ -290,6 +299,8 @@ class Paper:
             return {name: future.result() for name, future in made.items()}
 
     def make(self, command):
+        if command in cost.COMMANDS:
+            return cost.Cost(self).make(command)
         self.make_data()
         self.test_file()
         self.first_words()
@@ -302,7 +313,8 @@ class Paper:
 
     def write_page(self):
         default_sizes = {name: data.segment_size for name, data in DATA.items()}
-        lines, pictures = pages.page_of(pages.read_records(self.records), default_sizes)
+        costs = cost_page.sections(cost_page.read_records(self.records))
+        lines, pictures = pages.page_of(pages.read_records(self.records), default_sizes, costs)
         folder = pathlib.Path(self.flags.page)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "tables.md").write_text("\n".join(lines), encoding="utf-8")
@@ -316,7 +328,7 @@ def parse(arguments):
     at_least_one = lambda text: max(1, int(text))  # noqa: E731
     parser = argparse.ArgumentParser(prog="paper.sh", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("command", choices=[*COMMANDS, "all", "pretrain", "page"])
+    parser.add_argument("command", choices=[*COMMANDS, *cost.COMMANDS, "all", "pretrain", "page"])
     parser.add_argument("--data", default="debian", help="debian, rfc, or a folder with train, validation and test.jsonl")
     parser.add_argument("--model", default="t5", choices=MODELS)
     parser.add_argument("--from", dest="from_", metavar="CHECKPOINT", help="in place of pretraining")
@@ -332,6 +344,9 @@ def parse(arguments):
     parser.add_argument("--keep", action="store_true", help="keep the checkpoints of finished runs")
     parser.add_argument("--test_samples", type=int, help="score the first so many pairs alone")
     parser.add_argument("--pretraining_steps", type=int)
+    parser.add_argument("--rounds", type=at_least_one, default=5, help="of measurement in table4 (5)")
+    parser.add_argument("--measured_steps", type=at_least_one, default=10, help="of fine-tuning in a round (10)")
+    parser.add_argument("--measured_pairs", type=at_least_one, default=512, help="decoded in a round (512)")
     for name in ("steps", "batch", "source", "target", "segment_size", "horizon"):
         parser.add_argument(f"--{name}", type=int, help="in place of the data's own")
     parser.add_argument("--rates", type=float, nargs="+", help="learning rates to choose from")
@@ -348,7 +363,7 @@ def main(arguments):
             return 0
         if flags.command != "page":
             try:
-                for command in COMMANDS if flags.command == "all" else [flags.command]:
+                for command in [*COMMANDS, *cost.COMMANDS] if flags.command == "all" else [flags.command]:
                     paper.make(command)
             finally:
                 paper.write_page()

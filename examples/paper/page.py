@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page that records of runs make: Markdown, the same as HTML, and Figure 4 as SVG."""
+"""The page that records of runs make: Markdown, the same as HTML, and the figures as SVG."""
 import html
 import json
 import pathlib
@@ -9,10 +9,12 @@ from experiments import ABLATIONS, PAPER, SYSTEMS
 
 
 def read_records(folder):
-    """All records, by their names; items are ROUGE-1 in percent."""
+    """All records of runs, by their names; items are ROUGE-1 in percent."""
     records = {}
     for path in sorted(pathlib.Path(folder).glob("*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
+        if "kind" in record:
+            continue  # of cost_page.py
         record["items"] = [value / 100 for value in record["rouge1_items"]]
         records[path.stem] = record
     return records
@@ -150,13 +152,15 @@ def figure4(groups, width=640, height=400):
     return "".join(out) + "</svg>\n"
 
 
-def page_of(records, default_sizes):
-    """The lines of the page in Markdown, and {file name: SVG} of its pictures."""
+def page_of(records, default_sizes, costs=((), {})):
+    """The lines of the page in Markdown, and {file name: SVG} of its pictures.
+      costs  the same of cost_page.sections"""
     lines, pictures = ["# The paper's tables, here", ""], {}
     groups = groups_of(records)
     settings = sorted({(data, model) for data, model, _, _ in groups})
     if not settings:
-        return [*lines, "No run has been recorded yet.", ""], pictures
+        nothing = () if costs[0] else ("No run has been recorded yet.", "")
+        return [*lines, *costs[0], *nothing], dict(costs[1])
     lines += ["Made by `examples/paper.sh page` from the records of finished runs. An item is a pair of the test set, its score the mean over",
               "seeds; \"above\" and \"below\" mean that the paired interval of 95 % excludes 0. \"Where the lead is no help\": ROUGE-1 on the",
               "half of the pairs whose first words score lowest. \"Way to full\": share of the gap from segmented to full attention.", ""]
@@ -175,6 +179,8 @@ def page_of(records, default_sizes):
             name = f"figure4-{data}-{model}.svg"
             pictures[name] = picture
             lines += [f"![ROUGE-1 over segment size]({name})", ""]
+    lines += costs[0]
+    pictures |= costs[1]
     seconds = sum(record.get("seconds", 0) for record in records.values())
     lines += [f"{len(records)} records, {seconds / 3600:.1f} hours of training and generation together.", ""]
     return lines, pictures
