@@ -122,31 +122,11 @@ class RankWatcher {
   std::thread thread_;
 };
 
-/// MPI for the lifetime of a program's body.
-class MpiProcess {
- public:
-  MpiProcess() {
-    srformer::detail::check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &threads_),
-                                "MPI_Init_thread");
-    if (threads_ < MPI_THREAD_FUNNELED)
-      throw backend_error(
-          "this MPI allows no threads beside it (MPI_THREAD_FUNNELED); take another");
-  }
-  MpiProcess(const MpiProcess&) = delete;
-  MpiProcess& operator=(const MpiProcess&) = delete;
-  ~MpiProcess() { MPI_Finalize(); }
-
-  bool many_threads() const { return threads_ == MPI_THREAD_MULTIPLE; }
-
- private:
-  int threads_ = MPI_THREAD_SINGLE;
-};
-
 class MpiRanks final : public Ranks {
  public:
   /// Throws usage_error where this MPI is not that of the launcher.
-  MpiRanks(const MpiProcess& process, const Launch& launch)
-      : process_(process), channel_(MPI_COMM_WORLD) {
+  MpiRanks(const MpiSession& session, const Launch& launch)
+      : session_(session), channel_(MPI_COMM_WORLD) {
     rank_ = communicator_.rank(), size_ = communicator_.size();
     if (launch.ranks > 0 && size_ != launch.ranks)
       throw usage_error(launch.by + " is " + std::to_string(launch.ranks) + ", but MPI finds " +
@@ -240,7 +220,7 @@ class MpiRanks final : public Ranks {
   void called() override { ++calls_; }
   void watch(double behind) override {
     if (!several()) return;
-    if (process_.many_threads()) {
+    if (session_.threads() == MPI_THREAD_MULTIPLE) {
       const WatchLimits limits{std::min(WatchLimits{}.silent, behind), behind};
       watcher_.emplace(channel_, names_, limits, calls_);
     } else if (first()) {
@@ -254,7 +234,7 @@ class MpiRanks final : public Ranks {
   static void check(int code, const char* call) { srformer::detail::check_mpi(code, call); }
   EigenBackend& host() { return *host_; }
 
-  const MpiProcess& process_;
+  const MpiSession& session_;
   srformer::detail::MpiChannel channel_;
   MpiCommunicator communicator_;
   std::optional<EigenBackend> host_{1};
@@ -287,11 +267,11 @@ inline void silence(int descriptor) {
 /// Runs body(ranks) on the ranks that a launcher has started, and returns its exit code.
 template <class Body>
 int run_with_mpi(const Launch& launch, Body& body) {
-  const MpiProcess process;
+  const MpiSession session(MPI_THREAD_MULTIPLE);
   if (launch.rank != 0) speaker = "rank " + std::to_string(launch.rank) + ": ";
   int code = 0;
   try {
-    MpiRanks ranks(process, launch);
+    MpiRanks ranks(session, launch);
     speaker = ranks.first() ? "" : "rank " + std::to_string(ranks.rank()) + ": ";
     quiet = !ranks.first();
     if (quiet) silence(STDOUT_FILENO);

@@ -310,23 +310,30 @@ class MpiExchange final : public MpiOperation {
 
 inline namespace SRF_TARGET {
 
-/// Starts MPI for its lifetime, in the thread that makes it and alone calls MPI. Must outlive every MpiCommunicator. A
-/// process that an exception ends while it lives does not wait for the others: end them with abort().
+/// Starts MPI for its lifetime. Only the thread that makes it may call MPI, unless threads() is MPI_THREAD_MULTIPLE. Must
+/// outlive every MpiCommunicator. A process that an exception ends while it lives does not wait for the others: end them
+/// with abort().
 class MpiSession {
  public:
-  /// Throws backend_error where MPI cannot be started, or has been started already.
-  MpiSession() {
-    int started = 0, given = 0;
+  ///   wanted  MPI_THREAD_FUNNELED or MPI_THREAD_MULTIPLE, which not every MPI gives
+  /// Throws backend_error where MPI cannot be started, has been started already, or allows no threads beside it.
+  explicit MpiSession(int wanted = MPI_THREAD_FUNNELED) {
+    int started = 0;
     detail::check_mpi(MPI_Initialized(&started), "MPI_Initialized");
     if (started != 0) throw backend_error("MpiSession: MPI has been started already");
-    detail::check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &given),
-                      "MPI_Init_thread");
+    detail::check_mpi(MPI_Init_thread(nullptr, nullptr, wanted, &threads_), "MPI_Init_thread");
+    if (threads_ < MPI_THREAD_FUNNELED)
+      throw backend_error(
+          "this MPI allows no threads beside it (MPI_THREAD_FUNNELED); take another");
   }
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
   ~MpiSession() {
     if (std::uncaught_exceptions() == exceptions_) MPI_Finalize();
   }
+
+  /// What MPI gave of what was wanted.
+  int threads() const { return threads_; }
 
   /// Ends the processes of all ranks at once, this one with `status`.
   [[noreturn]] static void abort(int status) {
@@ -335,7 +342,7 @@ class MpiSession {
   }
 
  private:
-  int exceptions_ = std::uncaught_exceptions();
+  int threads_ = MPI_THREAD_SINGLE, exceptions_ = std::uncaught_exceptions();
 };
 
 /// The ranks of a communicator of MPI, which must have been started. Operations of more than `most_elements` elements go
