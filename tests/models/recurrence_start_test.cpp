@@ -174,11 +174,14 @@ TEST_CASE("every layer of a model is fitted to a batch") {
   // What a gate that starts at 0 lets through does not count, nor does sigma.
   CrossAttentionOptions gated = testing::cross_options(Variant::segmented_recurrent, 8);
   gated.gate = gated.sigma = true;
-  T5<EigenBackend, double> with_gate(be, testing::tiny_config(gated));
-  with_gate.initialize({1, 2}, 0.1);
-  CHECK(with_gate.fit_recurrence(batch, 0.2).size() == 2);
-  for (const PartSizes& sizes : with_gate.recurrence_sizes(batch))
-    CHECK_THAT(sizes.largest_share(), WithinRel(0.2, 0.01));
+  for (const bool averages : {false, true}) {
+    gated.average_products = averages;
+    T5<EigenBackend, double> with_gate(be, testing::tiny_config(gated));
+    with_gate.initialize({1, 2}, 0.1);
+    CHECK(with_gate.fit_recurrence(batch, 0.2).size() == 2);
+    for (const PartSizes& sizes : with_gate.recurrence_sizes(batch))
+      CHECK_THAT(sizes.largest_share(), WithinRel(0.2, 0.01));
+  }
   // Sources of one segment have no others, and W stays.
   const Batch one_segment{3, 5, 12, std::vector<std::int32_t>(15, 3), {5, 4, 3}, batch.labels};
   const auto values = [&] {
