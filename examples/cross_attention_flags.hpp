@@ -72,8 +72,10 @@ struct CrossAttentionFlags {
             ""));
   }
 
-  /// As the flag says, or else config.json, or else a factor of 0.1.
-  RecurrenceStart recurrence_start(const nlohmann::json& config, const std::string& path) const {
+  /// As the flag says, or else config.json, or else a factor of 0.1. A recurrence of averages that is `fresh`, with which
+  /// that factor may leave nothing that fires, is measured where neither says how it starts.
+  RecurrenceStart recurrence_start(const nlohmann::json& config, const std::string& path,
+                                   bool fresh) const {
     RecurrenceStart start;
     if (recurrence_init_scale == "auto") return {.measured = true};
     if (!recurrence_init_scale.empty()) {
@@ -81,7 +83,10 @@ struct CrossAttentionFlags {
       return start;
     }
     const auto field = config.find(recurrence_start_field);
-    if (field == config.end() || field->is_null()) return start;
+    if (field == config.end() || field->is_null()) {
+      start.measured = fresh && averages(config);
+      return start;
+    }
     if (*field == "auto") return {.measured = true};
     if (!field->is_number())
       throw io_error(path + ": \"" + recurrence_start_field +
@@ -102,6 +107,17 @@ struct CrossAttentionFlags {
   }
 
  private:
+  /// Whether the recurrence is one of averages, by the flags over config.json.
+  bool averages(const nlohmann::json& config) const {
+    const auto cross = config.find("cross_attention");
+    const auto is_on = [&](const char* name, bool otherwise) {
+      if (const auto flag = options.find(name); flag != options.end()) return flag->second == true;
+      if (cross == config.end() || !cross->is_object() || !cross->contains(name)) return otherwise;
+      return cross->at(name) == true;
+    };
+    return is_on("average_products", false) && is_on("recurrence", true);
+  }
+
   void add_option(CLI::App& app, const OptionEntry& option) {
     const std::string name(option.info.name), flag = "--" + name;
     CLI::Option* added = app.add_option_function<std::string>(

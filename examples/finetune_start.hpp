@@ -132,8 +132,8 @@ inline bool load(AnyModel& model, const HfCheckpoint& checkpoint, const Finetune
   if (fresh.empty() && options.recurrence_scale_given && !resumed)
     throw usage_error("--recurrence_init_scale does not apply: " + checkpoint.folder().string() +
                       " holds the recurrence already");
-  const RecurrenceStart start =
-      options.cross_attention.recurrence_start(checkpoint.config(), checkpoint.config_path());
+  const RecurrenceStart start = options.cross_attention.recurrence_start(
+      checkpoint.config(), checkpoint.config_path(), !fresh.empty());
   model.initialize_recurrence({options.seed, 2}, start.factor);
   if (const std::string notice = left_over_notice(checkpoint, model.load(checkpoint, true));
       !notice.empty())

@@ -266,7 +266,7 @@ nlohmann::json configuration(Options& options) {
   options.overrides.apply(config, type);
   options.cross_attention.apply(config);
   // finetune measures it: there is no batch here.
-  if (options.cross_attention.recurrence_start(config, place).measured)
+  if (options.cross_attention.recurrence_start(config, place, true).measured)
     config[srformer::program::recurrence_start_field] = "auto";
   return config;
 }
@@ -319,7 +319,7 @@ index_t save_new_model(const ModelConfig& config, const Options& options,
   const auto model = ProgramArchitectures::make<float, ProgramVariants>(be, config);
   const nlohmann::json json = std::visit([](const auto& c) { return to_json(c); }, config);
   model->initialize({options.seed, 0},
-                    options.cross_attention.recurrence_start(json, options.place()).factor);
+                    options.cross_attention.recurrence_start(json, options.place(), true).factor);
   srformer::save_model(*model, folder, srformer::DType::f32, generation);
   return model->parameters().size();
 }
