@@ -89,7 +89,9 @@ class Paper:
         log = log or self.work / "last.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "w", encoding="utf-8") as file:
-            code = subprocess.run([str(word) for word in (*through, *command)], stdout=file, stderr=subprocess.STDOUT).returncode
+            # Threads that wait for each other by spinning take processors that other runs are on.
+            code = subprocess.run([str(word) for word in (*through, *command)], stdout=file, stderr=subprocess.STDOUT,
+                                  env={"GOMP_SPINCOUNT": "1000", **os.environ}).returncode
         if code != 0:
             end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]
             raise Stop(f"{pathlib.Path(command[0]).name} ended with {code}: {' / '.join(end)} (all of it: {log})")
