@@ -68,7 +68,7 @@ def test_runs():
     check("others at each", names.count("debian-t5-segmented-L8") == 2 and len(runs) == 2 * (1 + 4 * 3))
     run = experiments.Run(debian, "t5", "srformer_gate", 16, 3, 1e-3)
     check("flags", run.flags() == ["--cross_attention", "segmented_recurrent", "--gate", "true", "--segment_size", "16",
-                                   "--horizon", "12", "--generation_horizon", "12"])
+                                   "--horizon", "12", "--generation_horizon", "12", "--recurrence_init_scale", "0.1"])
     check("full attention has no segments", experiments.Run(debian, "t5", "full", 16, 3, 1e-3).flags() == [])
 
 
