@@ -59,7 +59,7 @@ struct CrossAttentionFlags {
            "--recurrence_init_scale", recurrence_init_scale,
            "Factor on the initial weights of the recurrence, 1 is the authors'; or auto: so "
            "that it adds a tenth at first, measured on the first batch; else config.json's, "
-           "or 0.1")
+           "or auto")
         ->type_name("NUMBER or auto")
         ->check(CLI::Validator(
             [](std::string& word) {
@@ -72,8 +72,8 @@ struct CrossAttentionFlags {
             ""));
   }
 
-  /// As the flag says, or else config.json, or else a factor of 0.1. A recurrence of averages that is `fresh`, with which
-  /// that factor may leave nothing that fires, is measured where neither says how it starts.
+  /// As the flag says, or else config.json. Where neither does, a recurrence that is `fresh` is measured; one that is there
+  /// already stays.
   RecurrenceStart recurrence_start(const nlohmann::json& config, const std::string& path,
                                    bool fresh) const {
     RecurrenceStart start;
@@ -84,7 +84,7 @@ struct CrossAttentionFlags {
     }
     const auto field = config.find(recurrence_start_field);
     if (field == config.end() || field->is_null()) {
-      start.measured = fresh && averages(config);
+      start.measured = fresh && recurs(config);
       return start;
     }
     if (*field == "auto") return {.measured = true};
@@ -107,15 +107,16 @@ struct CrossAttentionFlags {
   }
 
  private:
-  /// Whether the recurrence is one of averages, by the flags over config.json.
-  bool averages(const nlohmann::json& config) const {
-    const auto cross = config.find("cross_attention");
-    const auto is_on = [&](const char* name, bool otherwise) {
-      if (const auto flag = options.find(name); flag != options.end()) return flag->second == true;
-      if (cross == config.end() || !cross->is_object() || !cross->contains(name)) return otherwise;
-      return cross->at(name) == true;
-    };
-    return is_on("average_products", false) && is_on("recurrence", true);
+  /// Whether the cross-attention has a recurrence, by the flags over config.json.
+  bool recurs(const nlohmann::json& config) const {
+    const auto found = config.find("cross_attention");
+    const nlohmann::json stored =
+        found != config.end() && found->is_object() ? *found : nlohmann::json::object();
+    const auto flag = options.find("recurrence");
+    const nlohmann::json recurrence =
+        flag != options.end() ? flag->second : stored.value("recurrence", nlohmann::json(true));
+    return variant.value_or(stored.value("variant", "full")) == SegmentedRecurrent::name &&
+           recurrence == true;
   }
 
   void add_option(CLI::App& app, const OptionEntry& option) {

@@ -139,17 +139,20 @@ said "none, none in the layers of the decoder"
 run 0 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --recurrence false --recurrence_init_scale auto --max_steps 1 \
   --output_dir no-recurrence
 said "has no effect, as the options have no recurrence"
-averages=("${recurrent[@]}" --average_products true)
-run 0 --model_name_or_path t5 "${pairs[@]}" "${averages[@]}" --max_steps 1 --output_dir averages
-check "a recurrence of averages is measured where nothing says how it starts" test -n "$(start)"
-run 0 --model_name_or_path averages "${pairs[@]}" --max_steps 1 --output_dir averages-again
+run 0 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --max_steps 1 --output_dir by-default
+check "a new recurrence is measured where nothing says how it starts" test -n "$(start)"
+run 0 --model_name_or_path by-default "${pairs[@]}" --max_steps 1 --output_dir by-default-again
 check "one that is there is not" test -z "$(start)"
-run 0 --model_name_or_path t5 "${pairs[@]}" "${averages[@]}" --recurrence_init_scale 0.2 --max_steps 1 --output_dir averages-factor
+run 0 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --recurrence_init_scale 0.2 --max_steps 1 --output_dir factor
 check "nor one whose factor is given" test -z "$(start)"
-run 0 --model_name_or_path t5 "${pairs[@]}" "${averages[@]}" --recurrence false --max_steps 1 --output_dir averages-alone
-check "nor what has no recurrence" test -z "$(grep recurrence_init_scale out.txt)"
-program 0 init_model --output_dir averages-later --preset t5-tiny --tokenizer t5 --seed 1 "${averages[@]}"
-check "init_model leaves averages to the training, too" grep -qF '"recurrence_init_scale": "auto"' averages-later/config.json
+run 0 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --average_products true --max_steps 1 --output_dir averages
+check "averages are measured" test -n "$(start)"
+run 0 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --recurrence false --max_steps 1 --output_dir alone
+check "what has no recurrence is not" test -z "$(grep recurrence_init_scale out.txt)"
+program 0 init_model --output_dir later-by-default --preset t5-tiny --tokenizer t5 --seed 1 "${recurrent[@]}"
+check "init_model leaves it to the training by default" cmp later/config.json later-by-default/config.json
+program 0 init_model --output_dir full-by-default --preset t5-tiny --tokenizer t5 --seed 1
+check "of a recurrence alone" test -z "$(grep recurrence_init_scale full-by-default/config.json)"
 
 # ---- what contradicts itself -------------------------------------------------------------------------
 new=("${t5[@]}" --output_dir x)
