@@ -70,6 +70,20 @@ TEMPLATE_LIST_TEST_CASE("memory is aligned, distinct, never null, and recycled",
   REQUIRE(be.pool().acquisitions() == first_step);
 }
 
+TEST_CASE("a shape that no memory holds is refused, with an extent of 0 as well") {
+  EigenBackend be(1);
+  using Catch::Matchers::ContainsSubstring;
+  constexpr index_t many = index_t{1} << 31;
+  const auto make = [&](index_t a, index_t b, index_t c) {
+    return Tensor<EigenBackend, double, 3>(be, {a, b, c}).view().extents;
+  };
+  CHECK_THROWS_WITH(make(2, -1, 3), ContainsSubstring("an extent is negative: [2,-1,3]"));
+  for (const std::array<index_t, 3> shape :
+       {std::array<index_t, 3>{many, many, 2}, {0, many, many}, {many, 0, many}, {many, many, 0}})
+    CHECK_THROWS_WITH(make(shape[0], shape[1], shape[2]), ContainsSubstring("no memory holds"));
+  CHECK(make(0, many, 4) == std::array<index_t, 3>{0, many, 4});
+}
+
 TEST_CASE("large blocks begin at a huge page, hold what is written, and are recycled") {
   EigenBackend be(2);
   const index_t n = static_cast<index_t>(AlignedSource::huge_page / sizeof(float)) + 1;

@@ -156,6 +156,11 @@ TEST_CASE("npy files that do not fit are refused in one sentence with their path
                               "(4294967296, 4294967296), }",
                               six_floats));
   refused("which is not what shape [4294967296,4294967296] needs");
+  for (const std::string shape : {"(0, 4294967296, 4294967296)", "(4294967296, 4294967296, 0)"}) {
+    write_bytes(path,
+                npy_bytes("{'descr': '<f4', 'fortran_order': False, 'shape': " + shape + " }", ""));
+    refused("which is not what shape");
+  }
   write_bytes(path, npy_bytes("{'descr': '<f4', 'shape': (2, 3), }", six_floats));
   refused("the header of the npy file has no 'fortran_order'");
   std::string later = sound;

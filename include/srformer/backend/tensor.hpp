@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -26,10 +27,10 @@ class Tensor {
 
   Tensor() = default;
 
-  Tensor(B& be, const std::array<index_t, Rank>& shape) : backend_(&be), view_(nullptr, shape) {
-    for (const index_t extent : shape) {
-      require(extent >= 0, "Tensor", "an extent is negative: " + shape_text(shape));
-    }
+  /// Throws shape_error for a negative extent, and where the bytes, or the strides of a shape with an extent of 0, are no
+  /// index_t.
+  Tensor(B& be, const std::array<index_t, Rank>& shape)
+      : backend_(&be), view_(nullptr, checked(shape)) {
     view_.data = be.template allocate<T>(view_.size());
   }
 
@@ -59,6 +60,16 @@ class Tensor {
   bool empty() const { return backend_ == nullptr; }
 
  private:
+  static const std::array<index_t, Rank>& checked(const std::array<index_t, Rank>& shape) {
+    index_t room = std::numeric_limits<index_t>::max() / static_cast<index_t>(sizeof(T));
+    for (const index_t extent : shape) {
+      if (extent < 0) throw shape_error("Tensor: an extent is negative: " + shape_text(shape));
+      if (extent > room) throw shape_error("Tensor: no memory holds shape " + shape_text(shape));
+      if (extent > 0) room /= extent;
+    }
+    return shape;
+  }
+
   B* backend_ = nullptr;
   View<T, Rank, space> view_;
 };

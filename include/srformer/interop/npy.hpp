@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -133,19 +134,21 @@ void check_npy_elements(const std::string& path, std::string_view header) {
   }
 }
 
-/// The number of elements of a shape; throws unless they take just the bytes that are there.
+/// The number of elements of a shape; throws unless they take just the bytes that are there. A shape with an extent of 0 must
+/// fit into memory without it, as in NumPy.
 inline std::uint64_t npy_count(const std::string& path, const std::vector<index_t>& shape,
                                std::uint64_t bytes, std::uint64_t element) {
-  const std::uint64_t there = bytes / element;
+  std::uint64_t room = static_cast<std::uint64_t>(std::numeric_limits<index_t>::max()) / element;
   std::uint64_t count = 1;
-  bool none = false, more = false;
+  bool fits = true, none = false;
   for (const index_t extent : shape) {
-    none = none || extent == 0;
-    more = more || (count > 0 && static_cast<std::uint64_t>(extent) > there / count);
-    if (!more) count *= static_cast<std::uint64_t>(extent);
+    const auto factor = static_cast<std::uint64_t>(extent);
+    none = none || factor == 0;
+    fits = fits && factor <= room;
+    if (fits && factor > 0) room /= factor, count *= factor;
   }
   if (none) count = 0;
-  if ((more && !none) || bytes != count * element) {
+  if (!fits || bytes != count * element) {
     throw io_error(path + ": has " + std::to_string(bytes) +
                    " bytes after its header, which is not what shape " + shape_text(shape) +
                    " needs; copy or write it again");
