@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Turns apt's package lists into train.jsonl, validation.jsonl and test.jsonl: the description of a
-// package as the text, its synopsis as the summary. data/debian.sh fetches the lists and runs this.
+// package as the text, its synopsis as the summary; and pretraining.txt, the training texts that hold nothing of the other
+// two, a line each. data/debian.sh fetches the lists and runs this.
 //
 //   debian_descriptions --packages FILE... --translations FILE... --output DIR
 #include <CLI/CLI.hpp>
@@ -62,11 +63,13 @@ void write_all(int argc, char** argv) {
   ex::write_pairs(folder / "train.jsonl", train);
   ex::write_pairs(folder / "validation.jsonl", validation);
   ex::write_pairs(folder / "test.jsonl", test);
+  const auto texts = ex::pretraining_texts(train, {&validation, &test});
+  ex::write_lines(folder / "pretraining.txt", texts);
   const ex::debian::Counts& counts = collector.counts();
   std::cout << output << ": " << train.size() << " train, " << validation.size() << " validation, "
             << test.size() << " test; of " << counts.packages << " descriptions "
             << counts.without_source << " without a source, " << counts.too_short << " too short, "
-            << counts.repeated << " repeated\n";
+            << counts.repeated << " repeated; " << texts.size() << " texts to pretrain on\n";
 }
 
 }  // namespace

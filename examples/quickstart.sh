@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a fresh Debian or Ubuntu to a table of ROUGE, in the steps of the paper: trains a small T5 with full
+# From a fresh Debian or Ubuntu to a table of ROUGE, in the steps of the paper: pretrains a small T5 with full
 # attention, then fine-tunes it for the same number of steps with full, segmented and segmented recurrent
 # cross-attention, and scores all of them on the same test set.
 #
@@ -7,7 +7,7 @@
 #   examples/quickstart.sh --data debian      descriptions of Debian packages and their synopses
 #
 #   --output DIR    everything is made there (build/quickstart, or build/quickstart-debian)
-#   --minutes M     time to train with --data debian, in all (20)
+#   --minutes M     time to train with --data debian, in all (20): three fifths of it to pretrain
 #   --threads N     threads (as many as processors)
 #
 # Started again, it goes on where it stopped. SRFORMER_NO_INSTALL=1 installs nothing.
@@ -43,8 +43,7 @@ mkdir -p "$output/log" "$output/times" 2>/dev/null || fail "cannot make $output;
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-1000}
 
 # The recipe.
-common=(--max_grad_norm 1 --per_device_train_batch_size 32 --per_device_eval_batch_size 32
-        --predict_with_generate=false --source_prefix '' --threads "$threads")
+common=(--max_grad_norm 1 --per_device_train_batch_size 32 --per_device_eval_batch_size 32 --threads "$threads")
 if [ "$data" = bulletins ]; then
   vocabulary=384 sizes=(--dropout_rate 0)
   lengths=(--max_source_length 256 --max_target_length 36)
@@ -52,11 +51,13 @@ if [ "$data" = bulletins ]; then
   steps=500 more_steps=300 rate=3e-3 more_rate=1e-3 warmup=100 more_warmup=50
   settings=$data
 else
-  vocabulary=8000 sizes=(--dropout_rate 0 --d_model 128 --d_kv 32 --d_ff 512)
-  lengths=(--max_source_length 256 --max_target_length 24)
+  vocabulary=4000 sizes=(--dropout_rate 0 --d_model 128 --d_kv 32 --d_ff 512)
+  lengths=(--max_source_length 128 --max_target_length 24)
   segments=(--segment_size 16 --horizon 12 --generation_horizon 12)
-  common+=(--max_eval_samples 1024 --group_by_length)
-  rate=2e-3 more_rate=5e-4
+  common+=(--group_by_length)
+  # Sentences with words taken out are put together again: by that a model learns to copy.
+  pretraining=(--preset denoise-pilot --separate_texts --max_source_length 160 --max_target_length 128)
+  rate=2e-3 more_rate=1e-3
   settings="$data, $minutes minutes"
 fi
 [ ! -e "$output/settings" ] || [ "$(cat "$output/settings")" = "$settings" ] ||
@@ -131,39 +132,52 @@ make_data() {
 }
 
 make_model() {
-  local text=("$output/data/train.jsonl")
-  [ "$data" = debian ] || text=("$output/data/text.txt")
+  local text=("$output/data/pretraining.txt") marks=1
+  [ "$data" = debian ] || text=("$output/data/text.txt") marks=0
   program init_model --output_dir "$output/start" --overwrite_output_dir --preset t5-tiny "${sizes[@]}" \
-    --train_tokenizer "${text[@]}" --tokenizer_vocab_size "$vocabulary" --extra_ids 0 --seed 1
+    --train_tokenizer "${text[@]}" --tokenizer_vocab_size "$vocabulary" --extra_ids "$marks" --seed 1
 }
 
-# tune FROM TO OPTION...: trains, or goes on with training.
-tune() {
+# train FROM TO OPTION...: trains, or goes on with training.
+train() {
   local from=$output/$1 to=$output/$2 go_on=(--overwrite_output_dir)
   shift 2
   ! compgen -G "$to/checkpoint-*/trainer_state.json" >/dev/null || go_on=(--resume_from_checkpoint auto)
-  program finetune --model_name_or_path "$from" --output_dir "$to" "${go_on[@]}" \
-    --train_file "$output/data/train.jsonl" --validation_file "$output/data/validation.jsonl" \
-    "${lengths[@]}" "${common[@]}" "$@"
+  program finetune --model_name_or_path "$from" --output_dir "$to" "${go_on[@]}" "${common[@]}" "$@"
 }
 
-# Debian: as many steps as fit into the time, half of which is for full attention, the rest for the variants.
-# 50 batches are what --group_by_length sorts at a time, so they are as long as all are on average.
+# On the pairs, or on the texts of the training split alone.
+tune() {
+  train "$@" --train_file "$output/data/train.jsonl" --validation_file "$output/data/validation.jsonl" \
+    --predict_with_generate=false --source_prefix '' "${lengths[@]}"
+}
+denoise() { train "$@" --train_file "$output/data/pretraining.txt" "${pretraining[@]}"; }
+
+# pace HOW: milliseconds that a step of HOW (tune, denoise) takes. 50 batches are what --group_by_length sorts at a time, so
+# they are as long as all are on average.
+pace() {
+  rm -rf "$output/pace"
+  quietly "pace_$1.txt" "$1" start pace --max_steps 50 --logging_steps 50 --save_steps 0 --learning_rate 0
+  sed -n 's/.*"seconds":\([0-9.]*\).*/\1/p' "$output/pace/metrics.jsonl" | awk '{ print int(20 * $1) + 1 }'
+  rm -rf "$output/pace"
+}
+
+# Debian: as many steps as fit into the time, three fifths of which is for pretraining, the rest for the three variants.
 choose_steps() {
-  rm -rf "$output/pace"
-  quietly pace.txt tune start pace --max_steps 50 --logging_steps 50 --save_steps 0 --learning_rate 0
-  local milliseconds
-  milliseconds=$(sed -n 's/.*"seconds":\([0-9.]*\).*/\1/p' "$output/pace/metrics.jsonl" |
-    awk '{ print int(20 * $1) + 1 }')
-  rm -rf "$output/pace"
-  echo $((minutes * 60000 / 2 / milliseconds)) $((minutes * 60000 / 6 / milliseconds)) >"$output/steps"
-  echo "$milliseconds ms a step"
+  local a_step a_step_more
+  a_step=$(pace denoise)
+  a_step_more=$(pace tune)
+  echo $((minutes * 36000 / a_step)) $((minutes * 8000 / a_step_more)) >"$output/steps"
+  echo "$a_step ms a step, $a_step_more ms a step of fine-tuning"
 }
 
 stopped() { fail "training stopped; the same command goes on with it"; }
 
-train_full() {
-  tune start full --max_steps "$steps" --learning_rate "$rate" --warmup_steps "$warmup" \
+# How the model is trained first: on the bulletins themselves, or on texts without summaries.
+train_first() {
+  local how=tune
+  [ "$data" = bulletins ] || how=denoise
+  "$how" start full --max_steps "$steps" --learning_rate "$rate" --warmup_steps "$warmup" \
     --logging_steps $(((steps + 19) / 20)) --save_steps $(((steps + 3) / 4)) --save_total_limit 1 || stopped
 }
 
@@ -177,7 +191,8 @@ tune_recurrent() {
   fine_tune segmented_recurrent --cross_attention segmented_recurrent "${segments[@]}"
 }
 
-variants=(full full_more segmented segmented_recurrent)
+variants=(full_more segmented segmented_recurrent)
+[ "$data" != bulletins ] || variants=(full "${variants[@]}")
 title() {
   case $1 in
     full) echo "full, as trained first" ;;
@@ -204,7 +219,8 @@ summarize_and_score() {
   local variant
   for variant in "${variants[@]}"; do
     program summarize --model_name_or_path "$output/$variant" --input_file "$output/data/test.jsonl" \
-      --output_file "$output/$variant.txt" --max_source_length 256 --truncation --batch_size 32 --source_prefix '' --threads "$threads"
+      --output_file "$output/$variant.txt" --max_source_length "${lengths[1]}" --truncation --batch_size 32 \
+      --source_prefix '' --threads "$threads"
   done
   program first_words --train_file "$output/data/train.jsonl" --test_file "$output/data/test.jsonl" \
     --output_file "$output/first_words.txt"
@@ -242,8 +258,9 @@ write_summaries() {
 
 draw_losses() {
   command -v gnuplot >/dev/null || return 0
-  local variant
-  for variant in "${variants[@]}"; do
+  local variant first="full attention" curves=(full full_more segmented segmented_recurrent)
+  [ "$data" = bulletins ] || first="pretraining, full attention"
+  for variant in "${curves[@]}"; do
     sed -n 's/.*"step":\([0-9]*\),.*"loss":\([0-9.e-]*\),.*/\1 \2/p' "$output/$variant/metrics.jsonl" |
       awk -v after="$([ "$variant" = full ] && echo 0 || echo "$steps")" '{ print $1 + after, $2 }' \
         >"$output/log/$variant.losses"
@@ -257,7 +274,7 @@ set logscale y
 set grid
 set key bottom left
 cd "$output/log"
-plot "full.losses" with lines lw 2 lc rgb "#333333" title "full attention", \
+plot "full.losses" with lines lw 2 lc rgb "#333333" title "$first", \
      "segmented.losses" with lines lw 2 lc rgb "#d55e00" title "then segmented", \
      "segmented_recurrent.losses" with lines lw 2 lc rgb "#0072b2" title "then segmented recurrent", \
      "full_more.losses" with lines lw 2 lc rgb "#999999" title "then full"
@@ -266,8 +283,8 @@ END
 
 write_times() {
   local name seconds total=0
-  for name in "install packages" "build programs" "make data" "make model" "measure pace" "train with full attention" \
-    "fine-tune full" "fine-tune segmented" "fine-tune segmented recurrent" "summarize and score"; do
+  for name in "install packages" "build programs" "make data" "make model" "measure pace" "train first" "fine-tune full" \
+    "fine-tune segmented" "fine-tune segmented recurrent" "summarize and score"; do
     [ -e "$output/times/$name" ] || continue
     seconds=$(cat "$output/times/$name")
     total=$((total + seconds))
@@ -293,9 +310,9 @@ run() {
   if [ "$data" = debian ]; then
     part "measure pace" choose_steps
     read -r steps more_steps <"$output/steps"
-    warmup=$((steps / 10)) more_warmup=$((more_steps / 10))
+    warmup=$((steps / 25)) more_warmup=$((more_steps / 20))
   fi
-  part "train with full attention" train_full
+  part "train first" train_first
   part "fine-tune full" tune_full
   part "fine-tune segmented" tune_segmented
   part "fine-tune segmented recurrent" tune_recurrent

@@ -3,11 +3,15 @@
 #pragma once
 
 #include <filesystem>
+#include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <srformer/io/file.hpp>
+
+#include "held_out.hpp"
 
 namespace srformer::examples {
 
@@ -42,6 +46,23 @@ inline void write_pairs(const std::filesystem::path& path, const std::vector<Pai
   lines.reserve(pairs.size());
   for (const Pair& pair : pairs) lines.push_back(json_line(pair));
   write_lines(path, lines);
+}
+
+/// The texts of `train` to pretrain on, a line each: without those that hold a text or a summary of `held_out`.
+inline std::vector<std::string> pretraining_texts(
+    const std::vector<Pair>& train, std::initializer_list<const std::vector<Pair>*> held_out) {
+  HeldOut held;
+  for (const std::vector<Pair>* pairs : held_out)
+    for (const Pair& pair : *pairs) held.add(pair.text), held.add(pair.summary);
+  std::vector<std::string> lines;
+  for (const Pair& pair : train) {
+    if (held.in(pair.text)) continue;
+    std::string line;
+    for (const std::string_view word : words_of(pair.text))
+      (line += line.empty() ? "" : " ") += word;
+    if (!line.empty()) lines.push_back(std::move(line));
+  }
+  return lines;
 }
 
 }  // namespace srformer::examples

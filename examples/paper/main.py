@@ -38,16 +38,16 @@ def words_of(text):
 def without_held_out(texts, held_out):
     """The texts that hold no text of held_out, word by word, and how many are dropped. Those of fewer than four words are
     too common to tell."""
-    by_length = {}
+    by_first_words = {}
     for text in held_out:
-        words = tuple(words_of(text))
+        words = words_of(text)
         if len(words) >= 4:
-            by_length.setdefault(len(words), set()).add(words)
+            by_first_words.setdefault(tuple(words[:4]), []).append(words)
     kept, dropped = [], 0
     for text in texts:
         words = words_of(text)
-        found = any(tuple(words[i:i + length]) in known
-                    for length, known in by_length.items() for i in range(len(words) - length + 1))
+        found = any(words[i:i + len(known)] == known
+                    for i in range(len(words) - 3) for known in by_first_words.get(tuple(words[i:i + 4]), ()))
         if found:
             dropped += 1
         else:

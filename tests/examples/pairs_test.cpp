@@ -6,6 +6,8 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "support/catch.hpp"
 
@@ -36,4 +38,40 @@ TEST_CASE("pairs are written whole, over what was there") {
       write_pairs(folder / "absent" / "pairs.jsonl", {{"a", "b"}}), io_error,
       Catch::Matchers::MessageMatches(Catch::Matchers::ContainsSubstring("absent")));
   std::filesystem::remove_all(folder);
+}
+
+TEST_CASE("words are what white space separates") {
+  CHECK(words_of("").empty());
+  CHECK(words_of(" \t\n ").empty());
+  CHECK(words_of("one") == std::vector<std::string_view>{"one"});
+  CHECK(words_of(" caf\u00e9\ttwo\n- three ") ==
+        std::vector<std::string_view>{"caf\u00e9", "two", "-", "three"});
+}
+
+TEST_CASE("a text that holds a held-out one is known, wherever it stands") {
+  HeldOut held;
+  held.add("a game of cards\nfor two");
+  held.add("a game of cards again");
+  held.add("three words only");
+  CHECK(held.in("a game of cards for two"));
+  CHECK(held.in("This is a game  of\tcards for two players."));
+  CHECK(held.in("a game of a game of cards again"));
+  CHECK_FALSE(held.in("a game of cards for three"));
+  CHECK_FALSE(held.in("a game of cards for"));       // ends too soon
+  CHECK_FALSE(held.in("a game of cards for two."));  // another word
+  CHECK_FALSE(held.in("with three words only here"));
+  CHECK_FALSE(held.in(""));
+  CHECK_FALSE(HeldOut().in("a game of cards for two"));
+}
+
+TEST_CASE("texts to pretrain on are training texts, a line each, and hold nothing of the other splits") {
+  const std::vector<Pair> train{{"one  text\nof several\nlines", "x"},
+                                {"before the validation text is here after", "x"},
+                                {"before a test summary of words after", "x"},
+                                {"", "x"}},
+      validation{{"the validation text is here", "never to be seen"}},
+      test{{"the test text is here", "a test summary of words"}};
+  CHECK(pretraining_texts(train, {&validation, &test}) ==
+        std::vector<std::string>{"one text of several lines"});
+  CHECK(pretraining_texts(train, {}).size() == 3);
 }
