@@ -2,6 +2,7 @@
 // What segmented recurrent attention must satisfy beyond its values: it is the sum of its parts, a
 // source does not feel its batch, layouts, threads and scalars do not matter, and misuse is refused.
 #include <limits>
+#include <string>
 
 #include <srformer/ops/linear.hpp>
 
@@ -237,16 +238,17 @@ TEST_CASE("averages are sums with N times the threshold, times a power of N") {
   c.options.local = false, c.options.gate = true;
   const auto number = static_cast<double>(N);
   double factor = std::sqrt(number);
-  SECTION("as they come") {}
-  SECTION("clamped") { c.options.clamp = 2; }
-  SECTION("product of the segment") { c.options.product = Product::segment; }
-  SECTION("a step for every query") { c.options.advance = Advance::token; }
-  SECTION("binary firing") { c.options.binary_firing = true; }
-  SECTION("without recurrence") { c.options.recurrence = false, factor /= number; }
-  SECTION("without normalisation") { c.options.normalize = false, factor = 1; }
-  SECTION("without both") {
-    c.options.recurrence = c.options.normalize = false, factor = 1 / number;
-  }
+  const std::string what =
+      GENERATE(values<std::string>({"sums", "clamped", "product of the segment", "every query",
+                                    "binary firing", "no recurrence", "no norms", "neither"}));
+  CAPTURE(what);
+  if (what == "clamped") c.options.clamp = 2;
+  if (what == "product of the segment") c.options.product = Product::segment;
+  if (what == "every query") c.options.advance = Advance::token;
+  if (what == "binary firing") c.options.binary_firing = true;
+  if (what == "no recurrence") c.options.recurrence = false, factor /= number;
+  if (what == "no norms") c.options.normalize = false, factor = 1;
+  if (what == "neither") c.options.recurrence = c.options.normalize = false, factor = 1 / number;
   AttentionCase averaged = c;
   average(averaged);
   plain::Trace trace;
@@ -268,17 +270,18 @@ TEST_CASE("averages do not feel every key given several times in segments as man
   AttentionCase c = recurrent_case(2, 2, 9, 11, GENERATE(3, 5), 4);
   average(c);
   c.options.gate = c.options.sigma = true;
-  SECTION("as they come") {}
-  SECTION("lengths") { c.lengths = {11, 7}; }
-  SECTION("upstream padding and lengths") {
-    c.lengths = {11, 7}, c.options.padding = Padding::upstream;
-  }
-  SECTION("clamped sums") { c.options.clamp = 2; }
-  SECTION("product of the segment") { c.options.product = Product::segment; }
-  SECTION("a step for every query") { c.options.advance = Advance::token; }
-  SECTION("binary firing") { c.options.binary_firing = true; }
-  SECTION("without recurrence") { c.options.recurrence = false; }
-  SECTION("without normalisation") { c.options.normalize = false; }
+  const std::string what = GENERATE(values<std::string>(
+      {"averages", "lengths", "upstream padding", "clamped", "product of the segment",
+       "every query", "binary firing", "no recurrence", "no norms"}));
+  CAPTURE(what);
+  if (what == "lengths" || what == "upstream padding") c.lengths = {11, 7};
+  if (what == "upstream padding") c.options.padding = Padding::upstream;
+  if (what == "clamped") c.options.clamp = 2;
+  if (what == "product of the segment") c.options.product = Product::segment;
+  if (what == "every query") c.options.advance = Advance::token;
+  if (what == "binary firing") c.options.binary_firing = true;
+  if (what == "no recurrence") c.options.recurrence = false;
+  if (what == "no norms") c.options.normalize = false;
   plain::Trace trace;
   const AttentionValues x = sample(c, trace, c.options.recurrence);
   const AttentionCase more = with_copies(c, copies);

@@ -441,15 +441,12 @@ class SafetensorsFile {
     tensor.dtype = *known;
 
     if (!shape.is_array()) refuse(" has the shape " + shown(shape) + ", not a list");
-    constexpr std::uint64_t largest = std::numeric_limits<index_t>::max();
+    constexpr std::uint64_t largest = std::numeric_limits<std::uint64_t>::max();
     std::uint64_t count = 1;
-    bool none = false;
-    // Without an extent of 0, which makes it empty, a shape must fit as well: its strides are products of the others.
     const auto multiply = [&](std::uint64_t& product, std::uint64_t factor) {
-      if (factor == 0) none = true;
       if (factor != 0 && product > largest / factor)
         refuse(" has the shape " + shown(shape) + ", too large for any memory");
-      product *= factor != 0 ? factor : 1;
+      product *= factor;
     };
     for (const nlohmann::json& extent : shape) {
       if (!extent.is_number_unsigned() || !std::in_range<index_t>(extent.get<std::uint64_t>()))
@@ -459,7 +456,6 @@ class SafetensorsFile {
     }
     std::uint64_t bits = count;
     multiply(bits, properties(tensor.dtype).bits);
-    if (none) count = bits = 0;
     tensor.count = static_cast<index_t>(count);
     if (bits % 8 != 0) refuse(" does not fill whole bytes");
 
