@@ -98,6 +98,16 @@ TEST_CASE("of averages as many states fire as the plain statement has") {
   CHECK(trace.fired_states > 100);
 }
 
+TEST_CASE("of soft keys as many states fire as the plain statement has") {
+  AttentionCase c = recurrent_case(2, 2, 9, 30, 4, 5);
+  c.options.soft_keys = 3, c.threshold = 0.05, c.lengths = {30, 17};
+  plain::Trace trace;
+  const AttentionValues x = sample(c, trace);
+  EigenBackend be(2);
+  CHECK(firing_of(c, x, be).fired == trace.fired_states);
+  CHECK(trace.fired_states > 100);
+}
+
 TEST_CASE("many sources are counted some at a time") {
   // A state of 600 x 600 numbers in double, three of them: 8.6 MB a source, so 7 sources at a time.
   AttentionCase c = recurrent_case(9, 1, 3, 6, 2, 600);

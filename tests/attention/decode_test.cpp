@@ -48,7 +48,7 @@ std::vector<CrossAttentionOptions> all_options() {
   }
   CrossAttentionOptions recurrent;
   recurrent.variant = Variant::segmented_recurrent;
-  for (int i = 0; i < 10; ++i) all.push_back(recurrent);
+  for (int i = 0; i < 13; ++i) all.push_back(recurrent);
   CrossAttentionOptions* option = &all[std::size(all_variants)];
   option[0].gate = option[0].sigma = true;
   option[1].advance = Advance::token;
@@ -60,6 +60,9 @@ std::vector<CrossAttentionOptions> all_options() {
   option[7].average_products = option[7].gate = option[7].sigma = true;
   option[8].average_products = true, option[8].recurrence = option[8].normalize = false;
   option[9].average_products = true, option[9].advance = Advance::token, option[9].clamp = 1.5;
+  option[10].soft_keys = 2, option[10].gate = option[10].sigma = true;
+  option[11].soft_keys = 2, option[11].recurrence = option[11].local = false;
+  option[12].soft_keys = 2, option[12].advance = Advance::token, option[12].clamp = 0.2;
   return all;
 }
 

@@ -188,6 +188,11 @@ TEMPLATE_TEST_CASE("packs are what single elements give, whatever the options", 
     c.threshold = 0.3, c.lengths = {45, 6};
     check();
   }
+  SECTION("soft keys, lengths and gate") {
+    c.options.soft_keys = 2, c.options.gate = true;
+    c.threshold = 0.05, c.lengths = {45, 6};
+    check();
+  }
   SECTION("averages, a step for every query, clamped") {
     c.options.average_products = true, c.options.advance = Advance::token, c.options.clamp = 2;
     c.threshold = 0.05;

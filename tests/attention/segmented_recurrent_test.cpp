@@ -43,8 +43,11 @@ TEST_CASE("options of segmented recurrent attention") {
   const index_t L = GENERATE(2, 4), horizon = GENERATE(0, 3, 20);
   const index_t D = L == 2 ? 5 : 3;
   AttentionCase c = recurrent_case(2, 2, 7, 13, L, D);
-  c.options.average_products = GENERATE(false, true);
-  if (c.options.average_products) c.threshold = 0.1;  // the products are about N^1/2 times smaller
+  enum class Of { sums, averages, soft_keys };
+  const Of of = GENERATE(Of::sums, Of::averages, Of::soft_keys);
+  c.options.average_products = of == Of::averages;
+  c.options.soft_keys = of == Of::soft_keys ? 2 : 0;
+  if (of != Of::sums) c.threshold = 0.1;  // the products are about N^1/2 times smaller
   c.options.horizon = horizon;
   const GradOptions grad{.coordinates = 30, .directions = 3};
   bool fires = can_fire(c);

@@ -280,10 +280,12 @@ inline RafGradients raf_backward(const Array& x, const Fired& fired, double leak
 // Segmented recurrent attention:  X_s = Z_s W^T,  C_i = (q_i R_seg(i)) / n,  n = sqrt(sum_t K^2),  G = gate C,
 //                                 O = A + G,  or  sigma A + (1 - sigma) G,  or G alone
 // With average_products Z_s / N in place of Z_s,  n = sqrt(sum_t K^2 / N)
+// With soft_keys the products of F = exp(s K) / sum_t exp(s K) in place of K,  n = 1
 
 struct Recurrent {
   Segments seg;
   Array k, v, bias;  // filled
+  Array f;           // filled: k, or its softmax over the source
   Array z, x;        // [s,b,h,d,e], of every step
   Fired fired;       // cells [s, b h d e]
   Array r;           // [s,b,h,d,e]
@@ -297,9 +299,14 @@ struct Recurrent {
       : seg(options, in.q.shape(2), in.k.shape(2)),
         k(seg.filled(in.k)),
         v(seg.filled(in.v)),
-        bias(seg.filled_bias(in.bias)) {
+        bias(seg.filled_bias(in.bias)),
+        f(k) {
+    if (options.soft_keys > 0) {
+      const Array e = xt::exp(options.soft_keys * in.k);
+      f = seg.filled(einsum("bhtc,bhc->bhtc", e, Array(1 / sum(e, {2}))));
+    }
     keys = options.average_products ? static_cast<double>(seg.N) : 1;
-    z = einsum("sj,bhjde->sbhde", seg.step, kv_product(seg, options, k, v) / keys);
+    z = einsum("sj,bhjde->sbhde", seg.step, kv_product(seg, options, f, v) / keys);
     r = z;
     if (options.recurrence) {
       x = einsum("sbhde,fe->sbhdf", z, in.weight);
@@ -308,7 +315,8 @@ struct Recurrent {
       r.reshape(x.shape());
     }
     const Array n = xt::sqrt(sum(k * k, {2}) / keys);
-    inverse_n = options.normalize ? Array(xt::where(n > 0, 1 / n, 0.0)) : Array(xt::ones_like(n));
+    inverse_n = options.normalize && options.soft_keys == 0 ? Array(xt::where(n > 0, 1 / n, 0.0))
+                                                            : Array(xt::ones_like(n));
     gate = options.gate ? in.gate : ones({in.q.shape(1)});
     c = einsum("bhie,bhe->bhie", einsum("bhid,bhide->bhie", in.q, r_of_query()), inverse_n);
     g = einsum("bhie,h->bhie", c, gate);
@@ -342,7 +350,7 @@ inline Inputs segmented_recurrent_backward(const Inputs& in, const CrossAttentio
   d.q += einsum("bhie,bhide->bhid", d_y, f.r_of_query());
   const Array d_r_of_query = einsum("bhid,bhie->bhide", in.q, d_y);
   const Array d_r = einsum("is,bhide->sbhde", f.seg.at, d_r_of_query);
-  if (options.normalize) {
+  if (options.normalize && options.soft_keys == 0) {
     const Array d_n = -einsum("bhie,bhie->bhe", d_y, f.c) / f.keys;
     d.k += einsum("bhte,bhe->bhte", f.k, d_n * f.inverse_n);
   }
@@ -357,8 +365,14 @@ inline Inputs segmented_recurrent_backward(const Inputs& in, const CrossAttentio
     d_z = einsum("sbhdf,fe->sbhde", through.x, in.weight);
   }
   const Inputs of_products = kv_product_backward(
-      f.seg, options, f.k, f.v, einsum("sbhde,sj->bhjde", d_z / f.keys, f.seg.step));
-  d.k = f.seg.cut(d.k + of_products.k);
+      f.seg, options, f.f, f.v, einsum("sbhde,sj->bhjde", d_z / f.keys, f.seg.step));
+  if (options.soft_keys > 0) {
+    const Array d_f = of_products.k, along = sum(f.f * d_f, {2});
+    const Array centered = d_f - einsum("bhtc,bhc->bhtc", Array(xt::ones_like(d_f)), along);
+    d.k = f.seg.cut(d.k + options.soft_keys * f.f * centered);
+  } else {
+    d.k = f.seg.cut(d.k + of_products.k);
+  }
   d.v = f.seg.cut(d.v + of_products.v);
   return d;
 }

@@ -236,6 +236,15 @@ TEST_CASE("every option of segmented recurrent attention is its whole-array expr
   SECTION("averages without recurrence") {
     with([](Options o) { o.average_products = true, o.recurrence = false; });
   }
+  SECTION("soft keys") {
+    with([](Options o) { o.soft_keys = 2, o.gate = o.sigma = true; });
+  }
+  SECTION("soft keys, clamp and a step for every query") {
+    with([](Options o) { o.soft_keys = 2, o.clamp = 0.3, o.advance = Advance::token; });
+  }
+  SECTION("soft keys without recurrence") {
+    with([](Options o) { o.soft_keys = 2, o.recurrence = false; });
+  }
   SECTION("averages without normalisation") {
     with([](Options o) { o.average_products = true, o.normalize = false; });
   }

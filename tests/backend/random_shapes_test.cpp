@@ -62,4 +62,5 @@ TEST_CASE("the random shapes are of every kind") {
   CHECK(recurrent([](const Draw& d) { return d.options.sigma && d.options.gate; }) >= 10);
   CHECK(recurrent([](const Draw& d) { return d.options.binary_firing; }) >= 5);
   CHECK(recurrent([](const Draw& d) { return d.options.average_products; }) >= 20);
+  CHECK(recurrent([](const Draw& d) { return d.options.soft_keys > 0; }) >= 10);
 }

@@ -64,7 +64,8 @@ TEST_CASE("a text that holds a held-out one is known, wherever it stands") {
   CHECK_FALSE(HeldOut().in("a game of cards for two"));
 }
 
-TEST_CASE("texts to pretrain on are training texts, a line each, and hold nothing of the other splits") {
+TEST_CASE(
+    "texts to pretrain on are training texts, a line each, and hold nothing of the other splits") {
   const std::vector<Pair> train{{"one  text\nof several\nlines", "x"},
                                 {"before the validation text is here after", "x"},
                                 {"before a test summary of words after", "x"},

@@ -128,6 +128,10 @@ TEST_CASE("every field of config.json is read") {
   const T5Config c = read(config);
   CHECK(cross_of(read(to_json(c))).binary_firing);
   CHECK(cross_of(read(to_json(c))).average_products);
+  config["cross_attention"]["soft_keys"] = 4;
+  CHECK(cross_of(read(to_json(read(config)))).soft_keys == 4);
+  config["cross_attention"]["soft_keys"] = nullptr;
+  CHECK(cross_of(read(config)).soft_keys == 0);
   CHECK(c.num_layers == 2);
   CHECK(c.num_decoder_layers == 5);
   CHECK(c.relative_attention_num_buckets == 8);

@@ -51,6 +51,11 @@ std::vector<Named<Config>> variants_of(const Config& plain, bool with_horizon) {
   averages = cross_options(Variant::segmented_recurrent);
   averages.average_products = true, averages.recurrence = averages.normalize = false;
   variants.push_back({"averages alone", averages});
+  CrossAttentionOptions soft = cross_options(Variant::segmented_recurrent);
+  soft.soft_keys = 3, soft.gate = true;
+  variants.push_back({"recurrent, soft keys", soft});
+  soft.padding = Padding::upstream;
+  variants.push_back({"recurrent, soft keys, upstream padding", soft});
   for (const auto& [name, options] : variants) {
     if (options.variant == Variant::full) continue;
     Named<Config> one{std::string(Config::model_type) + ", " + name, plain};

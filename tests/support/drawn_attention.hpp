@@ -61,6 +61,7 @@ struct Draw {
         options.variant == Variant::full || (scored && options.padding == Padding::upstream);
     absent = !reads && !lengths.empty();
     options.average_products = coin();
+    if (!options.average_products && coin()) options.soft_keys = 1.5;
   }
 
   index_t below(index_t bound) {
@@ -88,6 +89,7 @@ struct Draw {
     all += o.advance == Advance::token ? ", a step per token" : "";
     all += o.binary_firing ? ", binary firing" : "";
     all += o.average_products ? ", averages" : "";
+    all += o.soft_keys > 0 ? ", soft keys" : "";
     return all + ", lengths " + shape_text(lengths) + ", groups " + std::to_string(sources.size());
   }
 };

@@ -36,6 +36,7 @@ struct CrossAttentionOptions {
   bool gate = false;
   bool binary_firing = false;
   bool average_products = false;
+  double soft_keys = 0;
 
   SegmentedOptions segments() const {
     return {.segment_size = segment_size, .horizon = horizon, .padding = padding};
@@ -54,7 +55,8 @@ struct CrossAttentionOptions {
             .sigma = sigma,
             .gate = gate,
             .binary_firing = binary_firing,
-            .average_products = average_products};
+            .average_products = average_products,
+            .soft_keys = soft_keys};
   }
   bool has_recurrent_parameters() const { return variant == Variant::segmented_recurrent; }
   bool has_memory() const { return variant == Variant::transformer_xl; }
@@ -102,6 +104,7 @@ inline CrossAttentionOptions paper_options(const PaperVariants::Options& chosen)
   o.gate = chosen.value_or("gate", o.gate);
   o.binary_firing = chosen.value_or("binary_firing", o.binary_firing);
   o.average_products = chosen.value_or("average_products", o.average_products);
+  o.soft_keys = chosen.value_or("soft_keys", o.soft_keys);
   return o;
 }
 

@@ -10,6 +10,7 @@
 //   O_i = A_i + gate C_i,  or  sigma A_i + (1 - sigma) gate C_i
 //
 // With average_products Z_j / N in place of Z_j = clamp(P) - clamp(P_j), and n the root of the mean of K^2 over N keys.
+// With soft_keys P_j = F_j^T V_j,  F_t = exp(s K_t) / sum_u exp(s K_u) over the keys u of the source, and n = 1.
 #pragma once
 
 #include <algorithm>
@@ -99,14 +100,32 @@ std::vector<T> attend(const Inputs<T>& in, index_t b, index_t h, index_t i, inde
   return a;
 }
 
-/// K^T V over the keys [first, end).
+/// The keys [0, length), or F.
 template <class T>
-Matrix<T> product(const Inputs<T>& in, index_t b, index_t h, index_t first, index_t end) {
+Matrix<T> keys_of_products(const Inputs<T>& in, index_t b, index_t h, index_t length) {
+  const index_t D = in.q.extent(3);
+  Matrix<T> f = matrix<T>(length, D);
+  const double s = in.options.soft_keys;
+  for (index_t c = 0; c < D; ++c) {
+    T total(0);
+    for (index_t t = 0; t < length; ++t) {
+      f[t][c] = s > 0 ? math::exp(T(s) * in.k(b, h, t, c)) : in.k(b, h, t, c);
+      total = total + f[t][c];
+    }
+    for (index_t t = 0; t < length && s > 0; ++t) f[t][c] = f[t][c] / total;
+  }
+  return f;
+}
+
+/// K^T V, or F^T V, over the keys [first, end).
+template <class T>
+Matrix<T> product(const Inputs<T>& in, const Matrix<T>& k, index_t b, index_t h, index_t first,
+                  index_t end) {
   const index_t D = in.q.extent(3);
   Matrix<T> p = matrix<T>(D, D);
   for (index_t t = first; t < end; ++t) {
     for (index_t c = 0; c < D; ++c) {
-      for (index_t e = 0; e < D; ++e) p[c][e] = p[c][e] + in.k(b, h, t, c) * in.v(b, h, t, e);
+      for (index_t e = 0; e < D; ++e) p[c][e] = p[c][e] + k[t][c] * in.v(b, h, t, e);
     }
   }
   return p;
@@ -153,13 +172,14 @@ void attention_of_head(const Inputs<T>& in, index_t b, index_t h, View<T, 4> out
     trace.margin = std::min(trace.margin, std::abs(std::abs(double(primal(x))) - kink));
   };
   const T N_of_mean(options.average_products ? static_cast<double>(length) : 1.0);
-  const Matrix<T> whole = product(in, b, h, 0, length);
+  const Matrix<T> keys = keys_of_products(in, b, h, length);
+  const Matrix<T> whole = product(in, keys, b, h, 0, length);
   Matrix<T> membrane = matrix<T>(D, D), r = matrix<T>(D, D);
   index_t before = -1;
   for (index_t i = 0; i < M; ++i) {
     const index_t j = seg(i);
     if (j != before || options.advance == Advance::token) {
-      const Matrix<T> p = product(in, b, h, j * L, end_of(j));
+      const Matrix<T> p = product(in, keys, b, h, j * L, end_of(j));
       Matrix<T> z = matrix<T>(D, D);
       for (index_t c = 0; c < D; ++c) {
         for (index_t e = 0; e < D; ++e) {
@@ -204,7 +224,8 @@ void attention_of_head(const Inputs<T>& in, index_t b, index_t h, View<T, 4> out
       for (index_t t = 0; t < length; ++t) n = n + in.k(b, h, t, c) * in.k(b, h, t, c);
       for (index_t f = 0; f < D; ++f) rest = rest + in.q(b, h, i, f) * r[f][c];
       n = n / N_of_mean;
-      if (options.normalize) rest = primal(n) > 0 ? rest / math::sqrt(n) : T(0);
+      if (options.normalize && options.soft_keys == 0)
+        rest = primal(n) > 0 ? rest / math::sqrt(n) : T(0);
       const T g = gate * rest;
       if (!options.local) {
         out(b, h, i, c) = g;

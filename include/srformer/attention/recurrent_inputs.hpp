@@ -5,6 +5,7 @@
 
 #include <srformer/attention/kv_product.hpp>
 #include <srformer/attention/raf.hpp>
+#include <srformer/attention/soft_keys.hpp>
 #include <srformer/attention/variant.hpp>
 
 namespace srformer {
@@ -30,6 +31,7 @@ struct SegmentedRecurrentOptions {
   bool gate = false;                  ///< a learned factor per head on the recurrent part
   bool binary_firing = false;  ///< R_j = [u > 0] with a surrogate gradient, see attention/raf.hpp
   bool average_products = false;  ///< Z_j / N in place of Z_j, and n_c the root of a mean
+  double soft_keys = 0;  ///< s of the features F that stand for K in the products; 0: K itself
 
   static constexpr void visit(auto& o, auto&& f) {
     f(option::segment_size, o.segment_size);
@@ -52,6 +54,10 @@ struct SegmentedRecurrentOptions {
     f(OptionInfo{"average_products", "Products and squared norms are means over the keys",
                  OptionRange::any, false},
       o.average_products);
+    f(OptionInfo{"soft_keys",
+                 "Products of a softmax of so many times the keys over the source, or none",
+                 OptionRange::positive_or_none, false},
+      o.soft_keys);
   }
   SRF_HD SegmentedOptions segments() const {
     return {.segment_size = segment_size, .horizon = horizon, .padding = padding};
@@ -86,11 +92,22 @@ struct RecurrentInputs {
   RecurrentParameters<const T> parameters;
   AttendContext<C, Space> context;
   SegmentedRecurrentOptions options;
+  View<const T, 4, Space> features{};  ///< F of attention/soft_keys.hpp, where the options have it
 
   SRF_HD index_t heads() const { return k.extent(1); }
   SRF_HD index_t keys() const { return k.extent(2); }
   SRF_HD index_t head_size() const { return k.extent(3); }
 
+  /// What the products are made of: the keys, or their features.
+  SRF_HD const View<const T, 4, Space>& keys_of_products() const {
+    return options.soft_keys > 0 ? features : k;
+  }
+  /// [B] how many keys of each source take part in the products; null: all. Padded keys do with upstream padding.
+  SRF_HD const index_t* lengths_of_products() const {
+    return options.padding == Padding::upstream ? nullptr : context.mask.lengths;
+  }
+  /// Whether n_c is a norm. That of soft keys, the sum of F_tc over t, is 1.
+  SRF_HD bool normalizes() const { return options.normalize && !(options.soft_keys > 0); }
   SRF_HD bool folded() const {
     return options.recurrence && options.clamp == 0 && options.segment_size < head_size();
   }
@@ -108,7 +125,7 @@ struct RecurrentInputs {
   /// What 1 / n_c, of n_c the root of a sum, is multiplied by: N^1/2, as n_c is the root of a mean, and 1 / N where R_j is
   /// Z_j / N without a recurrence.
   SRF_HD C factor_of_rest(index_t keys) const {
-    const C N = averaged_keys(keys), root = options.normalize ? C(math::sqrt(N)) : C(1);
+    const C N = averaged_keys(keys), root = normalizes() ? C(math::sqrt(N)) : C(1);
     return options.recurrence ? root : C(root / N);
   }
   /// Whether every query is a step of the recurrence.
@@ -169,6 +186,9 @@ void check_recurrent(const char* function, const RecurrentInputs<T, Space>& in) 
   require(in.context.mask.query_offset == 0, function,
           "the recurrence starts at the first query; decode with SegmentedRecurrent::step");
   require(in.options.clamp >= 0, function, "clamp must be positive, or 0 for none");
+  require(in.options.soft_keys >= 0, function, "soft_keys must be positive, or 0 for none");
+  require(!(in.options.soft_keys > 0) || !in.options.average_products, function,
+          "the products of soft_keys are averages already; leave average_products out");
   require(in.options.sigma == (in.parameters.sigma != nullptr), function,
           in.options.sigma ? "the options have sigma, the parameters have none"
                            : "the parameters have sigma, the options have none");

@@ -12,6 +12,8 @@
 // R is homogeneous: that of Z / N with a threshold is that of Z with N times the threshold. So the recurrence here is that
 // of Z, with N times the threshold, and 1 / n_c, of the root of the sum, is multiplied by N^1/2.
 //
+// With the option soft_keys, P_j = F_j^T V_j of the features F of attention/soft_keys.hpp, and n_c = 1.
+//
 //   dA = alpha dO, dC = beta gate dO   (alpha, beta) = (1, 1), or (sigma, 1 - sigma)
 //   dR_j = sum_{i in j} q_i^T (dC_i / n),   dq_i += (dC_i / n) R_j^T
 //   dn_c = -sum_i dC_ic C_ic / n_c,   dK_tc += dn_c K_tc / n_c
@@ -49,12 +51,14 @@ struct RecurrentGiven {
   using C = compute_t<T>;
   RecurrentInputs<T, Space> in;
   Family<const T> q, k, v, w;
+  Family<const T> f;  ///< what the products are made of: k, or the features F
 
   explicit RecurrentGiven(const RecurrentInputs<T, Space>& inputs)
       : in(inputs),
         q(family(in.q, Cut::queries)),
         k(family(in.k, Cut::keys)),
-        v(family(in.v, Cut::keys)) {
+        v(family(in.v, Cut::keys)),
+        f(family(in.keys_of_products(), Cut::keys)) {
     const index_t D = in.head_size();
     w = {in.parameters.weight, 0, 0, 0, D, D, D};
   }
@@ -128,6 +132,7 @@ template <class T, class Space>
 struct RecurrentGradients {
   View<const T, 4, Space> d_out;
   View<T, 4, Space> d_q, d_k, d_v;
+  View<T, 4, Space> d_f;  ///< of what the products are made of: d_k, or the gradient of F
   LanePartials<compute_t<T>> partials;
 
   using Shares = Family<compute_t<T>>;
@@ -172,12 +177,12 @@ void recur(On& on, const G& x, const RecurrentScratch<C>& m, bool keep_u) {
   });
 }
 
-/// A block of rows of the products P_s and G from those columns of the keys and from Y. `beside` runs phases that read
-/// the keys and values too.
+/// A block of rows of the products P_s and G from those columns of the keys, or of their features, and from Y. `beside`
+/// runs phases that read the keys and values too.
 template <class On, class G, class Y, class C, class Beside>
 void make_products(On& on, const G& x, const Y& y, const RecurrentScratch<C>& m, RowBlock rows,
                    Beside beside) {
-  const auto k = x.k.columns_of(rows);
+  const auto k = x.f.columns_of(rows);
   // P_s = K_s^T Y_s,  G = K^T Y of the keys that no query sees
   on.clear(m.g);
   on.by_segments([&] {
@@ -267,12 +272,12 @@ void with_values(On& on, const G& x, const RecurrentScratch<C>& m, F f) {
 
 // ------------------------------------------------------------------------------- the part of the other segments
 
-/// inverse_c = factor / n_c,  n_c = sqrt(sum_t K_tc^2); 0 for a dead feature, factor without normalisation. The factor is 1,
-/// except with average_products.
+/// inverse_c = factor / n_c,  n_c = sqrt(sum_t K_tc^2); 0 for a dead feature, factor without norms. The factor is 1, except
+/// with average_products.
 template <class On, class G, class C>
 void invert_norms(On& on, const G& x, const RecurrentScratch<C>& m) {
   const auto k = x.k.uncut();
-  const bool normalize = x.in.options.normalize;
+  const bool normalize = x.in.normalizes();
   if (normalize) on.column_sums(m.inverse, k, [k](const auto& at) { return at(k) * at(k); });
   const C factor = x.in.factor_of_rest(on.this_lane().keys);
   on.row(m.inverse, [normalize, factor](const C& sum) {
@@ -313,7 +318,7 @@ void products_backward(On& on, const G& x, const Y& y, const Family<K>& dk, cons
                        const RecurrentScratch<C>& m, RowBlock rows) {
   const auto add = [&](Cut cut, const Family<C>& d_p) {
     on.add(dk.columns_of(rows).cut_by(cut), y.cut_by(cut), transposed(d_p));
-    on.add(dy.cut_by(cut), x.k.columns_of(rows).cut_by(cut), d_p);
+    on.add(dy.cut_by(cut), x.f.columns_of(rows).cut_by(cut), d_p);
   };
   add(Cut::keys, m.d_p);
   if (x.adds_unseen()) add(Cut::unseen_keys, m.d_g);
@@ -336,7 +341,7 @@ void values_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
 template <class On, class G, class T, class Space, class C>
 void norms_backward(On& on, const G& x, const RecurrentGradients<T, Space>& d,
                     const RecurrentScratch<C>& m) {
-  if (!x.in.options.normalize) return;
+  if (!x.in.normalizes()) return;
   const auto dk = family(d.d_k, Cut::every_key);
   on.elements(dk, [dk, k = x.k, factor = m.norm_factor](const auto& at) {
     at.set(dk, at(dk) - at(factor) * at(k));
@@ -448,9 +453,9 @@ void recurrent_backward(On& on, const RecurrentInputs<T, Space>& in,
       const bool last = rows.first + rows.count == in.head_size();
       if (last) sum_along_rest(on, x, d_o, m);
       on.by_segments([&] {
-        const auto dk = family(d.d_k, Cut::keys), dv = family(d.d_v, Cut::keys);
-        summed ? products_backward(on, x, y, dk, m.d_y, m, rows)
-               : products_backward(on, x, y, dk, dv, m, rows);
+        const auto df = family(d.d_f, Cut::keys), dv = family(d.d_v, Cut::keys);
+        summed ? products_backward(on, x, y, df, m.d_y, m, rows)
+               : products_backward(on, x, y, df, dv, m, rows);
         if (!last) return;
         if (in.options.local) attend_backward(on, x, d, m);
         norms_backward(on, x, d, m);
@@ -567,6 +572,16 @@ struct RecurrentStep {
   }
 };
 
+/// F of attention/soft_keys.hpp where the options have it: `in` has it as long as what this returns.
+template <class B, class T>
+Tensor<B, T, 4> give_features(B& be, RecurrentInputs<T, typename B::space>& in) {
+  if (!(in.options.soft_keys > 0)) return {};
+  Tensor<B, T, 4> features =
+      soft_keys<B, T>(be, in.k, in.lengths_of_products(), in.options.soft_keys);
+  in.features = features.view();
+  return features;
+}
+
 /// counts[row] = the cells above 0 of a state R [D,D], of which `states` holds one row after the other; 0 of a state that no
 /// query visits, which nothing has written. Of the same rows, visits[row] = its cells, or 0.
 template <class T, class Space>
@@ -615,7 +630,7 @@ AttentionInputs<B, T> sources_of(const AttentionInputs<B, T>& in, index_t first,
 ///   parameters  weight [D,D] and so on, on the backend
 ///   out [B,H,M,D], last axis contiguous
 /// Saves nothing. Cost per source and head: 4 M L D + 2 M D^2 + 2 N D^2, and for W 2 D^3 per visited
-/// segment, or 2 N D^2 where it is folded.
+/// segment, or 2 N D^2 where it is folded; with soft_keys N D exponentials and B H N D elements of T more.
 /// Errors: shapes, segment size below 1, a threshold of exactly zero.
 template <class B, class T>
 requires BackendFor<B, T>
@@ -625,8 +640,9 @@ void segmented_recurrent_forward(
     const SegmentedRecurrentOptions& options, View<T, 4, typename B::space> out) {
   using Space = typename B::space;
   detail::check_attention("segmented_recurrent_forward", in, out);
-  const detail::RecurrentInputs<T, Space> x{in.q, in.k, in.v, parameters, in.context, options};
+  detail::RecurrentInputs<T, Space> x{in.q, in.k, in.v, parameters, in.context, options};
   detail::check_recurrent("segmented_recurrent_forward", x);
+  const auto features = detail::give_features<B, T>(be, x);
   if constexpr (HasBatchedGemm<B>) {
     if (options.local) {
       detail::attend_staged<B, T>(
@@ -651,8 +667,12 @@ void segmented_recurrent_backward(
   using Space = typename B::space;
   using C = compute_t<T>;
   detail::check_attention_gradients("segmented_recurrent_backward", in, d);
-  const detail::RecurrentInputs<T, Space> x{in.q, in.k, in.v, parameters, in.context, options};
+  detail::RecurrentInputs<T, Space> x{in.q, in.k, in.v, parameters, in.context, options};
   detail::check_recurrent("segmented_recurrent_backward", x);
+  const auto features = detail::give_features<B, T>(be, x);
+  Tensor<B, T, 4> d_features;
+  if (!features.empty()) d_features = zeros<T, 4>(be, in.k.extents);
+  const Out<B, T, 4> d_f = features.empty() ? d.d_k : d_features.view();
   const index_t batch = in.q.extent(0), H = in.q.extent(1), D = in.q.extent(3), lanes = batch * H;
   Tensor<B, C, 2> partial(be, {lanes, D * D + 4});
   const detail::LanePartials<C> partials{partial.data(), D * D};
@@ -663,13 +683,17 @@ void segmented_recurrent_backward(
           be, detail::own_segment<T, Space>(in.q, {in.k, in.v}, x.segment_rows(), x.sigma()),
           {d.d_out, d.d_q, along.data()}, detail::RunGradients<T, Space>{d.d_k, d.d_v});
     }
-    detail::recurrent_batched_backward(be, x, d, along, partials);
+    detail::recurrent_batched_backward(be, x, {d.d_out, d.d_q, d_f, d.d_v}, along, partials);
   } else {
-    const detail::RecurrentGradients<T, Space> of{d.d_out, d.d_q, d.d_k, d.d_v, partials};
+    const detail::RecurrentGradients<T, Space> of{d.d_out, d.d_q, d.d_k, d.d_v, d_f, partials};
     detail::run_recurrent(be, x, detail::Pass::backward,
                           [x, of](auto& on) { detail::recurrent_backward(on, x, of); });
   }
   be.for_each(D * D + 3 + H, detail::AddLanePartials<T>{partials, d_parameters, batch, H});
+  if (!features.empty()) {
+    detail::soft_keys_backward<B, T>(be, features.view(), d_features.view(),
+                                     x.lengths_of_products(), options.soft_keys, d.d_k);
+  }
 }
 
 /// Segmented recurrent attention, with its ablations, as a variant.
@@ -685,7 +709,10 @@ struct SegmentedRecurrent {
 
     static void visit(auto& p, const Options& options, const HeadSizes& sizes, auto&& f) {
       const index_t D = sizes.head_size;
-      f(LearnedInfo{"SNN_kv.weight", Role::weight, D, D, InitialValues::uniform()}, p.weight);
+      // Soft keys give averages of values, which the layer after this one knows as they are.
+      const auto weight =
+          options.soft_keys > 0 ? InitialValues::identity() : InitialValues::uniform();
+      f(LearnedInfo{"SNN_kv.weight", Role::weight, D, D, weight}, p.weight);
       f(LearnedInfo{"leak", Role::scalar, 1, 0, InitialValues::constant(0.5)}, p.leak);
       f(LearnedInfo{"threshold", Role::scalar, 1, 0, InitialValues::constant(0.1)}, p.threshold);
       f(LearnedInfo{"sigma", Role::scalar, 1, 0, InitialValues::constant(0.5), options.sigma},
@@ -760,9 +787,10 @@ struct SegmentedRecurrent {
   template <class B, class T>
   static Prepared<B, T> prepare(B& be, const AttentionInputs<B, T>& in,
                                 const Parameters<const T>& parameters, const Options& options) {
-    const detail::RecurrentInputs<T, typename B::space> of{in.q,       in.k,       in.v,
-                                                           parameters, in.context, options};
+    detail::RecurrentInputs<T, typename B::space> of{in.q,       in.k,       in.v,
+                                                     parameters, in.context, options};
     detail::check_recurrent("SegmentedRecurrent::prepare", of);
+    const auto features = detail::give_features<B, T>(be, of);
     const index_t N = in.k.extent(2), D = in.k.extent(3), L = options.segment_size;
     const index_t count = of.stepwise() ? in.q.extent(2) : (N + L - 1) / L;
     Prepared<B, T> prepared{

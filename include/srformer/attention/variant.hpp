@@ -134,11 +134,13 @@ struct HeadSizes {
 
 /// Initial values of a parameter.
 struct InitialValues {
-  enum class Kind { constant, uniform } kind = Kind::constant;
-  double value = 0;  ///< of a constant; of uniform the factor on +-(last extent)^-1/2
+  enum class Kind { constant, uniform, identity } kind = Kind::constant;
+  double value =
+      0;  ///< of a constant; of uniform the factor on +-(last extent)^-1/2; of an identity that on its diagonal
 
   static constexpr InitialValues constant(double value) { return {Kind::constant, value}; }
   static constexpr InitialValues uniform(double factor = 1) { return {Kind::uniform, factor}; }
+  static constexpr InitialValues identity(double factor = 1) { return {Kind::identity, factor}; }
 };
 
 /// A learned parameter of a layer: its name in a checkpoint behind that of the attention, what it is for, its

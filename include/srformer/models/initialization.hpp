@@ -34,6 +34,16 @@ void fill_uniform(B& be, Parameter<B, T>& p, const RandomStream& random, double 
   });
 }
 
+/// `value` on the diagonal of a matrix, and 0 elsewhere.
+template <class B, class T>
+void fill_diagonal(B& be, Parameter<B, T>& p, double value) {
+  const index_t columns = p.shape.back();
+  std::vector<T> values(static_cast<std::size_t>(p.count), T(static_cast<compute_t<T>>(0.0)));
+  for (index_t i = 0; i < p.count; i += columns + 1)
+    values[static_cast<std::size_t>(i)] = T(static_cast<compute_t<T>>(value));
+  be.from_host(p.value, values.data(), p.count);
+}
+
 /// Normal values of mean 0.
 template <class B, class T>
 void fill_normal(B& be, Parameter<B, T>& p, const RandomStream& random, double deviation) {

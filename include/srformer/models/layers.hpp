@@ -390,6 +390,8 @@ struct CrossAttention {
         if (other.name == info.name) value = other.value;
       if (info.initial.kind == InitialValues::Kind::uniform)
         fill_uniform(be, p, random, value / std::sqrt(static_cast<double>(p.shape.back())));
+      else if (info.initial.kind == InitialValues::Kind::identity)
+        fill_diagonal(be, p, value);
       else
         be.fill(p.value, p.count, T(compute_t<T>(value)));
     });

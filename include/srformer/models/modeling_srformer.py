@@ -24,7 +24,7 @@ OPTIONS = {
     "segmented": SEGMENTS,
     "segmented_recurrent": dict(SEGMENTS, clamp=None, normalize=True, recurrence=True, local=True, product="complement",
                                 advance="segment", sigma=False, gate=False, binary_firing=False,
-                                average_products=False),
+                                average_products=False, soft_keys=None),
     "transformer_xl": SEGMENTS,
     "global_tokens": SEGMENTS,
     "linear": dict(padding="masked"),
@@ -145,7 +145,10 @@ def fire(u, binary):
 
 def recurrent_states(s, options, learned):
     """R of every query [M,H,D,D]: what the products of the other segments leave after the recurrence."""
-    products = s.cut(s.k_padded).transpose(-1, -2) @ s.cut(s.v_padded)  # [H,S,D,D]
+    keys = s.k_padded
+    if options["soft_keys"]:  # a softmax over the keys that there are, not over those that fill the last segment
+        keys = F.pad((options["soft_keys"] * keys[:, : s.keys]).softmax(1), (0, 0, 0, keys.shape[1] - s.keys))
+    products = s.cut(keys).transpose(-1, -2) @ s.cut(s.v_padded)  # [H,S,D,D]
     clamp = options["clamp"]
     own = products if clamp is None else products.clamp(-clamp, clamp)
     if options["product"] == "segment":
@@ -173,7 +176,7 @@ def recurrent_states(s, options, learned):
 
 def segmented_recurrent(s, q, dropout, options, learned):
     rest = torch.einsum("hmd,mhde->hme", q, recurrent_states(s, options, learned))
-    if options["normalize"]:
+    if options["normalize"] and not options["soft_keys"]:
         norm = s.k_padded.norm(dim=1, keepdim=True)
         if options["average_products"]:
             norm = norm / max(1, s.keys) ** 0.5

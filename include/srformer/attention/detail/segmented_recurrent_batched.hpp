@@ -24,7 +24,7 @@ struct KeyAndValue {
   C key, value;
 };
 
-/// The keys and values of segment j of a lane, and the sums of squares of its key features [lane, j, D].
+/// The keys, or their features, and the values of segment j of a lane, and the sums of squares of the former [lane, j, D].
 template <class T, class Space>
 struct GatherSegment {
   using C = compute_t<T>;
@@ -36,7 +36,7 @@ struct GatherSegment {
     const RecurrentLane& lane = lanes.lane(row / lanes.segments);
     const index_t first = row % lanes.segments * L, rest = lane.rule.length - first;
     const int there = (rest < 0 ? 0 : rest < L ? static_cast<int>(rest) : L) * D, all = L * D;
-    const Rows<const T> from_k = head_rows(lanes.in.k, lane.b, lane.h).from(first),
+    const Rows<const T> from_k = head_rows(lanes.in.keys_of_products(), lane.b, lane.h).from(first),
                         from_v = head_rows(lanes.in.v, lane.b, lane.h).from(first);
     C *to_k = k + row * all, *to_v = v + row * all, *sums = squares + row * D;
     for_each_ahead(
@@ -117,7 +117,7 @@ struct ReadStepBackward {
   }
 };
 
-/// inverse[lane, c] = factor / n_c, 0 for a dead feature, factor everywhere without normalisation. The factor is 1, except
+/// inverse[lane, c] = factor / n_c, 0 for a dead feature, factor everywhere without norms. The factor is 1, except
 /// with average_products.
 template <class T, class Space>
 struct InvertNorms {
@@ -127,7 +127,7 @@ struct InvertNorms {
   C* inverse;
   SRF_HD void operator()(index_t i) const {
     const index_t D = lanes.in.head_size(), segments = lanes.segments;
-    const bool normalize = lanes.in.options.normalize;
+    const bool normalize = lanes.in.normalizes();
     const C factor = lanes.in.factor_of_rest(lanes.lane(i / D).rule.length);
     const C* from = squares + i / D * segments * D + i % D;
     C sum(0);
@@ -225,7 +225,7 @@ struct AddSegmentGradients {
     const Rows<T> to_k = head_rows(d_k, lane.b, lane.h).from(first),
                   to_v = head_rows(d_v, lane.b, lane.h).from(first);
     const C scale = lanes.in.factor_of_rest(lane.rule.length);  // inverse_c = scale / n_c
-    const C share = lanes.in.options.normalize ? C(lanes.share(lane.h) / (scale * scale)) : C(0);
+    const C share = lanes.in.normalizes() ? C(lanes.share(lane.h) / (scale * scale)) : C(0);
     const C *key = k + at, *more_k = from_k + at, *more_v = from_v + at;
     const C *sum = along + i * D, *inv = inverse + i * D;
     for_each_ahead(
@@ -406,7 +406,8 @@ compute_t<T>* recurrence_backward_batched(B& be, const RecurrentLanes<T, typenam
   return d_z;
 }
 
-/// The gradients in d += those through the recurrent part; partials receive those of the parameters.
+/// The gradients in d += those through the recurrent part, d_k that of what the products are made of; partials receive those
+/// of the parameters.
 ///   along_local  [B*H, terms] sums of dO . A, of the local part, where sigma weighs it
 template <class B, class T>
 void recurrent_batched_backward(B& be, const RecurrentInputs<T, typename B::space>& in,
