@@ -72,8 +72,8 @@ struct CrossAttentionFlags {
             ""));
   }
 
-  /// As the flag says, or else config.json. Where neither does, a recurrence that is `fresh` is measured; one that is there
-  /// already stays.
+  /// As the flag says, or else config.json. Where neither does, a recurrence that is `fresh` is measured, unless it has soft
+  /// keys and a gate, which start as they should; one that is there already stays.
   RecurrenceStart recurrence_start(const nlohmann::json& config, const std::string& path,
                                    bool fresh) const {
     RecurrenceStart start;
@@ -84,6 +84,9 @@ struct CrossAttentionFlags {
     }
     const auto field = config.find(recurrence_start_field);
     if (field == config.end() || field->is_null()) {
+      const bool known = option(config, "soft_keys", nullptr).is_number() &&
+                         option(config, "gate", false) == true;
+      if (known) return {.factor = 1};
       start.measured = fresh && recurs(config);
       return start;
     }
@@ -107,16 +110,18 @@ struct CrossAttentionFlags {
   }
 
  private:
+  /// An option by the flags over config.json's object "cross_attention".
+  nlohmann::json option(const nlohmann::json& config, std::string_view name,
+                        const nlohmann::json& fallback) const {
+    if (const auto flag = options.find(name); flag != options.end()) return flag->second;
+    const auto found = config.find("cross_attention");
+    return found != config.end() && found->is_object() ? found->value(std::string(name), fallback)
+                                                       : fallback;
+  }
   /// Whether the cross-attention has a recurrence, by the flags over config.json.
   bool recurs(const nlohmann::json& config) const {
-    const auto found = config.find("cross_attention");
-    const nlohmann::json stored =
-        found != config.end() && found->is_object() ? *found : nlohmann::json::object();
-    const auto flag = options.find("recurrence");
-    const nlohmann::json recurrence =
-        flag != options.end() ? flag->second : stored.value("recurrence", nlohmann::json(true));
-    return variant.value_or(stored.value("variant", "full")) == SegmentedRecurrent::name &&
-           recurrence == true;
+    return variant.value_or(option(config, "variant", "full")) == SegmentedRecurrent::name &&
+           option(config, "recurrence", true) == true;
   }
 
   void add_option(CLI::App& app, const OptionEntry& option) {
