@@ -34,6 +34,9 @@ struct RecurrenceStart {
 /// The field of config.json that says so where no flag does.
 inline constexpr const char* recurrence_start_field = "recurrence_init_scale";
 
+/// How sharp the soft keys of a new recurrence are. docs/paper.md has what came of it.
+inline constexpr double recommended_soft_keys = 4;
+
 /// What the command line said; what it did not say stays as it was.
 struct CrossAttentionFlags {
   std::optional<std::string> variant;
@@ -84,8 +87,8 @@ struct CrossAttentionFlags {
     }
     const auto field = config.find(recurrence_start_field);
     if (field == config.end() || field->is_null()) {
-      const bool known = option(config, "soft_keys", nullptr).is_number() &&
-                         option(config, "gate", false) == true;
+      const bool known =
+          option(config, "soft_keys", nullptr).is_number() && option(config, "gate", false) == true;
       if (known) return {.factor = 1};
       start.measured = fresh && recurs(config);
       return start;
@@ -96,6 +99,17 @@ struct CrossAttentionFlags {
                      "\" is neither a number nor \"auto\"; correct it");
     start.factor = field->get<double>();
     return start;
+  }
+
+  /// Gives segmented recurrent attention soft keys and a gate where it is new, over a config.json of another cross-attention,
+  /// and the flags say nothing more of it than its segments. Returns whether it did.
+  bool recommend(const nlohmann::json& config) {
+    const bool is_new = variant == SegmentedRecurrent::name &&
+                        cross_attention_from_json(config, "config.json").variant != *variant;
+    if (!is_new || shapes_recurrence()) return false;
+    options["soft_keys"] = recommended_soft_keys;
+    options["gate"] = true;
+    return true;
   }
 
   /// Puts what was said into config.json's object "cross_attention", and checks it there.
@@ -110,6 +124,15 @@ struct CrossAttentionFlags {
   }
 
  private:
+  /// Whether an option was given that segmented attention does not have.
+  bool shapes_recurrence() const {
+    return std::ranges::any_of(option_entries<SegmentedRecurrent>, [&](const OptionEntry& option) {
+      const auto same = [&](const OptionEntry& of_segments) {
+        return of_segments.info.name == option.info.name;
+      };
+      return given(option.info.name) && std::ranges::none_of(option_entries<Segmented>, same);
+    });
+  }
   /// An option by the flags over config.json's object "cross_attention".
   nlohmann::json option(const nlohmann::json& config, std::string_view name,
                         const nlohmann::json& fallback) const {

@@ -264,6 +264,7 @@ nlohmann::json configuration(Options& options) {
     throw usage_error("--extra_ids does not apply to a " + type +
                       ", which has no sentinels, without --train_tokenizer");
   options.overrides.apply(config, type);
+  options.cross_attention.recommend(config);
   options.cross_attention.apply(config);
   // finetune measures it: there is no batch here.
   if (options.cross_attention.recurrence_start(config, place, true).measured)

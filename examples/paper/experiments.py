@@ -43,10 +43,12 @@ MODELS = {
 # name: title, flags of finetune. Those with segments get --segment_size and --horizon beside.
 SYSTEMS = {
     "full": ("full attention", []),
-    "srformer": ("SRformer, as the paper's", ["--cross_attention", "segmented_recurrent"]),
+    "srformer": ("SRformer, as the paper's", ["--cross_attention", "segmented_recurrent", "--gate", "false"]),
     "srformer_gate": ("SRformer with the gate", ["--cross_attention", "segmented_recurrent", "--gate", "true"]),
     "srformer_auto": ("SRformer, start measured",
-                      ["--cross_attention", "segmented_recurrent", "--recurrence_init_scale", "auto"]),
+                      ["--cross_attention", "segmented_recurrent", "--gate", "false", "--recurrence_init_scale", "auto"]),
+    "srformer_soft": ("SRformer with soft keys",
+                      ["--cross_attention", "segmented_recurrent", "--soft_keys", "4", "--gate", "true"]),
     "srformer_average": ("SRformer of averages, start measured",
                          ["--cross_attention", "segmented_recurrent", "--average_products", "true",
                           "--recurrence_init_scale", "auto"]),
@@ -77,9 +79,10 @@ def flags_of(system, segment_size, horizon):
 
 
 COMMANDS = {
-    "table2": (["full", "srformer", "srformer_gate", "srformer_auto", "srformer_average", "segmented"], (None,)),
+    "table2": (["full", "srformer", "srformer_gate", "srformer_auto", "srformer_average", "srformer_soft", "segmented"],
+               (None,)),
     "table3": (["srformer", *ABLATIONS], (None,)),
-    "figure4": (["full", "srformer", "transformer_xl", "global_tokens", "segmented"], (8, 16, 64)),
+    "figure4": (["full", "srformer", "srformer_soft", "transformer_xl", "global_tokens", "segmented"], (8, 16, 64)),
 }
 
 
