@@ -717,7 +717,7 @@ struct SegmentedRecurrent {
       f(LearnedInfo{"threshold", Role::scalar, 1, 0, InitialValues::constant(0.1)}, p.threshold);
       f(LearnedInfo{"sigma", Role::scalar, 1, 0, InitialValues::constant(0.5), options.sigma},
         p.sigma);
-      const double gate = options.soft_keys > 0 ? 0.1 : 0;
+      const double gate = options.soft_keys > 0 ? 0.2 : 0;
       f(LearnedInfo{"gate", Role::scalar, sizes.heads, 0, InitialValues::constant(gate),
                     options.gate},
         p.gate);
