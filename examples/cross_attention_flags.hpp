@@ -102,11 +102,11 @@ struct CrossAttentionFlags {
   }
 
   /// Gives segmented recurrent attention soft keys and a gate where it is new, over a config.json of another cross-attention,
-  /// and the flags say nothing more of it than its segments. Returns whether it did.
+  /// and nothing more is said of it than its segments. Returns whether it did.
   bool recommend(const nlohmann::json& config) {
     const bool is_new = variant == SegmentedRecurrent::name &&
                         cross_attention_from_json(config, "config.json").variant != *variant;
-    if (!is_new || shapes_recurrence()) return false;
+    if (!is_new || shapes_recurrence() || config.contains(recurrence_start_field)) return false;
     options["soft_keys"] = recommended_soft_keys;
     options["gate"] = true;
     return true;
@@ -124,8 +124,9 @@ struct CrossAttentionFlags {
   }
 
  private:
-  /// Whether an option was given that segmented attention does not have.
+  /// Whether flags say how the recurrence starts, or give it an option that segmented attention does not have.
   bool shapes_recurrence() const {
+    if (!recurrence_init_scale.empty()) return true;
     return std::ranges::any_of(option_entries<SegmentedRecurrent>, [&](const OptionEntry& option) {
       const auto same = [&](const OptionEntry& of_segments) {
         return of_segments.info.name == option.info.name;

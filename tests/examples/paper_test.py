@@ -65,7 +65,7 @@ def test_runs():
     runs = list(experiments.runs_of("figure4", debian, "t5", 2))
     names = [run.group for run in runs]
     check("full attention is run once for all segment sizes", names.count("debian-t5-full") == 2)
-    check("others at each", names.count("debian-t5-segmented-L8") == 2 and len(runs) == 2 * (1 + 4 * 3))
+    check("others at each", names.count("debian-t5-segmented-L8") == 2 and len(runs) == 2 * (1 + 5 * 3))
     run = experiments.Run(debian, "t5", "srformer_gate", 16, 3, 1e-3)
     check("flags", run.flags() == ["--cross_attention", "segmented_recurrent", "--gate", "true", "--segment_size", "16",
                                    "--horizon", "12", "--generation_horizon", "12", "--recurrence_init_scale", "0.1"])

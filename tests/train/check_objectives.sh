@@ -139,8 +139,9 @@ said "none, none in the layers of the decoder"
 run 0 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --recurrence false --recurrence_init_scale auto --max_steps 1 \
   --output_dir no-recurrence
 said "has no effect, as the options have no recurrence"
-run 0 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --max_steps 1 --output_dir by-default
+run 0 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --gate false --max_steps 1 --output_dir by-default
 check "a new recurrence is measured where nothing says how it starts" test -n "$(start)"
+check "and has no soft keys" test -z "$(grep soft_keys by-default/config.json)"
 run 0 --model_name_or_path by-default "${pairs[@]}" --max_steps 1 --output_dir by-default-again
 check "one that is there is not" test -z "$(start)"
 run 0 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --recurrence_init_scale 0.2 --max_steps 1 --output_dir factor
@@ -149,10 +150,33 @@ run 0 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --average_products
 check "averages are measured" test -n "$(start)"
 run 0 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --recurrence false --max_steps 1 --output_dir alone
 check "what has no recurrence is not" test -z "$(grep recurrence_init_scale out.txt)"
-program 0 init_model --output_dir later-by-default --preset t5-tiny --tokenizer t5 --seed 1 "${recurrent[@]}"
+program 0 init_model --output_dir later-by-default --preset t5-tiny --tokenizer t5 --seed 1 "${recurrent[@]}" --gate false
 check "init_model leaves it to the training by default" cmp later/config.json later-by-default/config.json
 program 0 init_model --output_dir full-by-default --preset t5-tiny --tokenizer t5 --seed 1
 check "of a recurrence alone" test -z "$(grep recurrence_init_scale full-by-default/config.json)"
+
+# ---- a new recurrence of which nothing is said has soft keys and a gate --------------------------------------
+soft() { tr -d ' \n' <"$1/config.json" | grep -q '"gate":true.*"soft_keys":4'; }
+run 0 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --max_steps 2 --output_dir soft
+said "notice: the new segmented_recurrent has soft_keys 4 and a gate, which the paper's has not; --gate false is the paper's"
+check "config.json says so" soft soft
+check "and nothing is measured" test -z "$(start)"
+run 0 --model_name_or_path soft "${pairs[@]}" --max_steps 1 --output_dir soft-again
+check "it stays" soft soft-again
+check "without a word" test -z "$(grep soft_keys out.txt)"
+run 0 --model_name_or_path by-default "${pairs[@]}" "${recurrent[@]}" --max_steps 1 --output_dir plain-again
+check "a recurrence that is there does not get them" test -z "$(grep soft_keys plain-again/config.json)"
+program 0 init_model --output_dir soft-new --preset t5-tiny --tokenizer t5 --seed 1 "${recurrent[@]}"
+check "init_model gives them as well" soft soft-new
+check "and leaves nothing to be measured" test -z "$(grep recurrence_init_scale soft-new/config.json)"
+for more in "--soft_keys none" "--normalize false" "--recurrence_init_scale 0.5"; do
+  # shellcheck disable=SC2086
+  program 0 init_model --output_dir said --overwrite_output_dir --preset t5-tiny --tokenizer t5 "${recurrent[@]}" $more
+  check "not with $more" test -z "$(grep -E 'soft_keys|"gate": true' said/config.json)"
+done
+program 1 init_model --output_dir x --preset t5-tiny --tokenizer t5 "${recurrent[@]}" --soft_keys -1
+run 1 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --soft_keys 2 --average_products true --max_steps 1 --output_dir x
+check "averages of averages are refused" grep -qF "the products of soft_keys are averages already" err.txt
 
 # ---- what contradicts itself -------------------------------------------------------------------------
 new=("${t5[@]}" --output_dir x)
