@@ -5,7 +5,6 @@
 
 #include <srformer/attention/kv_product.hpp>
 #include <srformer/attention/raf.hpp>
-#include <srformer/attention/soft_keys.hpp>
 #include <srformer/attention/variant.hpp>
 
 namespace srformer {
@@ -92,7 +91,7 @@ struct RecurrentInputs {
   RecurrentParameters<const T> parameters;
   AttendContext<C, Space> context;
   SegmentedRecurrentOptions options;
-  View<const T, 4, Space> features{};  ///< F of attention/soft_keys.hpp, where the options have it
+  View<const T, 4, Space> features{};  ///< F of attention/kv_product.hpp, where the options have it
 
   SRF_HD index_t heads() const { return k.extent(1); }
   SRF_HD index_t keys() const { return k.extent(2); }

@@ -12,7 +12,7 @@
 // R is homogeneous: that of Z / N with a threshold is that of Z with N times the threshold. So the recurrence here is that
 // of Z, with N times the threshold, and 1 / n_c, of the root of the sum, is multiplied by N^1/2.
 //
-// With the option soft_keys, P_j = F_j^T V_j of the features F of attention/soft_keys.hpp, and n_c = 1.
+// With the option soft_keys, P_j = F_j^T V_j of the features F of attention/kv_product.hpp, and n_c = 1.
 //
 //   dA = alpha dO, dC = beta gate dO   (alpha, beta) = (1, 1), or (sigma, 1 - sigma)
 //   dR_j = sum_{i in j} q_i^T (dC_i / n),   dq_i += (dC_i / n) R_j^T
@@ -572,7 +572,7 @@ struct RecurrentStep {
   }
 };
 
-/// F of attention/soft_keys.hpp where the options have it: `in` has it as long as what this returns.
+/// F of attention/kv_product.hpp where the options have it: `in` has it as long as what this returns.
 template <class B, class T>
 Tensor<B, T, 4> give_features(B& be, RecurrentInputs<T, typename B::space>& in) {
   if (!(in.options.soft_keys > 0)) return {};
