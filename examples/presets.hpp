@@ -40,6 +40,7 @@ inline std::vector<PresetFlag> paper_flags(std::string_view batch, std::string_v
   return {{"cross_attention", "segmented_recurrent"},
           {"segment_size", "64", true, "cross_attention"},
           {"gate", "false", true, "cross_attention"},
+          {"soft_keys", "none", true, "cross_attention"},
           {"recurrence_init_scale", "1", true, "cross_attention"},
           {"max_source_length", "1024", false},
           {"max_target_length", "128", false},

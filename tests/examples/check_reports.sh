@@ -141,7 +141,8 @@ run 0 finetune --model_name_or_path paper --preset paper-t5-small --max_target_l
   --output_dir scores --threads 1
 run 0 finetune --model_name_or_path all --train_file train.jsonl --threads 1 --preset paper-t5-small "${small[@]}" --output_dir other
 check "what it changes of a checkpoint is said" grep -qx \
-  "notice: --preset paper-t5-small goes over the checkpoint's config.json: segment_size 64 in place of 4" out.txt
+  "notice: --preset paper-t5-small goes over the checkpoint's config.json: segment_size 64 in place of 4, gate false in place of true, \
+soft_keys none in place of 4.0" out.txt
 run 0 finetune "${of_preset[@]}" "${small[@]}" --output_dir full2 --cross_attention full
 check "flags go before it" eval '! grep -q segment_size full2/config.json'
 refused 2 "is for a t5" finetune --model_name_or_path "$models/bart_full" --train_file train.jsonl --preset paper-t5-small --output_dir x

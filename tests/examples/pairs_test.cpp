@@ -66,7 +66,7 @@ TEST_CASE("a text that holds a held-out one is known, wherever it stands") {
 
 TEST_CASE(
     "texts to pretrain on are training texts, a line each, and hold nothing of the other splits") {
-  const std::vector<Pair> train{{"one  text\nof several\nlines", "x"},
+  const std::vector<examples::Pair> train{{"one  text\nof several\nlines", "x"},
                                 {"before the validation text is here after", "x"},
                                 {"before a test summary of words after", "x"},
                                 {"", "x"}},

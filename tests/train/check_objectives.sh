@@ -174,7 +174,7 @@ for more in "--soft_keys none" "--normalize false" "--recurrence_init_scale 0.5"
   program 0 init_model --output_dir said --overwrite_output_dir --preset t5-tiny --tokenizer t5 "${recurrent[@]}" $more
   check "not with $more" test -z "$(grep -E 'soft_keys|"gate": true' said/config.json)"
 done
-program 1 init_model --output_dir x --preset t5-tiny --tokenizer t5 "${recurrent[@]}" --soft_keys -1
+program 2 init_model --output_dir x --preset t5-tiny --tokenizer t5 "${recurrent[@]}" --soft_keys -1
 run 1 --model_name_or_path t5 "${pairs[@]}" "${recurrent[@]}" --soft_keys 2 --average_products true --max_steps 1 --output_dir x
 check "averages of averages are refused" grep -qF "the products of soft_keys are averages already" err.txt
 
