@@ -43,7 +43,7 @@ mkdir -p "$output/log" "$output/times" 2>/dev/null || fail "cannot make $output;
 export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-1000}
 
 # The recipe.
-common=(--max_grad_norm 1 --per_device_train_batch_size 32 --per_device_eval_batch_size 32 --threads "$threads")
+common=(--max_grad_norm 1 --per_device_train_batch_size 32 --threads "$threads")
 if [ "$data" = bulletins ]; then
   vocabulary=384 sizes=(--dropout_rate 0)
   lengths=(--max_source_length 256 --max_target_length 36)
@@ -149,7 +149,7 @@ train() {
 # On the pairs, or on the texts of the training split alone.
 tune() {
   train "$@" --train_file "$output/data/train.jsonl" --validation_file "$output/data/validation.jsonl" \
-    --predict_with_generate=false --source_prefix '' "${lengths[@]}"
+    --per_device_eval_batch_size 32 --predict_with_generate=false --source_prefix '' "${lengths[@]}"
 }
 denoise() { train "$@" --train_file "$output/data/pretraining.txt" "${pretraining[@]}"; }
 
