@@ -67,9 +67,9 @@ TEST_CASE("a text that holds a held-out one is known, wherever it stands") {
 TEST_CASE(
     "texts to pretrain on are training texts, a line each, and hold nothing of the other splits") {
   const std::vector<examples::Pair> train{{"one  text\nof several\nlines", "x"},
-                                {"before the validation text is here after", "x"},
-                                {"before a test summary of words after", "x"},
-                                {"", "x"}},
+                                          {"before the validation text is here after", "x"},
+                                          {"before a test summary of words after", "x"},
+                                          {"", "x"}},
       validation{{"the validation text is here", "never to be seen"}},
       test{{"the test text is here", "a test summary of words"}};
   CHECK(pretraining_texts(train, {&validation, &test}) ==
