@@ -167,8 +167,10 @@ choose_steps() {
   local a_step a_step_more
   a_step=$(pace denoise)
   a_step_more=$(pace tune)
-  echo $((minutes * 36000 / a_step)) $((minutes * 8000 / a_step_more)) >"$output/steps"
+  local first=$((minutes * 36000 / a_step))
+  echo "$first $((minutes * 8000 / a_step_more))" >"$output/steps"
   echo "$a_step ms a step, $a_step_more ms a step of fine-tuning"
+  [ "$first" -ge 2000 ] || echo "$first steps of pretraining are few: below about 2,000 a model does not learn to copy; give more --minutes" >&2
 }
 
 stopped() { fail "training stopped; the same command goes on with it"; }
