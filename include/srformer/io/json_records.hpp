@@ -241,6 +241,7 @@ class JsonWalker {
   }
   std::size_t at() const { return at_; }
   std::size_t line() {
+    if (at_ < counted_) counted_ = 0, line_ = 1;
     line_ += std::size_t(std::count(text_.begin() + std::ptrdiff_t(counted_),
                                     text_.begin() + std::ptrdiff_t(at_), '\n'));
     counted_ = at_;
@@ -403,7 +404,7 @@ void for_each_json_record(std::string_view text, const std::string& path,
       const std::size_t behind = walker.at();
       walker.go_to(*list);
       if (!elements()) return;
-      walker.go_to(behind);
+      walker.go_to(std::max(behind, walker.at()));  // of damaged JSON the list may end behind its object
     } else if (!f(walker.value(), line, at)) {
       return;
     }
