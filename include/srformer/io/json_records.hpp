@@ -404,7 +404,8 @@ void for_each_json_record(std::string_view text, const std::string& path,
       const std::size_t behind = walker.at();
       walker.go_to(*list);
       if (!elements()) return;
-      walker.go_to(std::max(behind, walker.at()));  // of damaged JSON the list may end behind its object
+      // The list of damaged JSON may end behind its object.
+      walker.go_to(std::max(behind, walker.at()));
     } else if (!f(walker.value(), line, at)) {
       return;
     }
