@@ -64,15 +64,6 @@ inline void check_resumed(const std::filesystem::path& folder, const HfCheckpoin
   if (!file.empty()) refuse("has another tokenizer: its " + file + " is not that");
 }
 
-/// The flags of the cross-attention, with what is recommended where the checkpoint has another. `recommended` becomes whether
-/// it is.
-inline CrossAttentionFlags cross_attention_over(const HfCheckpoint& checkpoint,
-                                                const FinetuneOptions& options, bool& recommended) {
-  CrossAttentionFlags flags = options.cross_attention;
-  recommended = flags.recommend(checkpoint.config());
-  return flags;
-}
-
 /// The configuration to train with: that of the checkpoint under the flags.
 inline ModelConfig trained_config(const HfCheckpoint& checkpoint, const FinetuneOptions& options,
                                   bool resumed) {
@@ -82,8 +73,9 @@ inline ModelConfig trained_config(const HfCheckpoint& checkpoint, const Finetune
     check_preset(*preset, checkpoint.config(), options.model);
   nlohmann::json json = checkpoint.config();
   set_defaults_of_paper(before, json);
-  bool recommended = false;
-  cross_attention_over(checkpoint, options, recommended).apply(json);
+  CrossAttentionFlags flags = options.cross_attention;
+  flags.recommend(json);
+  flags.apply(json);
   ModelConfig config = before;
   const auto set = [&](auto& c) {
     using List = ProgramVariants;
@@ -142,10 +134,10 @@ inline bool load(AnyModel& model, const HfCheckpoint& checkpoint, const Finetune
   if (fresh.empty() && options.recurrence_scale_given && !resumed)
     throw usage_error("--recurrence_init_scale does not apply: " + checkpoint.folder().string() +
                       " holds the recurrence already");
-  bool recommended = false;
+  CrossAttentionFlags flags = options.cross_attention;
+  const bool recommended = flags.recommend(checkpoint.config());
   const RecurrenceStart start =
-      cross_attention_over(checkpoint, options, recommended)
-          .recurrence_start(checkpoint.config(), checkpoint.config_path(), !fresh.empty());
+      flags.recurrence_start(checkpoint.config(), checkpoint.config_path(), !fresh.empty());
   model.initialize_recurrence({options.seed, 2}, start.factor);
   if (const std::string notice = left_over_notice(checkpoint, model.load(checkpoint, true));
       !notice.empty())

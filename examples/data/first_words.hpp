@@ -7,23 +7,26 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <srformer/core/error.hpp>
 
 namespace srformer::examples {
 
-/// The number of words of `text`; words are what ASCII white space separates.
-inline std::size_t count_words(std::string_view text) {
+/// The words of a text: what white space of ASCII separates.
+inline std::vector<std::string_view> words_of(std::string_view text) {
   constexpr std::string_view space = " \t\n\v\f\r";
-  std::size_t words = 0;
-  for (std::size_t at = text.find_first_not_of(space); at != std::string_view::npos;
-       at = text.find_first_not_of(space, at)) {
-    ++words;
-    at = text.find_first_of(space, at);
-    if (at == std::string_view::npos) break;
+  std::vector<std::string_view> words;
+  for (std::size_t at = text.find_first_not_of(space); at != std::string_view::npos;) {
+    const std::size_t end = std::min(text.find_first_of(space, at), text.size());
+    words.push_back(text.substr(at, end - at));
+    at = text.find_first_not_of(space, end);
   }
   return words;
 }
+
+/// The number of words of `text`.
+inline std::size_t count_words(std::string_view text) { return words_of(text).size(); }
 
 /// The mean number of words of `summaries`, rounded to the nearest whole number.
 inline std::size_t mean_words(std::span<const std::string> summaries) {
@@ -35,16 +38,11 @@ inline std::size_t mean_words(std::span<const std::string> summaries) {
 
 /// The first `words` words of `text`, separated by one space each; all of them where there are fewer.
 inline std::string first_words(std::string_view text, std::size_t words) {
-  constexpr std::string_view space = " \t\n\v\f\r";
   std::string head;
-  std::size_t at = 0;
-  for (std::size_t i = 0; i < words; ++i) {
-    at = text.find_first_not_of(space, at);
-    if (at == std::string_view::npos) break;
-    const std::size_t end = std::min(text.find_first_of(space, at), text.size());
-    if (i > 0) head += ' ';
-    head += text.substr(at, end - at);
-    at = end;
+  for (const std::string_view word : words_of(text)) {
+    if (words-- == 0) break;
+    if (!head.empty()) head += ' ';
+    head += word;
   }
   return head;
 }

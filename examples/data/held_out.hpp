@@ -7,21 +7,12 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
-namespace srformer::examples {
+#include "first_words.hpp"
 
-/// The words of a text: what white space of ASCII separates.
-inline std::vector<std::string_view> words_of(std::string_view text) {
-  constexpr std::string_view space = " \t\n\v\f\r";
-  std::vector<std::string_view> words;
-  for (std::size_t at = text.find_first_not_of(space); at != std::string_view::npos;) {
-    const std::size_t end = std::min(text.find_first_of(space, at), text.size());
-    words.push_back(text.substr(at, end - at));
-    at = text.find_first_not_of(space, end);
-  }
-  return words;
-}
+namespace srformer::examples {
 
 /// Texts that others may not hold. Those of fewer than `least` words are too common to tell.
 class HeldOut {
@@ -32,13 +23,13 @@ class HeldOut {
     const auto words = words_of(text);
     if (words.size() < least) return;
     std::vector<std::string> kept(words.begin(), words.end());
-    by_first_words_[first_words(words, 0)].push_back(std::move(kept));
+    by_first_words_[key_at(words, 0)].push_back(std::move(kept));
   }
   /// Whether all words of an added text follow each other in this one. Cost: one look-up a word.
   bool in(std::string_view text) const {
     const auto words = words_of(text);
     for (std::size_t i = 0; i + least <= words.size(); ++i) {
-      const auto found = by_first_words_.find(first_words(words, i));
+      const auto found = by_first_words_.find(key_at(words, i));
       if (found == by_first_words_.end()) continue;
       for (const auto& held : found->second)
         if (held.size() <= words.size() - i &&
@@ -49,7 +40,7 @@ class HeldOut {
   }
 
  private:
-  static std::string first_words(const std::vector<std::string_view>& words, std::size_t at) {
+  static std::string key_at(const std::vector<std::string_view>& words, std::size_t at) {
     std::string key;
     for (std::size_t i = at; i < at + least; ++i) (key += words[i]) += ' ';
     return key;

@@ -57,9 +57,7 @@ inline std::vector<std::string> pretraining_texts(
   std::vector<std::string> lines;
   for (const Pair& pair : train) {
     if (held.in(pair.text)) continue;
-    std::string line;
-    for (const std::string_view word : words_of(pair.text))
-      (line += line.empty() ? "" : " ") += word;
+    std::string line = first_words(pair.text, std::string_view::npos);
     if (!line.empty()) lines.push_back(std::move(line));
   }
   return lines;

@@ -40,7 +40,7 @@ TEST_CASE("pairs are written whole, over what was there") {
   std::filesystem::remove_all(folder);
 }
 
-TEST_CASE("words are what white space separates") {
+TEST_CASE("a text is cut into its words") {
   CHECK(words_of("").empty());
   CHECK(words_of(" \t\n ").empty());
   CHECK(words_of("one") == std::vector<std::string_view>{"one"});

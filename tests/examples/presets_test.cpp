@@ -30,11 +30,11 @@ std::string word_of(const Line& words, const std::string& flag) {
 
 TEST_CASE("the presets have the numbers that the documentation says") {
   CHECK(with_preset({"--preset", "paper-t5-small"}) ==
-        Line{"--cross_attention=segmented_recurrent", "--segment_size=64",
-             "--recurrence_init_scale=1", "--max_source_length=1024", "--max_target_length=128",
-             "--per_device_train_batch_size=16", "--num_train_epochs=25", "--optim=adamw_torch",
-             "--learning_rate=5e-5", "--lr_scheduler_type=linear", "--warmup_steps=0",
-             "--weight_decay=0", "--max_grad_norm=0", "--num_beams=1",
+        Line{"--cross_attention=segmented_recurrent", "--segment_size=64", "--gate=false",
+             "--soft_keys=none", "--recurrence_init_scale=1", "--max_source_length=1024",
+             "--max_target_length=128", "--per_device_train_batch_size=16", "--num_train_epochs=25",
+             "--optim=adamw_torch", "--learning_rate=5e-5", "--lr_scheduler_type=linear",
+             "--warmup_steps=0", "--weight_decay=0", "--max_grad_norm=0", "--num_beams=1",
              "--source_prefix=summarize: ", "--preset", "paper-t5-small"});
   const Line bart = with_preset({"--preset=paper-bart-base"});
   CHECK(word_of(bart, "per_device_train_batch_size") == "8");

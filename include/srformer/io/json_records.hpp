@@ -241,7 +241,6 @@ class JsonWalker {
   }
   std::size_t at() const { return at_; }
   std::size_t line() {
-    if (at_ < counted_) counted_ = 0, line_ = 1;
     line_ += std::size_t(std::count(text_.begin() + std::ptrdiff_t(counted_),
                                     text_.begin() + std::ptrdiff_t(at_), '\n'));
     counted_ = at_;
