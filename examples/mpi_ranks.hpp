@@ -35,7 +35,7 @@ class RankWatcher {
     MPI_Comm_rank(channel_, &rank_), MPI_Comm_size(channel_, &size_);
     // Others than rank 0 watch rank 0 alone, and give it up later, the higher their number, so that one speaks.
     WatchLimits mine = limits;
-    mine.silent += std::min(rank_, 20);
+    mine.silent += std::min(rank_, 20), mine.silent_at_end += std::min(rank_, 10);
     watch_.emplace(rank_ == 0 ? size_ : 1, mine);
     for (int r = 0; r < size_; ++r)
       if (r != rank_ && (rank_ == 0 || r == 0)) peers_.push_back({r, 0, 0, 0, MPI_REQUEST_NULL});
@@ -79,7 +79,8 @@ class RankWatcher {
       for (Peer& peer : peers_) exchange(peer);
       if (rank_ == 0) watch_->heard(0, calls_);
       const auto now = Clock::now();
-      const auto lost = watch_->tick(std::chrono::duration<double>(now - before).count());
+      const std::chrono::duration<double> passed = now - before;
+      const auto lost = watch_->tick(passed.count(), !keep_going());
       before = now;
       if (lost && !ended_) give_up(*lost);
       std::this_thread::sleep_for(std::chrono::milliseconds(250));

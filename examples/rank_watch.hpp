@@ -13,6 +13,7 @@ namespace srformer::program {
 /// How long a rank may be silent, and how long behind the others, in seconds.
 struct WatchLimits {
   double silent = 60, behind = 1800;
+  double silent_at_end = 10;  ///< once the run is interrupted: Slurm kills what has not ended 30 s after its SIGTERM
 };
 
 /// Ranks that are to be named.
@@ -54,15 +55,17 @@ class RankWatch {
     it.calls = calls;
   }
 
-  /// `seconds` have passed. Returns whom to give up.
-  std::optional<LostRanks> tick(double seconds) {
+  /// `seconds` have passed; `interrupted`: the run is to end. Returns whom to give up.
+  std::optional<LostRanks> tick(double seconds, bool interrupted = false) {
     const double passed = std::clamp(seconds, 0.0, longest_tick);
     still_ += passed;
-    LostRanks lost{{}, true, limits_.silent};
+    const double silent =
+        interrupted ? std::min(limits_.silent, limits_.silent_at_end) : limits_.silent;
+    LostRanks lost{{}, true, silent};
     std::uint64_t most = 0;
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
       ranks_[r].silence += passed;
-      if (ranks_[r].silence > limits_.silent) lost.ranks.push_back(static_cast<int>(r));
+      if (ranks_[r].silence > silent) lost.ranks.push_back(static_cast<int>(r));
       most = std::max(most, ranks_[r].calls);
     }
     if (!lost.ranks.empty()) return lost;

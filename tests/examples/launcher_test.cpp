@@ -117,6 +117,28 @@ TEST_CASE("a rank that says nothing is given up, and no other") {
   }
 }
 
+TEST_CASE("a silent rank is given up sooner once the run is to end") {
+  RankWatch watch(2, {.silent = 60, .behind = 100, .silent_at_end = 10});
+  for (int second = 1; second <= 20; ++second) {
+    watch.heard(0, 5);
+    REQUIRE_FALSE(watch.tick(1).has_value());
+  }
+  watch.heard(0, 5);
+  const auto lost = watch.tick(1, true);
+  REQUIRE(lost.has_value());
+  REQUIRE(lost->ranks == std::vector<int>{1});
+  REQUIRE(lost->seconds == 10);
+  watch.heard(1, 5);
+  for (int second = 1; second <= 10; ++second) {  // those that speak may end in peace
+    watch.heard(0, 5);
+    REQUIRE_FALSE(watch.tick(1, true).has_value());
+  }
+  REQUIRE(watch.tick(1, true).has_value());
+  RankWatch hasty(1, {.silent = 5, .behind = 100, .silent_at_end = 10});
+  for (int second = 1; second <= 5; ++second) REQUIRE_FALSE(hasty.tick(1, true).has_value());
+  REQUIRE(hasty.tick(1, true)->seconds == 5);
+}
+
 TEST_CASE("ranks that keep the others waiting are given up") {
   RankWatch watch(4, {.silent = 10, .behind = 100});
   const auto beat = [&](std::vector<std::uint64_t> calls) {

@@ -312,12 +312,13 @@ void states_backward(On& on, const G& x, const Y& y, const RecurrentGradients<T,
   make_states_backward(on, x, m, d);
 }
 
-/// dK_s += Y_s dP_s^T and dY_s += K_s dP_s, of P_s = K_s^T Y_s; and the same of the keys that no query sees.
+/// dF_s += Y_s dP_s^T and dY_s += F_s dP_s, of P_s = F_s^T Y_s, where F is K or its features; and the same of the keys
+/// that no query sees.
 template <class On, class G, class Y, class K, class V, class C>
-void products_backward(On& on, const G& x, const Y& y, const Family<K>& dk, const Family<V>& dy,
+void products_backward(On& on, const G& x, const Y& y, const Family<K>& df, const Family<V>& dy,
                        const RecurrentScratch<C>& m, RowBlock rows) {
   const auto add = [&](Cut cut, const Family<C>& d_p) {
-    on.add(dk.columns_of(rows).cut_by(cut), y.cut_by(cut), transposed(d_p));
+    on.add(df.columns_of(rows).cut_by(cut), y.cut_by(cut), transposed(d_p));
     on.add(dy.cut_by(cut), x.f.columns_of(rows).cut_by(cut), d_p);
   };
   add(Cut::keys, m.d_p);
