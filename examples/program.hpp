@@ -16,8 +16,9 @@ namespace srformer::program {
 /// Holds a number to `least` and above.
 CLI::Validator at_least(index_t least);
 
-/// Parses the command line; --help and --dump_config exit with 0, bad use with 2. Flags of transformers' scripts that the
-/// program does not have are answered as hf_flags.hpp says.
+/// Parses the command line; --help and --dump_config exit with 0, bad use with 2. Of an option that is given several times
+/// the last counts, as in transformers, and a notice says so. Flags of transformers' scripts that the program does not
+/// have are answered as hf_flags.hpp says.
 ///   presets   what --preset, an option of the program, chooses from
 /// Returns the names of the flags that a preset gave.
 std::vector<std::string> parse(CLI::App& app, int argc, char** argv,

@@ -70,6 +70,23 @@ void answer_hf_flags(const HfFlagsGiven& given) {
                     (without_effect.empty() ? "" : "; without effect here: " + without_effect));
 }
 
+/// Options of one value, in the order of the program's help.
+std::vector<CLI::Option*> single_options(CLI::App& app) {
+  return app.get_options(
+      [](const CLI::Option* option) { return option->get_items_expected_max() == 1; });
+}
+
+/// Says which values do not count, as the last of several does.
+void tell_repeated(CLI::App& app) {
+  for (const CLI::Option* option : single_options(app)) {
+    const std::vector<std::string>& given = option->results();
+    if (std::ranges::all_of(given, [&](const auto& value) { return value == given.back(); }))
+      continue;
+    print_notice("notice: " + option->get_name() + " is given " + std::to_string(given.size()) +
+                 " times; the last, " + given.back().substr(0, 100) + ", counts");
+  }
+}
+
 }  // namespace
 
 CLI::Validator at_least(index_t least) {
@@ -109,8 +126,11 @@ std::vector<std::string> parse(CLI::App& app, int argc, char** argv,
     given.refused.push_back(unknown + ": no such flag, --help lists the options");
   try {
     if (std::ranges::find(words, "--help") == words.end()) answer_hf_flags(given);
+    for (CLI::Option* option : single_options(app))
+      option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     std::ranges::reverse(words);
     app.parse(words);
+    tell_repeated(app);
     if (dump) {
       std::printf("%s\n", given_flags_as_json(app).dump(2).c_str());
       throw Exit{0};

@@ -318,6 +318,11 @@ run 0 summarize --model_name_or_path "$model" --max_length 6 --do_sample --seed 
 check "--flag true is --flag" cmp out.txt drawn.txt
 run 0 summarize --model-name-or-path "$model" --max-length=6 --do-sample yes --seed 3 --report-to none
 check "names with - are those with _" cmp out.txt drawn.txt
+run 0 summarize --model_name_or_path nowhere --max_length 5 --do_sample --seed 4 --max-length 6 --model_name_or_path "$model" --seed 3
+check "of what is given twice the last counts" cmp out.txt drawn.txt
+check "and a line says so" grep -q '^notice: --max_length is given 2 times; the last, 6, counts$' err.txt
+run 0 summarize --model_name_or_path "$model" --max_length 6 --max_length 6 --do_sample --do_sample --seed 3
+check "none is needed where the values are the same" eval '! grep -q "is given" err.txt'
 refused 2 "min_length 9 is above max_length 6" summarize --model_name_or_path "$model" --min_length 9 --max_length 6
 cp -r "$model" prefixed
 sed -i 's/^{/{"task_specific_params": {"summarization": {"prefix": "summarize: "}},/' prefixed/config.json
