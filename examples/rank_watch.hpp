@@ -13,7 +13,8 @@ namespace srformer::program {
 /// How long a rank may be silent, and how long behind the others, in seconds.
 struct WatchLimits {
   double silent = 60, behind = 1800;
-  double silent_at_end = 10;  ///< once the run is interrupted: Slurm kills what has not ended 30 s after its SIGTERM
+  /// Once the run is interrupted: Slurm kills what has not ended 30 s after its SIGTERM.
+  double silent_at_end = 10;
 };
 
 /// Ranks that are to be named.
