@@ -7,7 +7,8 @@ set -euo pipefail
 needed=(g++ cmake ninja-build libeigen3-dev catch2)
 # Each of these switches on a part of the build; one that the distribution does not carry is left out.
 wanted=(ccache nlohmann-json3-dev libsentencepiece-dev libdnnl-dev libtbb-dev libthrust-dev libicu-dev zlib1g-dev
-        libcli11-dev libfmt-dev libxtensor-dev libboost-dev pkg-config clang libomp-dev libopenmpi-dev openmpi-bin)
+        libcli11-dev libfmt-dev libxtensor-dev libboost-dev pkg-config clang libclang-rt-dev libomp-dev libopenmpi-dev openmpi-bin
+        python3)
 case ${1:-} in
   --all) wanted+=(clang-format-14 libbenchmark-dev) ;;
   --quickstart)
@@ -20,7 +21,7 @@ installed() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = i
 # A tool that did not come as a package serves as well.
 tool() {
   case $1 in
-    g++ | cmake | ccache | clang | pkg-config) command -v "$1" >/dev/null ;;
+    g++ | cmake | ccache | clang | pkg-config | python3) command -v "$1" >/dev/null ;;
     ninja-build) command -v ninja >/dev/null ;;
     gnuplot-nox) command -v gnuplot >/dev/null ;;
     clang-format-14) command -v clang-format-14 >/dev/null ;;

@@ -15,6 +15,23 @@ inline volatile std::sig_atomic_t interruption = 0;
 
 inline bool keep_going() { return interruption == 0; }
 
+/// Whether the program was started with SIGHUP ignored, as under nohup. Looked up before the constructors of libraries run,
+/// of which that of UCX, which Open MPI 5 brings, takes the signal for its own debugger.
+inline bool hangups_ignored = false;
+
+namespace detail {
+
+inline void note_hangups() {
+  struct sigaction at_start {};
+  hangups_ignored = ::sigaction(SIGHUP, nullptr, &at_start) == 0 && at_start.sa_handler == SIG_IGN;
+}
+#if defined(__ELF__)
+[[gnu::section(".preinit_array"),
+  gnu::used]] static void (*const note_hangups_first)() = note_hangups;
+#endif
+
+}  // namespace detail
+
 /// From now on each of those signals requests a stop, and a SIGINT after another of them ends the program at once. The
 /// others may come twice, as SIGHUP does from a shell and the system. A SIGHUP that was ignored, as under nohup, stays so,
 /// and a run goes on when what reads its output has ended.
@@ -36,10 +53,10 @@ inline void catch_interruptions() {
   ::sigemptyset(&action.sa_mask);
   std::signal(SIGPIPE, SIG_IGN);
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) {
-    struct sigaction before {};
-    ::sigaction(signal, nullptr, &before);
-    if (signal == SIGHUP && before.sa_handler == SIG_IGN) continue;
-    ::sigaction(signal, &action, nullptr);
+    if (signal == SIGHUP && hangups_ignored)
+      std::signal(signal, SIG_IGN);
+    else
+      ::sigaction(signal, &action, nullptr);
   }
 }
 

@@ -151,7 +151,7 @@ if wanted fuzz && { [ ${#labels[@]} -eq 0 ] || [ "$only" = fuzz ]; }; then
     stage fuzz "${side[@]}" -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_COMPILER=clang++ -DSRFORMER_FUZZ=ON \
       -DSRFORMER_FUZZ_SECONDS="$fuzz_seconds" -DSRFORMER_TEST_FOLDERS=fuzz -DSRFORMER_EXAMPLES=OFF -DSRFORMER_BENCH=OFF
   else
-    echo "== fuzz is left out: there is no clang++ with libFuzzer (clang, libclang-rt-14-dev)"
+    echo "== fuzz is left out: there is no clang++ with libFuzzer (clang, libclang-rt-dev)"
     [ "$only" != fuzz ] || failed+=" fuzz"
   fi
 fi

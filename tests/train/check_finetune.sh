@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Runs the program finetune as a user does: a short training, an interruption, resumption, bad input.
 #
-#   check_finetune.sh FINETUNE MODEL     MODEL is the folder of a small T5 with full attention
+#   check_finetune.sh FINETUNE MODEL [LIBRARY]   MODEL is the folder of a small T5 with full attention; LIBRARY takes SIGHUP for
+#                                                itself when it is loaded
 set -u
-finetune=$1 model=$2
+finetune=$1 model=$2 takes_hangups=${3:-}
 . "$(dirname "${BASH_SOURCE[0]}")/../support/checks.sh"
 
 # run CODE ARGUMENT...: the program ends with that code.
@@ -173,12 +174,15 @@ for signal in INT:130 TERM:143 HUP:129; do
   check "the same parameters" cmp whole/model.safetensors $parts/model.safetensors
   check "the same metrics" cmp <(metrics_without_times whole) <(metrics_without_times $parts)
 done
-trap '' HUP
-start unheard
-trap - HUP
-kill -HUP $process
-ended 0
-check "a SIGHUP that is ignored stays so" cmp whole/model.safetensors unheard/model.safetensors
+for library in "" ${takes_hangups:+"$takes_hangups"}; do
+  rm -rf unheard
+  trap '' HUP
+  LD_PRELOAD=$library start unheard
+  trap - HUP
+  kill -HUP $process
+  ended 0
+  check "a SIGHUP that is ignored stays so" cmp whole/model.safetensors unheard/model.safetensors
+done
 
 # ---- whoever reads the output may go -------------------------------------------------------------
 checks=$((checks + 1))
