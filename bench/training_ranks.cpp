@@ -11,6 +11,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <srformer/backend/eigen.hpp>
 #include <srformer/models/t5.hpp>
 #include <srformer/train/mpi_communicator.hpp>
@@ -94,17 +95,20 @@ void time_steps(Comm& comm, Sizes sizes) {
 int main(int argc, char** argv) try {
   Sizes sizes;
   bool alone = false;
+  std::optional<bool> own_thread;
   CLI::App app("Time steps over the ranks of MPI");
   sizes.add_to(app);
   app.add_flag("--alone", alone, "One process, without MPI");
+  app.add_option("--own_thread", own_thread,
+                 "Whether a thread of each rank moves data; else on several machines");
   CLI11_PARSE(app, argc, argv);
   if (alone) {
     SingleProcess process;
     time_steps(process, sizes);
     return 0;
   }
-  const MpiSession mpi;
-  MpiCommunicator comm;
+  const MpiSession mpi(MPI_THREAD_MULTIPLE);
+  MpiCommunicator comm(MPI_COMM_WORLD, index_t{1} << 30, own_thread);
   time_steps(comm, sizes);
   return 0;
 } catch (const std::exception& error) {

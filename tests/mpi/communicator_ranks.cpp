@@ -16,6 +16,17 @@ using namespace srformer;
 
 namespace {
 
+bool allows_threads() {
+  int threads = MPI_THREAD_SINGLE;
+  MPI_Query_thread(&threads);
+  return threads == MPI_THREAD_MULTIPLE;
+}
+
+/// With a thread of its own where MPI allows it, as on several machines.
+MpiCommunicator communicator(index_t most = index_t{1} << 30) {
+  return MpiCommunicator(MPI_COMM_WORLD, most, allows_threads());
+}
+
 /// The host, taken for a device: what MPI sends is staged.
 struct StagedBackend : EigenBackend {
   using space = cuda_space;
@@ -117,7 +128,7 @@ void check_sums_on_backends(MpiCommunicator& comm, index_t most = 1000) {
 }  // namespace
 
 TEST_CASE("MPI adds in the order of ranks whatever the shares", "[communicator]") {
-  MpiCommunicator comm;
+  MpiCommunicator comm = communicator();
   check_sums_on_backends<float>(comm, 4099);
   check_sums_on_backends<double>(comm);
   check_sums_on_backends<long double>(comm);
@@ -127,13 +138,13 @@ TEST_CASE("MPI adds in the order of ranks whatever the shares", "[communicator]"
 
 TEST_CASE("MPI divides what an int cannot count", "[communicator]") {
   for (const index_t most : {1, 5, 64, 1000}) {
-    MpiCommunicator comm(MPI_COMM_WORLD, most);
+    MpiCommunicator comm = communicator(most);
     check_sums_on_backends<float>(comm, most < 10 ? 17 : 10 * most);
   }
 }
 
 TEST_CASE("many operations of MPI are under way at once", "[communicator]") {
-  MpiCommunicator comm;
+  MpiCommunicator comm = communicator();
   EigenBackend be(1);
   const auto self = static_cast<std::size_t>(comm.rank());
   for (std::uint64_t round = 0; round < 8; ++round) {
@@ -170,7 +181,7 @@ TEST_CASE("many operations of MPI are under way at once", "[communicator]") {
 
 TEST_CASE("MPI broadcasts from any rank", "[communicator]") {
   for (const index_t most : {index_t{7}, index_t{1} << 30}) {
-    MpiCommunicator comm(MPI_COMM_WORLD, most);
+    MpiCommunicator comm = communicator(most);
     EigenBackend host(1);
     StagedBackend staged(1);
     for (const index_t n : sizes) {
@@ -186,8 +197,26 @@ TEST_CASE("MPI broadcasts from any rank", "[communicator]") {
   }
 }
 
+TEST_CASE("what was begun goes on while a rank computes", "[communicator]") {
+  MpiCommunicator comm = communicator();
+  EigenBackend be(1);
+  std::vector<float> x(std::size_t{1} << 20, 1.0f);
+  comm.barrier();
+  const auto start = std::chrono::steady_clock::now();
+  comm.begin_reduce_scatter(be, x.data(), even_shares(std::ssize(x), comm.size(), 1));
+  const bool computes = comm.rank() == comm.size() - 1;
+  if (computes) std::this_thread::sleep_for(std::chrono::seconds(2));
+  comm.finish();
+  const auto taken = std::chrono::steady_clock::now() - start;
+  REQUIRE(x[static_cast<std::size_t>(std::ssize(x) / comm.size() * comm.rank())] ==
+          static_cast<float>(comm.size()));
+  // The others need the parts of the one that computes, and it calls nothing of MPI in the meantime.
+  if (allows_threads() && !computes) REQUIRE(taken < std::chrono::milliseconds(1800));
+  comm.barrier();
+}
+
 TEST_CASE("MPI refuses shares and roots that do not fit", "[communicator]") {
-  MpiCommunicator comm;
+  MpiCommunicator comm = communicator();
   EigenBackend be(1);
   double x = 0;
   const std::vector<ArrayRange> shares(static_cast<std::size_t>(comm.size()) + 1);
@@ -195,6 +224,7 @@ TEST_CASE("MPI refuses shares and roots that do not fit", "[communicator]") {
   REQUIRE_THROWS_AS(comm.broadcast(be, &x, 1, comm.size()), shape_error);
   REQUIRE_THROWS_AS(comm.broadcast(be, &x, 1, -1), shape_error);
   REQUIRE_THROWS_AS(MpiSession(), backend_error);
+  if (!allows_threads()) REQUIRE_THROWS_AS(MpiCommunicator(MPI_COMM_WORLD, 1, true), backend_error);
   REQUIRE_NOTHROW(detail::check_mpi(MPI_SUCCESS, "MPI_Test"));
   std::string what;
   try {

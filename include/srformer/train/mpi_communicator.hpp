@@ -2,19 +2,26 @@
 // The communicator of MPI (train/communicator.hpp). Sums go by MPI_Ialltoallv, after which the rank that owns a share adds
 // the parts of all ranks, and shares are gathered by MPI_Iallgatherv. Memory of a device is staged through the host.
 //
-// One thread calls MPI, for which MPI_THREAD_FUNNELED is enough. Most implementations of MPI move data only within calls of
-// MPI: progress() tests what is under way, so that it goes on while the caller computes between two calls of it.
+// Most implementations of MPI move data over a network only within calls of MPI. Where MPI allows several threads
+// (MPI_THREAD_MULTIPLE) and ranks are on several machines, a thread of the communicator calls it while operations are under
+// way, so that they go on while the caller computes. Otherwise one thread calls MPI, for which MPI_THREAD_FUNNELED is enough, and data move when progress() is
+// called.
 #pragma once
 
 #include <mpi.h>
 
 #include <algorithm>
+#include <chrono>
 #include <climits>
+#include <condition_variable>
 #include <cstddef>
 #include <deque>
 #include <exception>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
+#include <thread>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -122,6 +129,76 @@ class MpiBlock {
   std::size_t bytes_ = 0;
   void* data_ = nullptr;
 };
+
+/// A thread that calls MPI every few milliseconds between begin() and end(), which moves the data of all operations that are
+/// under way. Looking for a message that nobody sends does that. Needs MPI_THREAD_MULTIPLE.
+class MpiProgress {
+  static constexpr std::chrono::milliseconds interval{
+      4};  // what a network of 1 Gbit/s moves in it, buffers hold
+
+ public:
+  explicit MpiProgress(MPI_Comm all) : channel_(all), thread_([this] { run(); }) {}
+  MpiProgress(const MpiProgress&) = delete;
+  MpiProgress& operator=(const MpiProgress&) = delete;
+  ~MpiProgress() {
+    set(ended_, true);
+    thread_.join();
+  }
+
+  void begin() { set(active_, true); }
+  void end() { set(active_, false); }
+
+ private:
+  void set(bool& what, bool to) {
+    {
+      const std::lock_guard lock(mutex_);
+      if (what == to) return;
+      what = to;
+    }
+    changed_.notify_one();
+  }
+
+  void run() {
+    std::unique_lock lock(mutex_);
+    while (!ended_) {
+      if (!active_) {
+        changed_.wait(lock, [this] { return active_ || ended_; });
+        continue;
+      }
+      lock.unlock();
+      int there = 0;  // what fails here fails for the caller too, who says so
+      MPI_Iprobe(MPI_ANY_SOURCE, 0, channel_, &there, MPI_STATUS_IGNORE);
+      lock.lock();
+      changed_.wait_for(lock, interval, [this] { return ended_ || !active_; });
+    }
+  }
+
+  MpiChannel channel_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool active_ = false, ended_ = false;
+  std::thread thread_;
+};
+
+/// Whether all ranks are to have an MpiProgress: as each wants, or where none says so as the constructor of MpiCommunicator
+/// has it.
+inline bool all_want_thread(MPI_Comm all, std::optional<bool> wanted) {
+  int threads = MPI_THREAD_SINGLE, size = 1, size_here = 1;
+  check_mpi(MPI_Query_thread(&threads), "MPI_Query_thread");
+  if (wanted.value_or(false) && threads != MPI_THREAD_MULTIPLE)
+    throw backend_error(
+        "MpiCommunicator: a thread of its own needs MPI_THREAD_MULTIPLE; make MpiSession with it");
+  check_mpi(MPI_Comm_size(all, &size), "MPI_Comm_size");
+  MPI_Comm here = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_split_type(all, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here),
+            "MPI_Comm_split_type");
+  check_mpi(MPI_Comm_size(here, &size_here), "MPI_Comm_size");
+  check_mpi(MPI_Comm_free(&here), "MPI_Comm_free");
+  const bool pays = threads == MPI_THREAD_MULTIPLE && size_here < size;
+  int mine = wanted.value_or(pays) ? 1 : 0, least = 0;
+  check_mpi(MPI_Allreduce(&mine, &least, 1, MPI_INT, MPI_MIN, all), "MPI_Allreduce");
+  return least != 0;
+}
 
 /// The number and the channels of a rank. Sums and gathers have channels of their own, as a gather begins whenever its sum
 /// is done, which may be before or after the next sum begins.
@@ -351,10 +428,16 @@ class MpiSession {
 class MpiCommunicator {
  public:
   /// All ranks make theirs at the same time. Throws backend_error.
-  explicit MpiCommunicator(MPI_Comm all = MPI_COMM_WORLD, index_t most_elements = index_t{1} << 30)
+  ///   own_thread  whether a thread moves data while the caller computes, which needs MPI_THREAD_MULTIPLE; none given: where
+  ///               that is so and the ranks are on several machines
+  explicit MpiCommunicator(MPI_Comm all = MPI_COMM_WORLD, index_t most_elements = index_t{1} << 30,
+                           std::optional<bool> own_thread = {})
       : on_(std::make_unique<detail::MpiRank>(all)),
         window_(std::max<index_t>(
-            1, std::min<index_t>(most_elements, INT_MAX) / std::max(1, on_->size - 1))) {}
+            1, std::min<index_t>(most_elements, INT_MAX) / std::max(1, on_->size - 1))) {
+    if (detail::all_want_thread(all, own_thread))
+      thread_ = std::make_unique<detail::MpiProgress>(all);
+  }
   MpiCommunicator(const MpiCommunicator&) = delete;
   MpiCommunicator& operator=(const MpiCommunicator&) = delete;
   ~MpiCommunicator() {
@@ -384,9 +467,11 @@ class MpiCommunicator {
     advance_sums(false);
     for (auto& operation : queue_) operation->advance_gather(false);
     while (!queue_.empty() && queue_.front()->done()) queue_.pop_front();
+    if (thread_ && queue_.empty()) thread_->end();
   }
 
   void finish() {
+    if (thread_) thread_->end();
     advance_sums(true);
     for (auto& operation : queue_) operation->advance_gather(true);
     queue_.clear();
@@ -443,6 +528,7 @@ class MpiCommunicator {
           *on_, be, x + first, std::move(counts), std::move(places),
           typename detail::MpiExchange<B, T>::Wanted{sum, gather}));
     }
+    if (thread_ && !queue_.empty()) thread_->begin();
     progress();
   }
 
@@ -458,6 +544,7 @@ class MpiCommunicator {
   std::unique_ptr<detail::MpiRank> on_;
   index_t window_;
   std::deque<std::unique_ptr<detail::MpiOperation>> queue_;
+  std::unique_ptr<detail::MpiProgress> thread_;
 };
 
 }  // namespace SRF_TARGET
