@@ -126,7 +126,7 @@ TEST_CASE(
       srformer::TextStream stream(tokenizer);
       std::string streamed;
       for (const std::int32_t id : ids) streamed += stream.add(id);
-      CHECK(streamed + stream.finish() == values.at(2));
+      CHECK(streamed + stream.finish() == values.at(2).get<std::string>());
       ++texts;
     }
   }
