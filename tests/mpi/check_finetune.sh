@@ -133,13 +133,21 @@ check "what cannot begin makes no folder" test ! -e x
 run 0 2 --help
 check "help is given once" test "$(grep -c -- '--output_dir' out.txt)" -eq 1
 
-# Two ranks of other flags, as mpirun starts them with a colon between.
+# two_commands: rank0.sh on rank 0 beside rank1.sh on rank 1. (mpirun takes two commands with a colon between, of which that
+# of Open MPI 5.0.7 dies.)
+two_commands() {
+  # shellcheck disable=SC2016
+  "${launch[@]}" 2 bash -c '. ./rank${OMPI_COMM_WORLD_RANK:-${PMIX_RANK:-$PMI_RANK}}.sh' >out.txt 2>err.txt
+}
+# Two ranks of other flags.
 apart() {  # apart CODE (flags of rank 0) -- (flags of rank 1)
   local code=$1 first=()
   shift
   while [ "$1" != -- ]; do first+=("$1"); shift; done
   shift
-  "${launch[@]}" 1 "$finetune" "${first[@]}" : -n 1 "$finetune" "$@" >out.txt 2>err.txt
+  echo "exec $(printf '%q ' "$finetune" "${first[@]}")" >rank0.sh
+  echo "exec $(printf '%q ' "$finetune" "$@")" >rank1.sh
+  two_commands
   local got=$?
   checks=$((checks + 1))
   [ $got -eq "$code" ] || fail "exit code $got, expected $code"
@@ -153,8 +161,10 @@ apart 2 "${short[@]}" -- "${short[@]}" --max_train_samples
 one_error 'error: rank 1: --max_train_samples'
 mkdir here there && cp train.jsonl here/data.jsonl && head -n 50 train.jsonl >there/data.jsonl
 short=("${short[@]/train.jsonl/data.jsonl}")
-wrapper() { echo "cd $1 && exec $finetune $(printf '%q ' "${short[@]/#x/$folder/x}")"; }
-"${launch[@]}" 1 bash -c "$(wrapper here)" : -n 1 bash -c "$(wrapper there)" >out.txt 2>err.txt && fail "other data are accepted"
+for rank in 0:here 1:there; do
+  echo "cd ${rank#*:} && exec $finetune $(printf '%q ' "${short[@]/#x/$folder/x}")" >"rank${rank%:*}.sh"
+done
+two_commands && fail "other data are accepted"
 one_error 'rank 1: --train_file is "50 examples ('
 
 # ---- interruptions --------------------------------------------------------------------------------------------------
