@@ -22,6 +22,7 @@ run() {
 # one_error TEXT: of all ranks one has said what is wrong, in a line with TEXT.
 one_error() {
   checks=$((checks + 1))
+  without_zeros
   [ "$(grep -c '^error: ' err.txt)" -eq 1 ] || fail "not one error, of \"$1\""
   grep '^error: ' err.txt | grep -qF -- "$1" || fail "no error \"$1\""
 }
@@ -184,6 +185,7 @@ for signalled in job one; do
   code=$?
   check "an interruption of $signalled is told by its exit code, here $code" test $code -eq 138 -o $code -eq 143
   check "it is saved once" test "$(ls -d long/checkpoint-* | wc -l)" -eq 1
+  without_zeros
   check "and told once" test "$(grep -c '^interrupted after step' err.txt)" -eq 1
   check "nothing is locked" test ! -e long/srformer.lock
   run 0 2 "${long[@]}" --max_steps 60 --resume_from_checkpoint auto
@@ -194,6 +196,7 @@ done
 # first_error TEXT: the first error has TEXT. While mpirun ends the ranks, one that was stopped may find the others gone.
 first_error() {
   checks=$((checks + 1))
+  without_zeros
   grep -m 1 '^error: ' err.txt | grep -qF -- "$1" || fail "the first error is not \"$1\""
 }
 ends_soon() {  # ends_soon WHAT: the run in the background ends by itself within 30 seconds, and not well

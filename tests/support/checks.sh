@@ -7,8 +7,9 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cd "$folder" || exit 1
 checks=0
-# Open MPI 5 writes bytes that are no text beside what its ranks write.
+# mpirun of Open MPI 5 writes zeros beside what its ranks write, before a line or after it.
 grep() { command grep -a "$@"; }
+without_zeros() { tr -d '\000' <err.txt >err.text && mv err.text err.txt; }
 
 # fail WHAT: ends the test, and shows what the last program has written.
 fail() {
