@@ -21,7 +21,11 @@ inline bool hangups_ignored = false;
 
 namespace detail {
 
+inline bool hangups_noted = false;
+
 inline void note_hangups() {
+  if (hangups_noted) return;
+  hangups_noted = true;
   struct sigaction at_start {};
   hangups_ignored = ::sigaction(SIGHUP, nullptr, &at_start) == 0 && at_start.sa_handler == SIG_IGN;
 }
@@ -52,6 +56,7 @@ inline void catch_interruptions() {
   action.sa_flags = SA_RESTART | SA_ONSTACK;
   ::sigemptyset(&action.sa_mask);
   std::signal(SIGPIPE, SIG_IGN);
+  detail::note_hangups();  // where no section of the program could do it earlier
   for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGUSR1}) {
     if (signal == SIGHUP && hangups_ignored)
       std::signal(signal, SIG_IGN);

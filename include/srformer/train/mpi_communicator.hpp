@@ -4,8 +4,8 @@
 //
 // Most implementations of MPI move data over a network only within calls of MPI. Where MPI allows several threads
 // (MPI_THREAD_MULTIPLE) and ranks are on several machines, a thread of the communicator calls it while operations are under
-// way, so that they go on while the caller computes. Otherwise one thread calls MPI, for which MPI_THREAD_FUNNELED is enough, and data move when progress() is
-// called.
+// way, so that they go on while the caller computes. Otherwise one thread calls MPI, for which MPI_THREAD_FUNNELED is
+// enough, and data move when progress() is called.
 #pragma once
 
 #include <mpi.h>
@@ -133,8 +133,8 @@ class MpiBlock {
 /// A thread that calls MPI every few milliseconds between begin() and end(), which moves the data of all operations that are
 /// under way. Looking for a message that nobody sends does that. Needs MPI_THREAD_MULTIPLE.
 class MpiProgress {
-  static constexpr std::chrono::milliseconds interval{
-      4};  // what a network of 1 Gbit/s moves in it, buffers hold
+  /// What a network of 1 Gbit/s moves in it fits into the buffers of a connection.
+  static constexpr std::chrono::milliseconds interval{4};
 
  public:
   explicit MpiProgress(MPI_Comm all) : channel_(all), thread_([this] { run(); }) {}
