@@ -133,12 +133,8 @@ class MpiRanks final : public Ranks {
       throw usage_error(launch.by + " is " + std::to_string(launch.ranks) + ", but MPI finds " +
                         std::to_string(size_) +
                         "; start with the mpirun of the MPI that this program was built with");
-    MPI_Comm machine = MPI_COMM_NULL;
-    MPI_Comm_split_type(channel_, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &machine);
-    MPI_Comm_rank(machine, &local_rank_), MPI_Comm_size(machine, &local_size_);
-    MPI_Comm_free(&machine);
-    const int leads = local_rank_ == 0 ? 1 : 0;
-    MPI_Allreduce(&leads, &machines_, 1, MPI_INT, MPI_SUM, channel_);
+    const srformer::detail::MpiMachine machine(channel_);
+    local_rank_ = machine.rank, local_size_ = machine.size, machines_ = machine.machines;
     names_ =
         gather("process " + std::to_string(::getpid()) + " on " + srformer::detail::host_name());
   }

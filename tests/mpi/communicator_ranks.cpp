@@ -10,22 +10,12 @@
 #include <thread>
 #include <vector>
 
+#include "mpi/world.hpp"
 #include "support/catch.hpp"
 
 using namespace srformer;
 
 namespace {
-
-bool allows_threads() {
-  int threads = MPI_THREAD_SINGLE;
-  MPI_Query_thread(&threads);
-  return threads == MPI_THREAD_MULTIPLE;
-}
-
-/// With a thread of its own where MPI allows it, as on several machines.
-MpiCommunicator communicator(index_t most = index_t{1} << 30) {
-  return MpiCommunicator(MPI_COMM_WORLD, most, allows_threads());
-}
 
 /// The host, taken for a device: what MPI sends is staged.
 struct StagedBackend : EigenBackend {
@@ -128,7 +118,7 @@ void check_sums_on_backends(MpiCommunicator& comm, index_t most = 1000) {
 }  // namespace
 
 TEST_CASE("MPI adds in the order of ranks whatever the shares", "[communicator]") {
-  MpiCommunicator comm = communicator();
+  MpiCommunicator comm = world();
   check_sums_on_backends<float>(comm, 4099);
   check_sums_on_backends<double>(comm);
   check_sums_on_backends<long double>(comm);
@@ -138,13 +128,13 @@ TEST_CASE("MPI adds in the order of ranks whatever the shares", "[communicator]"
 
 TEST_CASE("MPI divides what an int cannot count", "[communicator]") {
   for (const index_t most : {1, 5, 64, 1000}) {
-    MpiCommunicator comm = communicator(most);
+    MpiCommunicator comm = world(most);
     check_sums_on_backends<float>(comm, most < 10 ? 17 : 10 * most);
   }
 }
 
 TEST_CASE("many operations of MPI are under way at once", "[communicator]") {
-  MpiCommunicator comm = communicator();
+  MpiCommunicator comm = world();
   EigenBackend be(1);
   const auto self = static_cast<std::size_t>(comm.rank());
   for (std::uint64_t round = 0; round < 8; ++round) {
@@ -181,7 +171,7 @@ TEST_CASE("many operations of MPI are under way at once", "[communicator]") {
 
 TEST_CASE("MPI broadcasts from any rank", "[communicator]") {
   for (const index_t most : {index_t{7}, index_t{1} << 30}) {
-    MpiCommunicator comm = communicator(most);
+    MpiCommunicator comm = world(most);
     EigenBackend host(1);
     StagedBackend staged(1);
     for (const index_t n : sizes) {
@@ -198,7 +188,7 @@ TEST_CASE("MPI broadcasts from any rank", "[communicator]") {
 }
 
 TEST_CASE("what was begun goes on while a rank computes", "[communicator]") {
-  MpiCommunicator comm = communicator();
+  MpiCommunicator comm = world();
   EigenBackend be(1);
   std::vector<float> x(std::size_t{1} << 20, 1.0f);
   comm.barrier();
@@ -216,7 +206,7 @@ TEST_CASE("what was begun goes on while a rank computes", "[communicator]") {
 }
 
 TEST_CASE("MPI refuses shares and roots that do not fit", "[communicator]") {
-  MpiCommunicator comm = communicator();
+  MpiCommunicator comm = world();
   EigenBackend be(1);
   double x = 0;
   const std::vector<ArrayRange> shares(static_cast<std::size_t>(comm.size()) + 1);

@@ -10,6 +10,7 @@
 #include <srformer/train/mpi_communicator.hpp>
 
 #include "models/tiny_t5.hpp"
+#include "mpi/world.hpp"
 #include "support/catch.hpp"
 #include "train/bigram_model.hpp"
 
@@ -92,7 +93,7 @@ struct FolderOfRanks {
 }  // namespace
 
 TEST_CASE("processes train as one", "[training]") {
-  MpiCommunicator comm;
+  MpiCommunicator comm = world();
   REQUIRE(check_training(comm, drawn_t5) < 1e-10);
   const auto bigram = [](auto scalar) {
     return [](EigenBackend& be) { return std::make_unique<BigramModel<decltype(scalar)>>(be); };
@@ -104,7 +105,7 @@ TEST_CASE("processes train as one", "[training]") {
 }
 
 TEST_CASE("processes write one checkpoint and go on from it", "[training]") {
-  MpiCommunicator comm;
+  MpiCommunicator comm = world();
   EigenBackend be(1);
   const FolderOfRanks folder(comm);
   const auto examples = odd_examples(29);
@@ -136,7 +137,7 @@ TEST_CASE("processes write one checkpoint and go on from it", "[training]") {
 }
 
 TEST_CASE("processes with other settings are refused in the same words", "[training]") {
-  MpiCommunicator comm;
+  MpiCommunicator comm = world();
   EigenBackend be(1);
   const std::string mine = comm.rank() + 1 == comm.size() ? "5e-5" : "1e-4";
   std::string refusal;

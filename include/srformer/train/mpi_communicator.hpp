@@ -180,21 +180,31 @@ class MpiProgress {
   std::thread thread_;
 };
 
+/// Where a rank is among those of its machine, and how many machines there are.
+struct MpiMachine {
+  /// To be called by all ranks.
+  explicit MpiMachine(MPI_Comm all) {
+    MPI_Comm here = MPI_COMM_NULL;
+    check_mpi(MPI_Comm_split_type(all, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here),
+              "MPI_Comm_split_type");
+    check_mpi(MPI_Comm_rank(here, &rank), "MPI_Comm_rank");
+    check_mpi(MPI_Comm_size(here, &size), "MPI_Comm_size");
+    check_mpi(MPI_Comm_free(&here), "MPI_Comm_free");
+    const int first = rank == 0 ? 1 : 0;
+    check_mpi(MPI_Allreduce(&first, &machines, 1, MPI_INT, MPI_SUM, all), "MPI_Allreduce");
+  }
+  int rank = 0, size = 1, machines = 1;
+};
+
 /// Whether all ranks are to have an MpiProgress: as each wants, or where none says so as the constructor of MpiCommunicator
 /// has it.
 inline bool all_want_thread(MPI_Comm all, std::optional<bool> wanted) {
-  int threads = MPI_THREAD_SINGLE, size = 1, size_here = 1;
+  int threads = MPI_THREAD_SINGLE;
   check_mpi(MPI_Query_thread(&threads), "MPI_Query_thread");
   if (wanted.value_or(false) && threads != MPI_THREAD_MULTIPLE)
     throw backend_error(
         "MpiCommunicator: a thread of its own needs MPI_THREAD_MULTIPLE; make MpiSession with it");
-  check_mpi(MPI_Comm_size(all, &size), "MPI_Comm_size");
-  MPI_Comm here = MPI_COMM_NULL;
-  check_mpi(MPI_Comm_split_type(all, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &here),
-            "MPI_Comm_split_type");
-  check_mpi(MPI_Comm_size(here, &size_here), "MPI_Comm_size");
-  check_mpi(MPI_Comm_free(&here), "MPI_Comm_free");
-  const bool pays = threads == MPI_THREAD_MULTIPLE && size_here < size;
+  const bool pays = MpiMachine(all).machines > 1 && threads == MPI_THREAD_MULTIPLE;
   int mine = wanted.value_or(pays) ? 1 : 0, least = 0;
   check_mpi(MPI_Allreduce(&mine, &least, 1, MPI_INT, MPI_MIN, all), "MPI_Allreduce");
   return least != 0;
