@@ -123,6 +123,21 @@ std::vector<std::string> tokenizer_text(const std::vector<std::string>& files,
   return texts;
 }
 
+/// Draws `count` of the texts, each as likely as any, and keeps their order: every seed has its choice.
+std::vector<std::string> drawn_texts(std::vector<std::string> texts, index_t count,
+                                     std::uint64_t seed) {
+  constexpr std::uint64_t stream_of_texts = 0x74657874;  // no parameter's
+  const srformer::RandomStream random{seed, stream_of_texts};
+  std::vector<std::string> drawn;
+  auto wanted = static_cast<std::uint64_t>(count);
+  for (std::uint64_t i = 0, n = texts.size(); i < n && wanted > 0; ++i)
+    if (srformer::random_below(random, i, n - i) < wanted) {
+      drawn.push_back(std::move(texts[i]));
+      --wanted;
+    }
+  return drawn;
+}
+
 /// The files of a tokenizer, from a folder or a model file.
 void copy_tokenizer(const fs::path& from, const fs::path& to, int extra_ids) {
   if (!fs::exists(from))
@@ -193,7 +208,7 @@ struct Options {
   std::string output, config_file, preset, tokenizer;
   srformer::program::DataFlags data;
   std::vector<std::string> tokenizer_files, notices;
-  index_t tokenizer_vocab_size = 8000;
+  index_t tokenizer_vocab_size = 8000, tokenizer_samples = 0;
   int extra_ids = 100;
   std::uint64_t seed = 42;
   bool overwrite = false;
@@ -214,6 +229,10 @@ struct Options {
         ->excludes(given);
     app.add_option("--tokenizer_vocab_size", tokenizer_vocab_size, "Pieces of a trained tokenizer")
         ->capture_default_str();
+    app.add_option("--tokenizer_samples", tokenizer_samples,
+                   "Train it on so many texts, drawn by --seed; 0: on all")
+        ->capture_default_str()
+        ->check(CLI::NonNegativeNumber);
     app.add_option("--extra_ids", extra_ids,
                    "Sentinels of a trained tokenizer; of a BART's none unless given")
         ->capture_default_str()
@@ -228,6 +247,8 @@ struct Options {
     cross_attention.add_to(app);
     srformer::program::parse(app, argc, argv);
     extra_ids_given = app.count("--extra_ids") > 0;
+    if (tokenizer_samples > 0 && tokenizer_files.empty())
+      throw usage_error("--tokenizer_samples does not apply without --train_tokenizer");
     if (config_file.empty() && preset.empty())
       throw usage_error(
           "give --config FILE or --preset with a known size; --help lists the options");
@@ -276,7 +297,9 @@ nlohmann::json configuration(Options& options) {
 void make_tokenizer(Options& options, bool byte_level_bpe, const fs::path& folder) {
   if (options.tokenizer_files.empty())
     return copy_tokenizer(options.tokenizer, folder, options.extra_ids);
-  const auto text = tokenizer_text(options.tokenizer_files, options.data, options.notices);
+  auto text = tokenizer_text(options.tokenizer_files, options.data, options.notices);
+  if (options.tokenizer_samples > 0)
+    text = drawn_texts(std::move(text), options.tokenizer_samples, options.seed);
   if (byte_level_bpe) {
     srformer::train_byte_bpe(text, options.tokenizer_vocab_size, folder,
                              {.sentinels = options.extra_ids_given ? options.extra_ids : 0});

@@ -83,6 +83,18 @@ run 0 init_model --output_dir other --preset t5-tiny --tokenizer fresh --vocab_s
 check "another seed gives others" eval '! cmp -s fresh/model.safetensors other/model.safetensors'
 run 0 init_model --output_dir sized --config fresh/config.json --d_model 32 --num_layers 1 --feed_forward_proj gated-gelu
 check "flags go over the configuration" grep -q '"d_model": 32' sized/config.json
+seq -f 'aaa bbb ccc ddd %.0f eee fff' 1 200 >numbers.txt
+drawn() { run 0 init_model --overwrite_output_dir --preset t5-tiny --train_tokenizer numbers.txt --tokenizer_vocab_size 40 "$@"; }
+drawn --output_dir drawn --tokenizer_samples 30 --seed 5
+drawn --output_dir drawn_again --tokenizer_samples 30 --seed 5
+drawn --output_dir drawn_others --tokenizer_samples 30 --seed 6
+drawn --output_dir not_drawn --seed 5
+drawn --output_dir all_drawn --tokenizer_samples 1000 --seed 5
+check "the same texts are drawn for the tokenizer by a seed" cmp drawn/spiece.model drawn_again/spiece.model
+check "other texts by another seed" eval '! cmp -s drawn/spiece.model drawn_others/spiece.model'
+check "fewer than all" eval '! cmp -s drawn/spiece.model not_drawn/spiece.model'
+check "or all" cmp all_drawn/spiece.model not_drawn/spiece.model
+refused 2 "--tokenizer_samples does not apply" init_model --output_dir new --preset t5-tiny --tokenizer fresh --tokenizer_samples 3
 cp -r fresh kept
 refused 1 "is not empty" init_model --output_dir fresh --preset t5-tiny
 check "a refused folder stays as it was" diff -r fresh kept
