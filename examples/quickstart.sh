@@ -57,7 +57,7 @@ else
   common+=(--group_by_length)
   # Sentences with words taken out are put together again: by that a model learns to copy.
   pretraining=(--preset denoise-pilot --separate_texts --max_source_length 160 --max_target_length 128)
-  rate=2e-3 more_rate=1e-3
+  rate=2e-3 more_rate=2e-3
   settings="$data, $minutes minutes"
 fi
 [ ! -e "$output/settings" ] || [ "$(cat "$output/settings")" = "$settings" ] ||

@@ -81,7 +81,7 @@ class Cost:
         self.threads = self.flags.threads or len(os.sched_getaffinity(0))
 
     def make(self, command):
-        systems = [system for system in COMMANDS[command] if not self.flags.systems or system in self.flags.systems]
+        systems = self.flags.systems or COMMANDS[command]
         if command == "table4":
             self.measure_all(systems)
         else:

@@ -21,7 +21,7 @@ class Data:
     horizon: int
     steps: int
     batch: int
-    rates: tuple = (5e-4, 1e-3, 2e-3)
+    rates: tuple = (1e-3, 2e-3, 4e-3)
 
 
 DATA = {
@@ -56,7 +56,12 @@ SYSTEMS = {
     "global_tokens": ("LongT5 style", ["--cross_attention", "global_tokens"]),
     "linear": ("linear attention", ["--cross_attention", "linear"]),
     "segmented": ("segmented", ["--cross_attention", "segmented"]),
+    "srformer_soft_horizon4": ("SRformer with soft keys, four times the horizon",
+                               ["--cross_attention", "segmented_recurrent", "--soft_keys", "4", "--gate", "true"]),
+    "segmented_horizon4": ("segmented, four times the horizon", ["--cross_attention", "segmented"]),
 }
+# Those that go through the segments at a quarter of the others' speed, so that queries see the first ones for longer.
+HORIZON4 = {"srformer_soft_horizon4", "segmented_horizon4"}
 ABLATIONS = {
     "no_local": ("(I) without segmented attention", ["--local", "false"]),
     "no_normalization": ("(II) without normalization", ["--normalize", "false"]),
@@ -70,17 +75,23 @@ WITHOUT_SEGMENTS = {"full", "linear"}
 TENTH = {"srformer", "srformer_gate", "no_local", "no_normalization", "own_product"}
 
 
+def horizon_of(system, horizon):
+    """A system's own horizon, where that of the others is `horizon`."""
+    return 4 * horizon if system in HORIZON4 else horizon
+
+
 def flags_of(system, segment_size, horizon):
-    """Flags of finetune that make a system's cross-attention."""
+    """Flags of finetune that make a system's cross-attention, where the horizon of most is `horizon`."""
     _, flags = SYSTEMS[system]
     if system in WITHOUT_SEGMENTS:
         return flags
-    return [*flags, "--segment_size", str(segment_size), "--horizon", str(horizon), "--generation_horizon", str(horizon)]
+    own = str(horizon_of(system, horizon))
+    return [*flags, "--segment_size", str(segment_size), "--horizon", own, "--generation_horizon", own]
 
 
 COMMANDS = {
-    "table2": (["full", "srformer", "srformer_gate", "srformer_auto", "srformer_average", "srformer_soft", "segmented"],
-               (None,)),
+    "table2": (["full", "srformer", "srformer_auto", "srformer_soft", "transformer_xl", "global_tokens", "segmented",
+                "srformer_soft_horizon4", "segmented_horizon4"], (None,)),
     "table3": (["srformer", *ABLATIONS], (None,)),
     "figure4": (["full", "srformer", "srformer_soft", "transformer_xl", "global_tokens", "segmented"], (8, 16, 64)),
 }
@@ -106,18 +117,21 @@ class Run:
     def name(self):
         return f"{self.group}-rate{self.rate:g}-seed{self.seed}"
 
+    @property
+    def horizon(self):
+        return horizon_of(self.system, self.data.horizon)
+
     def flags(self):
         start = ["--recurrence_init_scale", "0.1"] if self.system in TENTH else []
         return [*flags_of(self.system, self.segment_size, self.data.horizon), *start]
 
 
 def runs_of(command, data, model, seeds, systems=None):
-    """The runs of a table or figure, without rates, full attention once for all segment sizes."""
+    """The runs of a table or figure, of its own systems or of those given, without rates; full attention once for all segment
+    sizes."""
     names, sizes = COMMANDS[command]
     seen = set()
-    for name in names:
-        if systems and name not in systems:
-            continue
+    for name in systems or names:
         for size in sizes:
             for seed in range(1, seeds + 1):
                 run = Run(data, model, name, size or data.segment_size, seed)

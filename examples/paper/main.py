@@ -13,6 +13,8 @@ machine too.
 import argparse
 import concurrent.futures
 import dataclasses
+import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -53,6 +55,18 @@ def without_held_out(texts, held_out):
         else:
             kept.append(text)
     return kept, dropped
+
+
+@functools.cache
+def fingerprint(folder):
+    """Twelve hexadecimal digits of the SHA-256 of a checkpoint's weights."""
+    weights = sorted(path for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
+    digest = hashlib.sha256()
+    for path in weights:
+        with open(path, "rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    return digest.hexdigest()[:12]
 
 
 def read_rows(path):
@@ -136,13 +150,15 @@ class Paper:
         aside.replace(path)
         return path
 
+    def start(self):
+        """Where the checkpoint is, or will be, that every system starts from."""
+        return pathlib.Path(self.flags.from_ or self.work / f"pretrained-{self.data.name}-{self.model}")
+
     def pretrained(self):
         """The checkpoint that every system starts from."""
-        if self.flags.from_:
-            return pathlib.Path(self.flags.from_)
         model = self.model
-        done = self.work / f"pretrained-{self.data.name}-{model}"
-        if (done / "all_results.json").exists():
+        done = self.start()
+        if self.flags.from_ or (done / "all_results.json").exists():
             return done
         text = self.pretraining_text()
         flags, vocabulary, steps = MODELS[model]
@@ -150,7 +166,7 @@ class Paper:
         fresh = self.work / f"fresh-{self.data.name}-{model}"
         if not (fresh / "config.json").exists():
             self.run(self.program("init_model"), "--output_dir", fresh, "--overwrite_output_dir", *flags, "--train_tokenizer",
-                     text, "--tokenizer_vocab_size", vocabulary, "--seed", 1)
+                     text, "--tokenizer_vocab_size", vocabulary, "--tokenizer_samples", 100_000, "--seed", 1)
         print(f"pretraining {model} on {text.name}: {steps} steps", flush=True)
         self.run(self.program("finetune"), "--model_name_or_path", fresh, "--output_dir", done, *self.go_on(done),
                  "--train_file", text, "--objective", "text_infilling", "--whole_words", "--separate_texts", "--text_length", 60,
@@ -222,7 +238,10 @@ class Paper:
 
     def known(self, run):
         """The record of a run that is finished. Throws Stop where it was made with other settings."""
-        now = {name: getattr(run.data, name) for name in ("steps", "batch", "source", "target", "horizon")}
+        now = {name: getattr(run.data, name) for name in ("steps", "batch", "source", "target")} | {"horizon": run.horizon}
+        start = self.start()
+        if self.flags.from_ or (start / "all_results.json").exists():
+            now["weights"] = fingerprint(start)
         return self.record(run.name, now)
 
     def record(self, name, settings):
@@ -237,8 +256,8 @@ class Paper:
     @staticmethod
     def same_settings(path, record, now):
         for key, value in now.items():
-            if record[key] != value:
-                raise Stop(f"{path}: was made with {key} {record[key]}, now {value}; "
+            if record.get(key) != value:
+                raise Stop(f"{path}: was made with {key} {record.get(key)}, now {value}; "
                            "give those settings, or another --records")
 
     def check_time(self, name):
@@ -268,8 +287,8 @@ class Paper:
         log = [json.loads(line) for line in (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         record = {"data": d.name, "model": run.model, "system": run.system,
                   "segment_size": 0 if run.system in WITHOUT_SEGMENTS else run.segment_size, "seed": run.seed, "rate": run.rate,
-                  "steps": d.steps, "batch": d.batch, "source": d.source, "target": d.target, "horizon": d.horizon,
-                  "pretraining": start.name, "validation_loss": results["eval_loss"],
+                  "steps": d.steps, "batch": d.batch, "source": d.source, "target": d.target, "horizon": run.horizon,
+                  "pretraining": start.name, "weights": fingerprint(start), "validation_loss": results["eval_loss"],
                   "losses": [[row["step"], round(row["loss"], 4)] for row in log if "loss" in row and "step" in row],
                   "seconds": round(time.monotonic() - began, 1), "machine": platform.processor() or platform.machine(),
                   **self.scores(run.name, output / "generated_predictions.txt")}
@@ -335,7 +354,7 @@ def parse(arguments):
     parser.add_argument("--model", default="t5", choices=MODELS)
     parser.add_argument("--from", dest="from_", metavar="CHECKPOINT", help="in place of pretraining")
     parser.add_argument("--seeds", type=at_least_one, default=3, help="of each system (3)")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, help="these alone")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, help="these in place of the command's own")
     parser.add_argument("--minutes", type=float, help="start no run after so many")
     parser.add_argument("--work", default="build/paper", help="folder of data and checkpoints (build/paper)")
     parser.add_argument("--records", default="bench/records", help="folder of records (bench/records)")

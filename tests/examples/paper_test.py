@@ -69,6 +69,9 @@ def test_runs():
     run = experiments.Run(debian, "t5", "srformer_gate", 16, 3, 1e-3)
     check("flags", run.flags() == ["--cross_attention", "segmented_recurrent", "--gate", "true", "--segment_size", "16",
                                    "--horizon", "12", "--generation_horizon", "12", "--recurrence_init_scale", "0.1"])
+    run = experiments.Run(debian, "t5", "segmented_horizon4", 16, 3, 1e-3)
+    check("four times the horizon", run.flags()[-4:] == ["--horizon", "48", "--generation_horizon", "48"] and
+          run.group == "debian-t5-segmented_horizon4-L16")
     check("full attention has no segments", experiments.Run(debian, "t5", "full", 16, 3, 1e-3).flags() == [])
 
 
@@ -131,6 +134,7 @@ if name == "finetune":
         print("error: stopped on purpose")
         sys.exit(3)
     out.mkdir(parents=True, exist_ok=True)
+    (out / "model.safetensors").write_text("weights of " + str(out))
     rate = float(value("--learning_rate"))
     (out / "all_results.json").write_text(json.dumps({"eval_loss": abs(rate - 1e-3) + 1}))
     (out / "metrics.jsonl").write_text('{"step": 5, "loss": 2.5}\n{"step": 5, "eval_loss": 1}\n')
@@ -208,6 +212,12 @@ def test_commands():
         commands, _ = run(*another, "--test_samples", "2", "--records", str(at / "part"))
         check("the first pairs alone are scored", len(json.loads(
             (at / "part/files-pretrained-files-t5-full-rate0.001-seed1.json").read_text())["rouge1_items"]) == 2)
+        weights = at / "work/pretrained-files-t5/model.safetensors"
+        trained = weights.read_bytes()
+        weights.write_bytes(trained + b"of another machine")
+        _, done = run(*few, code=1)
+        check("records that started from other weights", "was made with weights " in done.stderr)
+        weights.write_bytes(trained)
         _, done = run(*few, "--steps", "7", code=1)
         check("records of other settings", "was made with steps 1000, now 7" in done.stderr)
         commands, _ = run("figure4", "--seeds", "2", "--systems", "segmented", "--jobs", "3", "--threads", "1")
@@ -216,7 +226,7 @@ def test_commands():
         commands, done = run("figure4", "--seeds", "4", "--jobs", "2", fail="global_tokens", code=1)
         check("the first error ends several", "stopped on purpose" in done.stderr and len(tunings(commands)) < 2 + 3 * 4)
         commands, done = run("table3", "--seeds", "1", "--minutes", "0.0000001", code=1)
-        check("the time is over", "the same command goes on with files-t5-no_local-L64-rate0.0005-seed1" in done.stderr)
+        check("the time is over", "the same command goes on with files-t5-no_local-L64-rate0.001-seed1" in done.stderr)
         _, done = run("table2", "--programs", str(at / "nowhere"), "--model", "bart", code=1)
         check("programs that are not built", "build the target example_" in done.stderr)
 
