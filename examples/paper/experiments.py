@@ -46,22 +46,20 @@ SYSTEMS = {
     "srformer": ("SRformer, as the paper's", ["--cross_attention", "segmented_recurrent", "--gate", "false"]),
     "srformer_gate": ("SRformer with the gate", ["--cross_attention", "segmented_recurrent", "--gate", "true"]),
     "srformer_auto": ("SRformer, start measured",
-                      ["--cross_attention", "segmented_recurrent", "--gate", "false", "--recurrence_init_scale", "auto"]),
+                      ["--cross_attention", "segmented_recurrent", "--gate", "false"]),
     "srformer_soft": ("SRformer with soft keys",
                       ["--cross_attention", "segmented_recurrent", "--soft_keys", "4", "--gate", "true"]),
     "srformer_average": ("SRformer of averages, start measured",
-                         ["--cross_attention", "segmented_recurrent", "--average_products", "true",
-                          "--recurrence_init_scale", "auto"]),
+                         ["--cross_attention", "segmented_recurrent", "--average_products", "true"]),
     "transformer_xl": ("Transformer-XL style", ["--cross_attention", "transformer_xl"]),
     "global_tokens": ("LongT5 style", ["--cross_attention", "global_tokens"]),
     "linear": ("linear attention", ["--cross_attention", "linear"]),
     "segmented": ("segmented", ["--cross_attention", "segmented"]),
-    "srformer_soft_horizon4": ("SRformer with soft keys, four times the horizon",
-                               ["--cross_attention", "segmented_recurrent", "--soft_keys", "4", "--gate", "true"]),
-    "segmented_horizon4": ("segmented, four times the horizon", ["--cross_attention", "segmented"]),
 }
-# Those that go through the segments at a quarter of the others' speed, so that queries see the first ones for longer.
-HORIZON4 = {"srformer_soft_horizon4", "segmented_horizon4"}
+# Systems that go through the segments at a quarter of the others' speed, so that queries see the first ones for longer, and
+# what they are otherwise.
+HORIZON4 = {f"{name}_horizon4": name for name in ("srformer_soft", "segmented")}
+SYSTEMS |= {slower: (f"{SYSTEMS[name][0]}, four times the horizon", SYSTEMS[name][1]) for slower, name in HORIZON4.items()}
 ABLATIONS = {
     "no_local": ("(I) without segmented attention", ["--local", "false"]),
     "no_normalization": ("(II) without normalization", ["--normalize", "false"]),
@@ -71,8 +69,9 @@ ABLATIONS = {
 SYSTEMS |= {name: (title, ["--cross_attention", "segmented_recurrent", *flags])
             for name, (title, flags) in ABLATIONS.items()}
 WITHOUT_SEGMENTS = {"full", "linear"}
-# Those whose recurrence starts with a matrix of a tenth of the authors' size.
-TENTH = {"srformer", "srformer_gate", "no_local", "no_normalization", "own_product"}
+# How large the recurrence's matrix is at the start of training, beside the authors': a tenth, or measured.
+STARTS = {"srformer": "0.1", "srformer_gate": "0.1", "no_local": "0.1", "no_normalization": "0.1", "own_product": "0.1",
+          "srformer_auto": "auto", "srformer_average": "auto"}
 
 
 def horizon_of(system, horizon):
@@ -81,7 +80,7 @@ def horizon_of(system, horizon):
 
 
 def flags_of(system, segment_size, horizon):
-    """Flags of finetune that make a system's cross-attention, where the horizon of most is `horizon`."""
+    """Flags of finetune and of count_operations that make a system's cross-attention, where the horizon of most is `horizon`."""
     _, flags = SYSTEMS[system]
     if system in WITHOUT_SEGMENTS:
         return flags
@@ -122,7 +121,7 @@ class Run:
         return horizon_of(self.system, self.data.horizon)
 
     def flags(self):
-        start = ["--recurrence_init_scale", "0.1"] if self.system in TENTH else []
+        start = ["--recurrence_init_scale", STARTS[self.system]] if self.system in STARTS else []
         return [*flags_of(self.system, self.segment_size, self.data.horizon), *start]
 
 

@@ -154,11 +154,15 @@ class Paper:
         """Where the checkpoint is, or will be, that every system starts from."""
         return pathlib.Path(self.flags.from_ or self.work / f"pretrained-{self.data.name}-{self.model}")
 
+    def can_start(self):
+        """Whether that checkpoint is there."""
+        return bool(self.flags.from_) or (self.start() / "all_results.json").exists()
+
     def pretrained(self):
         """The checkpoint that every system starts from."""
         model = self.model
         done = self.start()
-        if self.flags.from_ or (done / "all_results.json").exists():
+        if self.can_start():
             return done
         text = self.pretraining_text()
         flags, vocabulary, steps = MODELS[model]
@@ -239,9 +243,8 @@ class Paper:
     def known(self, run):
         """The record of a run that is finished. Throws Stop where it was made with other settings."""
         now = {name: getattr(run.data, name) for name in ("steps", "batch", "source", "target")} | {"horizon": run.horizon}
-        start = self.start()
-        if self.flags.from_ or (start / "all_results.json").exists():
-            now["weights"] = fingerprint(start)
+        if self.can_start():
+            now["weights"] = fingerprint(self.start())
         return self.record(run.name, now)
 
     def record(self, name, settings):

@@ -69,6 +69,10 @@ def test_runs():
     run = experiments.Run(debian, "t5", "srformer_gate", 16, 3, 1e-3)
     check("flags", run.flags() == ["--cross_attention", "segmented_recurrent", "--gate", "true", "--segment_size", "16",
                                    "--horizon", "12", "--generation_horizon", "12", "--recurrence_init_scale", "0.1"])
+    run = experiments.Run(debian, "t5", "srformer_auto", 16, 3, 1e-3)
+    check("a start that is measured", run.flags()[-2:] == ["--recurrence_init_scale", "auto"])
+    check("how training starts is not asked of what counts", not any("--recurrence_init_scale" in
+          experiments.flags_of(system, 16, 12) for system in experiments.SYSTEMS))
     run = experiments.Run(debian, "t5", "segmented_horizon4", 16, 3, 1e-3)
     check("four times the horizon", run.flags()[-4:] == ["--horizon", "48", "--generation_horizon", "48"] and
           run.group == "debian-t5-segmented_horizon4-L16")
