@@ -357,7 +357,7 @@ def parse(arguments):
     parser.add_argument("--model", default="t5", choices=MODELS)
     parser.add_argument("--from", dest="from_", metavar="CHECKPOINT", help="in place of pretraining")
     parser.add_argument("--seeds", type=at_least_one, default=3, help="of each system (3)")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, help="these in place of the command's own")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, help="these in place of the command's own; of table1, table4 and figure5 those alone")
     parser.add_argument("--minutes", type=float, help="start no run after so many")
     parser.add_argument("--work", default="build/paper", help="folder of data and checkpoints (build/paper)")
     parser.add_argument("--records", default="bench/records", help="folder of records (bench/records)")
